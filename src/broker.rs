@@ -1,0 +1,1 @@
+//! The embedded broker: enough of Kafka for a chat on one machine.

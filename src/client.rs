@@ -1,0 +1,161 @@
+//! One small interface to Kafka, in Kafka's own words, and the choice of the client that serves it.
+//!
+//! The programs see only what is here; the crates behind it don't leave their own files.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::name::Name;
+
+/// Offsets by partition: positions, committed offsets, or the ends of a log.
+pub type Offsets = BTreeMap<i32, i64>;
+
+/// The most bytes that the key and the value of one record may have together.
+///
+/// Kafka's default limit for a batch (`message.max.bytes`, 1,048,588), less what a batch of one
+/// record adds to it. A broker may be set to take less; it then says so itself.
+pub const MAX_RECORD_BYTES: usize = 1_048_000;
+
+/// One record as it was read. Without a key, `key` is empty.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'a> {
+    /// The partition it lies in.
+    pub partition: i32,
+    /// Its offset in that partition.
+    pub offset: i64,
+    /// The sender's name, by our convention.
+    pub key: &'a [u8],
+    /// The line, without its ending.
+    pub value: &'a [u8],
+}
+
+/// Where a consumer starts to read.
+#[derive(Debug, Clone)]
+pub enum Start {
+    /// At the oldest record kept.
+    Earliest,
+    /// Behind the newest record at the time of asking.
+    Latest,
+    /// At these offsets; a partition that is not named, at its oldest record.
+    At(Offsets),
+}
+
+/// What happens to a connection that a user would want to know of. None of it is an error:
+/// the client goes on by itself.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The connection was lost, and is being tried again.
+    Lost {
+        /// Which broker, as `host:port`.
+        broker: String,
+        /// What was seen.
+        why: String,
+    },
+    /// It is there again.
+    Back {
+        /// Which broker, as `host:port`.
+        broker: String,
+    },
+    /// The log no longer had the offset that was to be read next: records may have been missed.
+    Missed {
+        /// In which partition.
+        partition: i32,
+        /// The offset that was asked for.
+        wanted: i64,
+        /// The offset at which reading goes on.
+        resumed: i64,
+    },
+}
+
+/// Told of every [`Event`], from any thread.
+pub type Listener = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// How lines come: it decides how long a producer may wait for more of them to fill a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// A person types: every line leaves at once.
+    Typed,
+    /// A pipe delivers: batches may fill.
+    Piped,
+}
+
+/// What became of the lines handed to a producer; shared between it and whoever reports.
+pub trait Deliveries: Send + Sync {
+    /// These lines (in order, from `first`, `count` of them) are acknowledged.
+    fn acknowledged(&self, first: u64, count: u64);
+    /// This line was given up: it is not in the log, or nobody can say.
+    fn failed(&self, line: u64, why: &Error);
+}
+
+/// Writes lines to one topic, in order.
+pub trait Producer: Send {
+    /// Hands over one line, numbered by the caller in rising order. Waits while the buffer is full.
+    ///
+    /// The outcome comes to the [`Deliveries`] given when the producer was made; a line that is too
+    /// large, or that could not be delivered in time, is reported there, and the others go on.
+    fn send(&mut self, line: u64, key: &[u8], value: &[u8]);
+
+    /// Waits until every line handed over is acknowledged or failed, at most `timeout`.
+    /// Says whether that was reached.
+    fn flush(&mut self, timeout: Duration) -> bool;
+}
+
+/// Reads all partitions of one topic.
+pub trait Consumer: Send {
+    /// Waits at most about `wait` for records, and gives each to `each`, a partition's in the order
+    /// of their offsets. After `Break` no more are given; the next poll goes on behind that record.
+    ///
+    /// Lost connections are retried for ever, and told to the listener; an error is final.
+    fn poll(
+        &mut self,
+        wait: Duration,
+        each: &mut dyn FnMut(Record<'_>) -> ControlFlow<()>,
+    ) -> Result<()>;
+
+    /// The offset of the next record to be given, by partition.
+    fn position(&self) -> Offsets;
+
+    /// The offset behind the newest record, by partition.
+    fn end_offsets(&mut self) -> Result<Offsets>;
+}
+
+/// Reads and commits the offsets of consumer groups, without being a member of any.
+pub trait Groups: Send {
+    /// The offsets that `group` has committed in `topic`; empty where it has not.
+    fn committed(&mut self, group: &str, topic: &Name) -> Result<Offsets>;
+
+    /// Commits `offsets` of `topic` for `group`.
+    fn commit(&mut self, group: &str, topic: &Name, offsets: &Offsets) -> Result<()>;
+
+    /// The offset of the oldest record kept and the one behind the newest, by partition.
+    fn bounds(&mut self, topic: &Name) -> Result<(Offsets, Offsets)>;
+}
+
+/// A cluster that can be talked to: makes producers and consumers.
+///
+/// Making one waits for the topic, which is created where the broker allows it.
+pub trait Cluster: Send + Sync {
+    /// The broker that was reached, as `host:port`: for sentences.
+    fn broker(&self) -> &str;
+
+    /// A producer of `topic`. A line is given up after `delivery_timeout`.
+    fn producer(
+        &self,
+        topic: &Name,
+        pace: Pace,
+        delivery_timeout: Duration,
+        deliveries: Arc<dyn Deliveries>,
+        listener: Listener,
+    ) -> Result<Box<dyn Producer>>;
+
+    /// A consumer of all partitions of `topic`. Its start is settled when this returns: what is
+    /// written from then on is read.
+    fn consumer(&self, topic: &Name, start: Start, listener: Listener)
+    -> Result<Box<dyn Consumer>>;
+
+    /// The offsets of consumer groups.
+    fn groups(&self) -> Result<Box<dyn Groups>>;
+}

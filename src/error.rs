@@ -1,0 +1,101 @@
+//! What went wrong, as sentences for the person who reads them.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// The result of everything that can fail here.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failure: what was being done, why it failed, and what to do about it.
+///
+/// It carries no cause to unwrap: whoever makes it puts the cause in words.
+#[derive(Debug, Clone)]
+pub struct Error {
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Failed,
+    Usage,
+    ClosedPipe,
+}
+
+impl Error {
+    /// Something failed: `doing` says what was being done and with which broker, topic or line;
+    /// `why` says what came in the way. Exit code 1.
+    pub fn failed(doing: impl fmt::Display, why: impl fmt::Display) -> Error {
+        Error {
+            kind: Kind::Failed,
+            message: format!("{doing}: {why}"),
+            hint: None,
+        }
+    }
+
+    /// The command line, or an answer to a question, can't be used as it is. Exit code 2.
+    pub fn usage(message: impl fmt::Display) -> Error {
+        Error {
+            kind: Kind::Usage,
+            message: message.to_string(),
+            hint: None,
+        }
+    }
+
+    /// Whoever read our standard output has gone: a reason to end, and no failure. Exit code 0.
+    pub fn closed_pipe() -> Error {
+        Error {
+            kind: Kind::ClosedPipe,
+            message: "standard output was closed".into(),
+            hint: None,
+        }
+    }
+
+    /// Adds what the reader can do about it: a whole sentence.
+    pub fn hint(mut self, hint: impl fmt::Display) -> Error {
+        self.hint = Some(hint.to_string());
+        self
+    }
+
+    /// Whether this is [`Error::closed_pipe`], which nobody needs to be told.
+    pub fn is_closed_pipe(&self) -> bool {
+        self.kind == Kind::ClosedPipe
+    }
+
+    /// What the process ends with because of this error.
+    pub fn exit_code(&self) -> ExitCode {
+        match self.kind {
+            Kind::Failed => ExitCode::from(1),
+            Kind::Usage => ExitCode::from(2),
+            Kind::ClosedPipe => ExitCode::SUCCESS,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, "\n{hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_reads_as_a_sentence_and_a_remedy() {
+        let error = Error::failed("cannot reach Kafka at nowhere:9092", "connection refused")
+            .hint("Is the address right?");
+        assert_eq!(
+            error.to_string(),
+            "cannot reach Kafka at nowhere:9092: connection refused\nIs the address right?"
+        );
+    }
+}
