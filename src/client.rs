@@ -70,6 +70,21 @@ pub enum Event {
     },
 }
 
+/// Makes sure that somebody serves at the address, before it is tried again: how a program that
+/// lives on the embedded broker takes over when the one that ran it has ended.
+pub type Revive = Arc<dyn Fn() -> Result<()> + Send + Sync>;
+
+/// How to reach a cluster.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// Bootstrap servers, each `host:port`.
+    pub servers: Vec<String>,
+    /// librdkafka's own properties, in the order they were given; any at all means that client.
+    pub properties: Vec<(String, String)>,
+    /// Only for the embedded broker.
+    pub revive: Option<Revive>,
+}
+
 /// Told of every [`Event`], from any thread.
 pub type Listener = Arc<dyn Fn(Event) + Send + Sync>;
 
