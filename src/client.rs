@@ -2,6 +2,9 @@
 //!
 //! The programs see only what is here; the crates behind it don't leave their own files.
 
+mod probe;
+mod v0;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -9,6 +12,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::name::Name;
+pub use probe::{Api, Found, ask, connect as reach};
 
 /// Offsets by partition: positions, committed offsets, or the ends of a log.
 pub type Offsets = BTreeMap<i32, i64>;
@@ -97,21 +101,22 @@ pub enum Pace {
     Piped,
 }
 
-/// What became of the lines handed to a producer; shared between it and whoever reports.
+/// Told what became of the lines handed to a producer, from any thread.
 pub trait Deliveries: Send + Sync {
-    /// These lines (in order, from `first`, `count` of them) are acknowledged.
-    fn acknowledged(&self, first: u64, count: u64);
+    /// `count` lines from number `first` on are acknowledged: they lie in `partition`, one behind
+    /// the other, from `offset` on.
+    fn acknowledged(&self, first: u64, count: u64, partition: i32, offset: i64);
     /// This line was given up: it is not in the log, or nobody can say.
     fn failed(&self, line: u64, why: &Error);
 }
 
-/// Writes lines to one topic, in order.
+/// Writes one sender's lines to one topic, in order: all to one partition, which their name decides.
 pub trait Producer: Send {
     /// Hands over one line, numbered by the caller in rising order. Waits while the buffer is full.
     ///
     /// The outcome comes to the [`Deliveries`] given when the producer was made; a line that is too
     /// large, or that could not be delivered in time, is reported there, and the others go on.
-    fn send(&mut self, line: u64, key: &[u8], value: &[u8]);
+    fn send(&mut self, line: u64, value: &[u8]);
 
     /// Waits until every line handed over is acknowledged or failed, at most `timeout`.
     /// Says whether that was reached.
@@ -156,9 +161,10 @@ pub trait Cluster: Send + Sync {
     /// The broker that was reached, as `host:port`: for sentences.
     fn broker(&self) -> &str;
 
-    /// A producer of `topic`. A line is given up after `delivery_timeout`.
+    /// A producer of `sender`'s lines in `topic`. A line is given up after `delivery_timeout`.
     fn producer(
         &self,
+        sender: &Name,
         topic: &Name,
         pace: Pace,
         delivery_timeout: Duration,
@@ -173,4 +179,24 @@ pub trait Cluster: Send + Sync {
 
     /// The offsets of consumer groups.
     fn groups(&self) -> Result<Box<dyn Groups>>;
+}
+
+/// How long a broker that was named may take to be reached, and to answer.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Reaches a cluster, with the client that its broker calls for.
+///
+/// Fails within about [`PATIENCE`] if none of the servers can be reached or none is Kafka, and if
+/// the broker is one that this build has no client for.
+pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
+    let found = ask(&options.servers, PATIENCE)?;
+    if found.speaks_version_0() {
+        let v0 = v0::V0::new(&options.servers, found.server, options.revive.clone());
+        return Ok(Box::new(v0));
+    }
+    Err(Error::failed(
+        format!("cannot talk to the Kafka at {}", found.server),
+        "it is version 4 or later, which no longer speaks what crate kafka does (KIP-896)",
+    )
+    .hint("Build with the feature librdkafka, which is on by default."))
 }

@@ -19,6 +19,7 @@ pub struct Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Failed,
+    TooLarge,
     Usage,
     ClosedPipe,
 }
@@ -43,6 +44,17 @@ impl Error {
         }
     }
 
+    /// A line is larger than what the client or the broker takes.
+    pub fn too_large() -> Error {
+        Error {
+            kind: Kind::TooLarge,
+            message:
+                "too large: a broker takes about 1 MB, unless its message.max.bytes says otherwise"
+                    .into(),
+            hint: None,
+        }
+    }
+
     /// Whoever read our standard output has gone: a reason to end, and no failure. Exit code 0.
     pub fn closed_pipe() -> Error {
         Error {
@@ -63,10 +75,15 @@ impl Error {
         self.kind == Kind::ClosedPipe
     }
 
+    /// Whether this is [`Error::too_large`], which says nothing of other lines.
+    pub fn is_too_large(&self) -> bool {
+        self.kind == Kind::TooLarge
+    }
+
     /// What the process ends with because of this error.
     pub fn exit_code(&self) -> ExitCode {
         match self.kind {
-            Kind::Failed => ExitCode::from(1),
+            Kind::Failed | Kind::TooLarge => ExitCode::from(1),
             Kind::Usage => ExitCode::from(2),
             Kind::ClosedPipe => ExitCode::SUCCESS,
         }

@@ -1,2 +1,69 @@
-//! publisher
-fn main() {}
+//! Each line of standard input becomes one message in the other's topic.
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use kafka_chat::cli::{self, Connection};
+use kafka_chat::client::Pace;
+use kafka_chat::error::{Error, Result};
+use kafka_chat::ledger::Ledger;
+use kafka_chat::lines::{Line, Lines};
+
+/// Sends each line of standard input to PEER
+#[derive(Parser)]
+#[command(version, after_help = "Example: seq 3 | publisher alice bob")]
+struct Arguments {
+    /// Your name; asked for if left out
+    me: Option<String>,
+    /// Whom to write to: the topic of that name; asked for if left out
+    peer: Option<String>,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+fn main() -> ExitCode {
+    cli::run(publish)
+}
+
+fn publish() -> Result<()> {
+    let arguments = Arguments::parse();
+    let me = cli::name(arguments.me, cli::WHO_ARE_YOU)?;
+    let peer = cli::name(arguments.peer, cli::WHO_ELSE)?;
+    let typed = io::stdin().is_terminal();
+    let pace = if typed { Pace::Typed } else { Pace::Piped };
+
+    let cluster = arguments.connection.connect()?;
+    let ledger = Ledger::new();
+    let mut producer = cluster.producer(
+        &me,
+        &peer,
+        pace,
+        cli::DELIVERY_TIMEOUT,
+        ledger.clone(),
+        cli::listener(),
+    )?;
+    let interrupted = ledger.clone();
+    cli::on_signal(move || {
+        interrupted.wait(Duration::from_millis(700));
+        interrupted.interrupted(typed)
+    })?;
+
+    let mut lines = Lines::new(io::stdin().lock());
+    while let Some(line) = lines
+        .next_line()
+        .map_err(|why| Error::failed("cannot read standard input", why))?
+    {
+        let number = ledger.number();
+        match line {
+            Line::Whole(text) => producer.send(number, text),
+            Line::TooLong { bytes } => ledger.too_long(number, bytes),
+        }
+        if ledger.is_broken() {
+            break;
+        }
+    }
+    producer.flush(cli::DELIVERY_TIMEOUT * 2);
+    ledger.verdict()
+}

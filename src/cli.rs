@@ -1,0 +1,351 @@
+//! The command line that the programs share, the two questions, and how a program ends.
+
+use std::fmt::Display;
+use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::path::PathBuf;
+use std::process::{self, ExitCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::client::{self, Cluster, Event, Listener, Options};
+use crate::embedded::{self, Found};
+use crate::error::{Error, Result};
+use crate::name::Name;
+
+/// The port of Kafka, and of the embedded broker.
+const PORT: u16 = 9092;
+
+/// The question for the user's own name, as the tutorial asks it.
+pub const WHO_ARE_YOU: &str = "What is your name? ";
+/// The question for the other's name.
+pub const WHO_ELSE: &str = "Who do you want to connect to? ";
+
+/// How long a line is tried before it is given up: as Kafka's `delivery.timeout.ms`.
+pub const DELIVERY_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How often a program that waits looks whether it should end.
+pub const TICK: Duration = Duration::from_millis(400);
+
+/// Which Kafka to talk to.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Which Kafka")]
+pub struct Connection {
+    /// Bootstrap servers of a Kafka cluster [env: KAFKA_BOOTSTRAP_SERVERS] [default:
+    /// localhost:9092, or the embedded broker if nothing listens there]
+    #[arg(short, long, value_name = "HOST:PORT,…", conflicts_with = "embedded")]
+    bootstrap_servers: Option<String>,
+
+    /// Use the embedded broker and nothing else, on 127.0.0.1
+    #[arg(
+        long,
+        value_name = "PORT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "9092",
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    embedded: Option<u16>,
+
+    /// Where the embedded broker keeps its log [default: the platform's data directory]
+    #[arg(long, value_name = "DIR", env = "KAFKA_CHAT_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl Connection {
+    /// Reaches the Kafka that the command line and the environment name, or the embedded broker.
+    pub fn connect(&self) -> Result<Box<dyn Cluster>> {
+        let named = self
+            .bootstrap_servers
+            .clone()
+            .or_else(|| std::env::var("KAFKA_BOOTSTRAP_SERVERS").ok())
+            .filter(|servers| self.embedded.is_none() && !servers.is_empty());
+        client::connect(&match named {
+            Some(servers) => Options {
+                servers: bootstrap_servers(&servers)?,
+                ..Options::default()
+            },
+            None => self.local()?,
+        })
+    }
+
+    /// Whoever serves on this machine; the embedded broker, if nobody does.
+    fn local(&self) -> Result<Options> {
+        let (port, server) = match self.embedded {
+            Some(port) => (port, format!("127.0.0.1:{port}")),
+            None => (PORT, format!("localhost:{PORT}")),
+        };
+        let dir = self.data_dir()?;
+        let found =
+            embedded::find_or_start(&server, port, dir.clone()).map_err(|error| {
+                match self.embedded {
+                Some(_) => error.hint(
+                    "With --embedded=PORT the embedded broker takes another port; with \
+                     --data-dir DIR, another folder.",
+                ),
+                None => error.hint(
+                    "Name a Kafka with -b HOST:PORT, or use the embedded broker on another port \
+                     with --embedded=PORT.",
+                ),
+            }
+            })?;
+        let (server, revive) = match found {
+            Found::Kafka if self.embedded.is_some() => {
+                return Err(Error::failed(
+                    format!("cannot use the embedded broker on port {port}"),
+                    "a Kafka of its own serves there",
+                )
+                .hint(
+                    "Leave out --embedded to use that one, or choose a port with --embedded=PORT.",
+                ));
+            }
+            Found::Kafka => (server, None),
+            Found::Foreign => {
+                tell(
+                    "The embedded broker that serves here keeps its log in another folder than \
+                     this program would: when it ends, this program can't go on in its place.",
+                );
+                (server, None)
+            }
+            Found::Joined(place) => (place.server(), Some(place.revive())),
+            Found::Started(place) => {
+                let nobody = match self.embedded {
+                    Some(_) => String::new(),
+                    None => format!("No Kafka at {server}. "),
+                };
+                tell(format!(
+                    "{nobody}This program now runs a small broker of its own at {}, with its log \
+                     in {}. To use a real Kafka: -b HOST:PORT.",
+                    place.server(),
+                    dir.display()
+                ));
+                (place.server(), Some(place.revive()))
+            }
+        };
+        Ok(Options {
+            servers: vec![server],
+            revive,
+            ..Options::default()
+        })
+    }
+
+    fn data_dir(&self) -> Result<PathBuf> {
+        let given = self.data_dir.clone();
+        given
+            .or_else(|| Some(dirs::data_dir()?.join("kafka-chat")))
+            .ok_or_else(|| {
+                Error::usage("this account has no home directory for the embedded broker's log")
+                    .hint("Name a folder with --data-dir DIR.")
+            })
+    }
+}
+
+/// Splits `host:port,…`; a port that is left out is Kafka's.
+fn bootstrap_servers(list: &str) -> Result<Vec<String>> {
+    list.split(',')
+        .map(|server| bootstrap_server(server.trim()))
+        .collect()
+}
+
+fn bootstrap_server(server: &str) -> Result<String> {
+    let wrong = |what: &str| {
+        Error::usage(format!(
+            "'{}' in -b, --bootstrap-servers is no HOST:PORT: {what}",
+            server.escape_debug()
+        ))
+    };
+    if server.is_empty() {
+        return Err(wrong("it is empty"));
+    }
+    // [::1] and [::1]:9092 have colons of their own.
+    let (host, port) = match server.rsplit_once(':') {
+        Some((host, _)) if host.starts_with('[') && !host.ends_with(']') => (server, None),
+        Some((host, port)) => (host, Some(port)),
+        None => (server, None),
+    };
+    if host.is_empty()
+        || host.contains(['/', ' '])
+        || (host.contains(':') && !host.starts_with('['))
+    {
+        return Err(wrong("the host is missing, or not the name of a machine"));
+    }
+    match port.map(str::parse::<u16>) {
+        None => Ok(format!("{host}:{PORT}")),
+        Some(Ok(port)) if port > 0 => Ok(format!("{host}:{port}")),
+        Some(_) => Err(wrong("a port is a number from 1 to 65535")),
+    }
+}
+
+/// The name given on the command line, or the answer to `question`.
+///
+/// At a terminal a bad answer is asked for again; elsewhere it ends the program, as a bad argument.
+pub fn name(given: Option<String>, question: &str) -> Result<Name> {
+    if let Some(name) = given {
+        return name.parse();
+    }
+    loop {
+        let answer = ask(question)?;
+        match answer.parse() {
+            Err(error) if io::stdin().is_terminal() => tell(error),
+            result => return result,
+        }
+    }
+}
+
+fn ask(question: &str) -> Result<String> {
+    let mut stderr = io::stderr();
+    let _ = stderr.write_all(question.as_bytes());
+    let _ = stderr.flush();
+    let mut answer = Vec::new();
+    // Longer than any name, so that the rest of a wrong file is not read for one.
+    io::stdin()
+        .lock()
+        .take(1000)
+        .read_until(b'\n', &mut answer)
+        .map_err(|why| Error::failed("cannot read standard input", why))?;
+    if answer.is_empty() {
+        tell("");
+        return Err(Error::usage("standard input ended before it gave a name")
+            .hint("Names can be given as arguments, too: see --help."));
+    }
+    if !io::stdin().is_terminal() {
+        tell("");
+    }
+    Ok(String::from_utf8_lossy(&answer).trim().to_string())
+}
+
+/// Runs a program, and turns what went wrong into a sentence and an exit code.
+pub fn run(program: impl FnOnce() -> Result<()>) -> ExitCode {
+    match program() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if !error.is_closed_pipe() {
+                complain(&error);
+            }
+            error.exit_code()
+        }
+    }
+}
+
+/// Says something on standard error. If that is closed, there is nobody to tell.
+pub fn tell(text: impl Display) {
+    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
+fn complain(error: &Error) {
+    let program = std::env::args_os().next().map(PathBuf::from);
+    let program = program.as_ref().and_then(|path| path.file_name());
+    let program = program.map(|name| name.to_string_lossy());
+    tell(format!(
+        "{}: {error}",
+        program.as_deref().unwrap_or("kafka-chat")
+    ));
+}
+
+/// Tells what happens to the connection, on standard error.
+pub fn listener() -> Listener {
+    Arc::new(|event| tell(in_words(&event)))
+}
+
+/// An event as a sentence.
+pub fn in_words(event: &Event) -> String {
+    match event {
+        Event::Lost { broker, why } => format!("connection to {broker} lost ({why}), retrying"),
+        Event::Back { broker } => format!("connection to {broker} is back"),
+        Event::Missed {
+            wanted, resumed, ..
+        } => format!(
+            "the log no longer has offset {wanted}, so lines may have been missed; going on at \
+             offset {resumed}"
+        ),
+    }
+}
+
+/// On Ctrl-C, SIGTERM or SIGHUP runs `last`, on a thread of its own, and ends the process with
+/// what it returns. A second signal ends it at once.
+pub fn on_signal(last: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+        .map_err(|why| Error::failed("cannot listen for signals", why))?;
+    thread::spawn(move || {
+        let mut last = Some(last);
+        for _ in signals.forever() {
+            match last.take() {
+                // On a thread of its own, so that the second signal is heard.
+                Some(last) => drop(thread::spawn(move || {
+                    let code = match last() {
+                        Ok(()) => 0,
+                        Err(error) => {
+                            complain(&error);
+                            1
+                        }
+                    };
+                    process::exit(code);
+                })),
+                None => process::exit(1),
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Set once the user wants the program to end.
+#[derive(Clone, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Whether it is time.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// On Ctrl-C, SIGTERM or SIGHUP sets what it returns. A program that does not see it soon, because
+/// it waits for a broker or for its reader, is ended.
+pub fn stop_on_signal() -> Result<Stop> {
+    let stop = Stop::default();
+    let set = stop.clone();
+    on_signal(move || {
+        set.0.store(true, Ordering::Relaxed);
+        thread::sleep(TICK * 2);
+        Err(Error::failed(
+            "interrupted",
+            "the broker, or the reader of the output, kept it waiting",
+        ))
+    })?;
+    Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bootstrap_servers_are_hosts_and_ports() {
+        assert_eq!(
+            bootstrap_servers("a:1, b,[::1]:9,[::1],127.0.0.1:65535").unwrap(),
+            ["a:1", "b:9092", "[::1]:9", "[::1]:9092", "127.0.0.1:65535"]
+        );
+    }
+
+    #[test]
+    fn what_is_no_host_and_port_is_named() {
+        for list in [
+            "a:b",
+            "a:0",
+            "a:65536",
+            "",
+            ":9092",
+            "a,,b",
+            "http://a:9092",
+            "::1",
+        ] {
+            let error = bootstrap_servers(list).unwrap_err().to_string();
+            assert!(error.contains("is no HOST:PORT"), "{list}: {error}");
+        }
+    }
+}

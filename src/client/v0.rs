@@ -1,0 +1,1125 @@
+//! Crate `kafka`: the client for the embedded broker and for Kafka up to 3.9, in plain text.
+//!
+//! It speaks version 0 of everything. What it leaves to its user is done here:
+//! - it has no deadlines of its own but 120 seconds, so every call runs on a thread that can be left;
+//! - a connection once broken stays broken, so a client is never mended but made anew;
+//! - a missing topic has no partitions yet, and an election no leader: both are waited for;
+//! - it cannot tell whether a batch was written when the acknowledgement is lost: the log is read
+//!   back, and only what is missing is sent again;
+//! - a record larger than what is fetched comes back as nothing at all: the size is raised.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kafka::client::fetch::Response;
+use kafka::client::{
+    CommitOffset, FetchOffset, FetchPartition, GroupOffsetStorage, KafkaClient, ProduceMessage,
+    RequiredAcks,
+};
+use kafka::error::{Error as KafkaError, KafkaCode};
+
+use super::{
+    Cluster, Consumer, Deliveries, Event, Groups, Listener, MAX_RECORD_BYTES, Offsets, Pace,
+    Producer, Record, Revive, Start, probe,
+};
+use crate::error::{Error, Result};
+use crate::name::Name;
+
+/// How long a connection, and any short request, may take.
+const REQUEST: Duration = Duration::from_secs(5);
+/// How long an acknowledgement may take: Kafka's own `request.timeout.ms`. Shorter would only make
+/// more cases in which nobody knows whether the batch was written.
+const ACKNOWLEDGEMENT: Duration = Duration::from_secs(30);
+/// How long a topic may take to be there, with a leader for each of its partitions.
+const TOPIC: Duration = Duration::from_secs(10);
+/// How long the broker holds a fetch that finds nothing, so that a program can end in between.
+const LONG_POLL: Duration = Duration::from_millis(400);
+/// The same where several brokers lead partitions: they are asked one after the other.
+const SHORT_POLL: Duration = Duration::from_millis(20);
+/// How often the list of partitions is looked at again.
+const METADATA_AGE: Duration = Duration::from_secs(60);
+/// The pause before the first retry, which doubles up to the longest one.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The most bytes of one batch, as magic-0 messages. Kafka makes one batch of them, which has to
+/// stay below its `message.max.bytes`, 1,048,588 if nobody changed it.
+const BATCH_BYTES: usize = 1_000_000;
+/// What a magic-0 message adds to its key and value: offset, size, CRC, magic, attributes, lengths.
+const MESSAGE_OVERHEAD: usize = 26;
+/// How much is fetched of a partition at once: at first, and at the most.
+const FETCH_BYTES: i32 = 1 << 20;
+const MOST_FETCH_BYTES: i32 = 1 << 28;
+
+/// A cluster reached by crate `kafka`.
+#[derive(Clone)]
+pub(super) struct V0 {
+    servers: Vec<String>,
+    broker: String,
+    revive: Option<Revive>,
+}
+
+impl V0 {
+    /// A cluster whose `broker`, one of `servers`, has answered the probe.
+    pub(super) fn new(servers: &[String], broker: String, revive: Option<Revive>) -> V0 {
+        V0 {
+            servers: servers.to_vec(),
+            broker,
+            revive,
+        }
+    }
+
+    fn link(&self, topic: &Name, listener: Listener) -> Link {
+        Link {
+            cluster: self.clone(),
+            topic: topic.to_string(),
+            listener,
+            session: None,
+            down: None,
+        }
+    }
+}
+
+impl Cluster for V0 {
+    fn broker(&self) -> &str {
+        &self.broker
+    }
+
+    fn producer(
+        &self,
+        sender: &Name,
+        topic: &Name,
+        // Batches form by themselves, from the lines that come while a request is under way.
+        _pace: Pace,
+        delivery_timeout: Duration,
+        deliveries: Arc<dyn Deliveries>,
+        listener: Listener,
+    ) -> Result<Box<dyn Producer>> {
+        let mut link = self.link(topic, listener);
+        let partitions = link.wait_for_topic()?;
+        let partition = partition_for(sender.as_bytes(), &partitions);
+        let ends = link
+            .offsets(FetchOffset::Latest)
+            .map_err(|t| t.error(&link))?;
+        let queue = Arc::new(Queue::default());
+        let sending = Sending {
+            link,
+            key: sender.as_bytes().to_vec(),
+            partition,
+            end: ends.get(&partition).copied().unwrap_or(0),
+            delivery_timeout,
+            deliveries: deliveries.clone(),
+        };
+        let theirs = queue.clone();
+        thread::Builder::new()
+            .name("producer".into())
+            .spawn(move || sending.run(&theirs))
+            .map_err(|why| Error::failed("cannot start a thread to send from", why))?;
+        Ok(Box::new(V0Producer {
+            queue,
+            key_bytes: sender.as_bytes().len(),
+            deliveries,
+        }))
+    }
+
+    fn consumer(
+        &self,
+        topic: &Name,
+        start: Start,
+        listener: Listener,
+    ) -> Result<Box<dyn Consumer>> {
+        let mut link = self.link(topic, listener);
+        link.wait_for_topic()?;
+        let from = match &start {
+            Start::Latest => FetchOffset::Latest,
+            Start::Earliest | Start::At(_) => FetchOffset::Earliest,
+        };
+        let mut position = link.offsets(from).map_err(|t| t.error(&link))?;
+        if let Start::At(offsets) = start {
+            for (partition, offset) in offsets {
+                position.entry(partition).and_modify(|at| *at = offset);
+            }
+        }
+        Ok(Box::new(V0Consumer {
+            link,
+            position,
+            fetch_bytes: FETCH_BYTES,
+            pending: Vec::new(),
+            checked: Instant::now(),
+        }))
+    }
+
+    fn groups(&self) -> Result<Box<dyn Groups>> {
+        Ok(Box::new(V0Groups {
+            cluster: self.clone(),
+            link: None,
+        }))
+    }
+}
+
+/// Why a call did not succeed.
+#[derive(Debug)]
+enum Trouble {
+    /// The broker said so.
+    Code(KafkaCode),
+    /// The connection broke, or there was no answer in time.
+    Connection(String),
+    /// It will not get better by trying again.
+    Final(Error),
+}
+
+impl Trouble {
+    fn why(&self) -> String {
+        match self {
+            Trouble::Code(code) => in_words(*code).to_string(),
+            Trouble::Connection(why) => why.clone(),
+            Trouble::Final(error) => error.to_string(),
+        }
+    }
+
+    /// As an error of a call that is not tried again.
+    fn error(self, link: &Link) -> Error {
+        match self {
+            Trouble::Final(error) => error,
+            other => Error::failed(
+                format!(
+                    "cannot use topic '{}' on {}",
+                    link.topic, link.cluster.broker
+                ),
+                other.why(),
+            ),
+        }
+    }
+}
+
+impl From<KafkaError> for Trouble {
+    fn from(error: KafkaError) -> Trouble {
+        match error {
+            KafkaError::Kafka(code)
+            | KafkaError::TopicPartitionError {
+                error_code: code, ..
+            } => Trouble::Code(code),
+            KafkaError::UnsupportedCompression => Trouble::Final(
+                Error::failed(
+                    "cannot read a message",
+                    "it is compressed, which crate kafka can't undo as it is built here",
+                )
+                .hint("Any -X property chooses the other client, which can: -X check.crcs=true."),
+            ),
+            KafkaError::ArcSelf(inner) => match &*inner {
+                KafkaError::Kafka(code) => Trouble::Code(*code),
+                other => Trouble::Connection(other.to_string()),
+            },
+            KafkaError::NoHostReachable => Trouble::Connection("no broker can be reached".into()),
+            KafkaError::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Trouble::Connection("the broker closed the connection".into())
+            }
+            other => Trouble::Connection(other.to_string()),
+        }
+    }
+}
+
+/// A broker's error code as half a sentence.
+fn in_words(code: KafkaCode) -> &'static str {
+    match code {
+        KafkaCode::OffsetOutOfRange => "the log does not have that offset",
+        KafkaCode::CorruptMessage => "a message was damaged on its way",
+        KafkaCode::UnknownTopicOrPartition => "the topic is not there",
+        KafkaCode::LeaderNotAvailable => "the partition has no leader at the moment",
+        KafkaCode::NotLeaderForPartition => "the partition has another leader now",
+        KafkaCode::RequestTimedOut => "the replicas did not acknowledge in time",
+        KafkaCode::BrokerNotAvailable | KafkaCode::ReplicaNotAvailable => {
+            "a broker or replica is not available"
+        }
+        KafkaCode::MessageSizeTooLarge | KafkaCode::RecordListTooLarge => {
+            "it is larger than the broker takes (its message.max.bytes)"
+        }
+        KafkaCode::GroupLoadInProgress
+        | KafkaCode::GroupCoordinatorNotAvailable
+        | KafkaCode::NotCoordinatorForGroup => "the group's coordinator is not ready",
+        KafkaCode::InvalidTopic => "the broker does not take that topic's name",
+        KafkaCode::NotEnoughReplicas | KafkaCode::NotEnoughReplicasAfterAppend => {
+            "too few replicas are in sync (min.insync.replicas)"
+        }
+        KafkaCode::TopicAuthorizationFailed => "you are not allowed to use this topic",
+        KafkaCode::GroupAuthorizationFailed => "you are not allowed to use this consumer group",
+        KafkaCode::ClusterAuthorizationFailed => "you are not allowed to use this cluster",
+        KafkaCode::UnsupportedVersion => "the broker no longer speaks this version",
+        _ => "the broker met an error of its own, and its log says which",
+    }
+}
+
+/// Whether trying again can't help.
+fn is_final(code: KafkaCode) -> bool {
+    matches!(
+        code,
+        KafkaCode::InvalidTopic
+            | KafkaCode::TopicAuthorizationFailed
+            | KafkaCode::GroupAuthorizationFailed
+            | KafkaCode::ClusterAuthorizationFailed
+            | KafkaCode::UnsupportedVersion
+    )
+}
+
+type Job = Box<dyn FnOnce(&mut KafkaClient) + Send>;
+
+/// A `KafkaClient` on a thread of its own. Dropping it lets that thread end when it can.
+struct Session {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Session {
+    fn open(servers: Vec<String>) -> Result<Session> {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        thread::Builder::new()
+            .name("crate kafka".into())
+            .spawn(move || {
+                let mut client = KafkaClient::new(servers);
+                client.set_client_id("kafka-chat".into());
+                client.set_fetch_min_bytes(1);
+                client.set_group_offset_storage(Some(GroupOffsetStorage::Kafka));
+                for job in queue {
+                    job(&mut client);
+                }
+            })
+            .map_err(|why| Error::failed("cannot start a thread for the connection", why))?;
+        Ok(Session { jobs })
+    }
+
+    /// Runs `work` on the client, and waits for it at most `patience`.
+    fn call<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        work: impl FnOnce(&mut KafkaClient) -> Result<T, KafkaError> + Send + 'static,
+    ) -> Result<T, Trouble> {
+        let (tell, told) = mpsc::sync_channel(1);
+        let job: Job = Box::new(move |client| {
+            let _ = tell.send(work(client));
+        });
+        // A failed send leaves `told` without a sender, which the next line sees.
+        let _ = self.jobs.send(job);
+        match told.recv_timeout(patience) {
+            Ok(result) => result.map_err(Trouble::from),
+            Err(RecvTimeoutError::Timeout) => Err(Trouble::Connection(format!(
+                "no answer within {} seconds",
+                patience.as_secs()
+            ))),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(Trouble::Connection("the answer made no sense".into()))
+            }
+        }
+    }
+}
+
+/// A session for one topic, made anew whenever it breaks.
+struct Link {
+    cluster: V0,
+    topic: String,
+    listener: Listener,
+    session: Option<Session>,
+    down: Option<Down>,
+}
+
+/// A connection that is lost.
+struct Down {
+    attempts: u32,
+    told: bool,
+}
+
+impl Link {
+    /// Opens a session unless there is one, and waits until the topic is there.
+    fn wait_for_topic(&mut self) -> Result<BTreeSet<i32>> {
+        let end = Instant::now() + TOPIC;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let why = match self.connect() {
+                Ok(partitions) => return Ok(partitions),
+                Err(Trouble::Code(code)) if !is_final(code) => code,
+                Err(trouble) => return Err(trouble.error(self)),
+            };
+            if Instant::now() > end {
+                let error = Error::failed(
+                    format!(
+                        "cannot use topic '{}' on {}",
+                        self.topic, self.cluster.broker
+                    ),
+                    in_words(why),
+                );
+                return Err(match why {
+                    KafkaCode::UnknownTopicOrPartition => error.hint(format!(
+                        "The broker does not create it by itself. To create it: kafka-topics.sh \
+                         --bootstrap-server {} --create --topic {}",
+                        self.cluster.broker, self.topic
+                    )),
+                    _ => error,
+                });
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+    }
+
+    /// One attempt at a session that knows all partitions and can reach their leaders.
+    fn connect(&mut self) -> Result<BTreeSet<i32>, Trouble> {
+        if self.session.is_none() {
+            if let Some(revive) = &self.cluster.revive {
+                revive().map_err(|error| Trouble::Connection(error.to_string()))?;
+            }
+            let session = Session::open(self.cluster.servers.clone()).map_err(Trouble::Final)?;
+            self.session = Some(session);
+        }
+        self.refresh()
+    }
+
+    /// Loads the topic's metadata: which creates a missing topic, where the broker allows that.
+    fn refresh(&mut self) -> Result<BTreeSet<i32>, Trouble> {
+        let topic = self.topic.clone();
+        let leaders = self.call(REQUEST, move |client| {
+            client.load_metadata(&[&topic])?;
+            let leaders = client.topics().partitions(&topic).map(|partitions| {
+                partitions
+                    .iter()
+                    .map(|p| (p.id(), p.leader().map(|leader| leader.host().to_string())))
+                    .collect::<Vec<_>>()
+            });
+            Ok(leaders.unwrap_or_default())
+        })?;
+        if leaders.is_empty() {
+            return Err(Trouble::Code(KafkaCode::UnknownTopicOrPartition));
+        }
+        let mut partitions = BTreeSet::new();
+        let mut hosts = BTreeSet::new();
+        for (partition, leader) in leaders {
+            hosts.insert(leader.ok_or(Trouble::Code(KafkaCode::LeaderNotAvailable))?);
+            partitions.insert(partition);
+        }
+        // Crate kafka would wait for minutes to connect to an address that leads nowhere.
+        for host in hosts.iter().filter(|h| !self.cluster.servers.contains(h)) {
+            if let Err(error) = probe::connect(host, REQUEST) {
+                self.session = None;
+                return Err(Trouble::Connection(format!(
+                    "{} can be reached, but says that the topic is led by the broker at {host}, \
+                     and that one can't ({error})",
+                    self.cluster.broker
+                )));
+            }
+        }
+        let wait = if hosts.len() > 1 {
+            SHORT_POLL
+        } else {
+            LONG_POLL
+        };
+        self.call(REQUEST, move |client| client.set_fetch_max_wait_time(wait))?;
+        Ok(partitions)
+    }
+
+    fn call<T: Send + 'static>(
+        &mut self,
+        patience: Duration,
+        work: impl FnOnce(&mut KafkaClient) -> Result<T, KafkaError> + Send + 'static,
+    ) -> Result<T, Trouble> {
+        let Some(session) = &self.session else {
+            return Err(Trouble::Connection("there is no connection".into()));
+        };
+        let result = session.call(patience, work);
+        if let Err(Trouble::Connection(_)) = &result {
+            self.session = None;
+        }
+        result
+    }
+
+    fn offsets(&mut self, which: FetchOffset) -> Result<Offsets, Trouble> {
+        if self.session.is_none() {
+            self.connect()?;
+        }
+        let topic = self.topic.clone();
+        let offsets = self.call(REQUEST, move |client| {
+            client.fetch_topic_offsets(&topic, which)
+        })?;
+        Ok(offsets.iter().map(|o| (o.partition, o.offset)).collect())
+    }
+
+    /// Takes note of trouble with a call, and pauses before the next one, not beyond `end`.
+    ///
+    /// The user hears of it when the first new attempt has failed as well: a broker that is back
+    /// by then was hardly away.
+    fn trouble(&mut self, trouble: &Trouble, end: Instant) {
+        let down = self.down.get_or_insert(Down {
+            attempts: 0,
+            told: false,
+        });
+        down.attempts += 1;
+        if down.attempts > 1 && !down.told && matches!(trouble, Trouble::Connection(_)) {
+            down.told = true;
+            (self.listener)(Event::Lost {
+                broker: self.cluster.broker.clone(),
+                why: trouble.why(),
+            });
+        }
+        let pause = FIRST_PAUSE * 2u32.saturating_pow((down.attempts - 1).min(10));
+        thread::sleep(
+            pause
+                .min(LONGEST_PAUSE)
+                .min(end.saturating_duration_since(Instant::now())),
+        );
+    }
+
+    /// A call has succeeded.
+    fn well(&mut self) {
+        if self.down.take().is_some_and(|down| down.told) {
+            (self.listener)(Event::Back {
+                broker: self.cluster.broker.clone(),
+            });
+        }
+    }
+}
+
+/// The partition for a key: Kafka's own choice (murmur2), so that all clients agree.
+fn partition_for(key: &[u8], partitions: &BTreeSet<i32>) -> i32 {
+    let n = partitions.len() as u32;
+    let nth = (murmur2(key) & 0x7fff_ffff) % n.max(1);
+    partitions.iter().nth(nth as usize).copied().unwrap_or(0)
+}
+
+/// MurmurHash2 with Kafka's seed (`org.apache.kafka.common.utils.Utils.murmur2`).
+fn murmur2(data: &[u8]) -> u32 {
+    const M: u32 = 0x5bd1_e995;
+    let mut hash = 0x9747_b28c ^ data.len() as u32;
+    let mut words = data.chunks_exact(4);
+    for word in &mut words {
+        let mut k = u32::from_le_bytes([word[0], word[1], word[2], word[3]]).wrapping_mul(M);
+        k = (k ^ (k >> 24)).wrapping_mul(M);
+        hash = hash.wrapping_mul(M) ^ k;
+    }
+    let rest = words.remainder();
+    if !rest.is_empty() {
+        for (n, byte) in rest.iter().enumerate() {
+            hash ^= u32::from(*byte) << (8 * n);
+        }
+        hash = hash.wrapping_mul(M);
+    }
+    hash = (hash ^ (hash >> 13)).wrapping_mul(M);
+    hash ^ (hash >> 15)
+}
+
+/// Lines on their way, their bytes in one piece.
+#[derive(Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    /// Each line's number, and where its value ends in `bytes`.
+    lines: Vec<(u64, usize)>,
+    /// Its size as magic-0 messages.
+    size: usize,
+    /// When its first line was handed over.
+    since: Option<Instant>,
+}
+
+impl Batch {
+    fn value(&self, n: usize) -> &[u8] {
+        let start = n.checked_sub(1).map_or(0, |before| self.lines[before].1);
+        &self.bytes[start..self.lines[n].1]
+    }
+}
+
+/// What the programs' thread and the sending thread share.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<QueueState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct QueueState {
+    filling: Batch,
+    sending: bool,
+    closed: bool,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for lines, and takes all there are. None when no more will come.
+    fn take(&self) -> Option<Batch> {
+        let mut state = self.lock();
+        state.sending = false;
+        self.changed.notify_all();
+        while state.filling.lines.is_empty() {
+            if state.closed {
+                return None;
+            }
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        state.sending = true;
+        self.changed.notify_all();
+        Some(std::mem::take(&mut state.filling))
+    }
+}
+
+struct V0Producer {
+    queue: Arc<Queue>,
+    key_bytes: usize,
+    deliveries: Arc<dyn Deliveries>,
+}
+
+impl Producer for V0Producer {
+    fn send(&mut self, line: u64, value: &[u8]) {
+        let bytes = self.key_bytes + value.len();
+        if bytes > MAX_RECORD_BYTES {
+            self.deliveries.failed(line, &Error::too_large());
+            return;
+        }
+        let size = bytes + MESSAGE_OVERHEAD;
+        let mut state = self.queue.lock();
+        while !state.filling.lines.is_empty() && state.filling.size + size > BATCH_BYTES {
+            state = self
+                .queue
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        let batch = &mut state.filling;
+        batch.since.get_or_insert_with(Instant::now);
+        batch.bytes.extend_from_slice(value);
+        batch.lines.push((line, batch.bytes.len()));
+        batch.size += size;
+        if batch.lines.len() == 1 {
+            self.queue.changed.notify_all();
+        }
+    }
+
+    fn flush(&mut self, timeout: Duration) -> bool {
+        let (state, _) = self
+            .queue
+            .changed
+            .wait_timeout_while(self.queue.lock(), timeout, |state| {
+                state.sending || !state.filling.lines.is_empty()
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        !state.sending && state.filling.lines.is_empty()
+    }
+}
+
+impl Drop for V0Producer {
+    fn drop(&mut self) {
+        self.queue.lock().closed = true;
+        self.queue.changed.notify_all();
+    }
+}
+
+/// The sending thread's side of a producer.
+struct Sending {
+    link: Link,
+    key: Vec<u8>,
+    partition: i32,
+    /// Behind the last record that is known to be in the partition: from here on, a batch whose
+    /// acknowledgement was lost may lie.
+    end: i64,
+    delivery_timeout: Duration,
+    deliveries: Arc<dyn Deliveries>,
+}
+
+impl Sending {
+    fn run(mut self, queue: &Queue) {
+        while let Some(batch) = queue.take() {
+            let give_up = batch.since.unwrap_or_else(Instant::now) + self.delivery_timeout;
+            let batch = Arc::new(batch);
+            let all = batch.lines.len();
+            self.deliver(&batch, 0, all, give_up);
+        }
+    }
+
+    /// Brings the lines `from..to` of a batch into the log, each once, or reports them as failed.
+    fn deliver(&mut self, batch: &Arc<Batch>, mut from: usize, to: usize, give_up: Instant) {
+        let mut unclear = false;
+        while from < to {
+            let trouble = match self.attempt(batch, &mut from, to, &mut unclear) {
+                Ok(()) => {
+                    self.link.well();
+                    continue;
+                }
+                Err(trouble) => trouble,
+            };
+            match trouble {
+                Trouble::Code(
+                    KafkaCode::MessageSizeTooLarge
+                    | KafkaCode::RecordListTooLarge
+                    | KafkaCode::InvalidMessageSize,
+                ) => {
+                    if to - from == 1 {
+                        self.give_up(batch, from, to, &Error::too_large());
+                    } else {
+                        // The topic takes less than usual; find the lines that are too large.
+                        let half = from + (to - from) / 2;
+                        self.deliver(batch, from, half, give_up);
+                        self.deliver(batch, half, to, give_up);
+                    }
+                    return;
+                }
+                Trouble::Final(_) => {
+                    let error = trouble.error(&self.link);
+                    return self.give_up(batch, from, to, &error);
+                }
+                Trouble::Code(code) if is_final(code) => {
+                    let error = trouble.error(&self.link);
+                    return self.give_up(batch, from, to, &error);
+                }
+                // It may have been written all the same.
+                Trouble::Connection(_)
+                | Trouble::Code(
+                    KafkaCode::RequestTimedOut
+                    | KafkaCode::NotEnoughReplicasAfterAppend
+                    | KafkaCode::NetworkException
+                    | KafkaCode::Unknown,
+                ) => unclear = true,
+                // It has not, and the leader may be another by now.
+                Trouble::Code(_) => self.link.session = None,
+            }
+            if Instant::now() >= give_up {
+                let error = trouble.error(&self.link);
+                return self.give_up(batch, from, to, &error);
+            }
+            self.link.trouble(&trouble, give_up);
+        }
+    }
+
+    /// Sends lines `from..to` once, and moves `from` behind those that are in the log.
+    fn attempt(
+        &mut self,
+        batch: &Arc<Batch>,
+        from: &mut usize,
+        to: usize,
+        unclear: &mut bool,
+    ) -> Result<(), Trouble> {
+        if self.link.session.is_none() {
+            self.link.connect()?;
+        }
+        if *unclear {
+            let (written, at) = self.read_back(batch, *from, to)?;
+            *unclear = false;
+            self.acknowledge(batch, *from, *from + written, at);
+            *from += written;
+            if *from == to {
+                return Ok(());
+            }
+        }
+        let (topic, partition, key) = (self.link.topic.clone(), self.partition, self.key.clone());
+        let (lines, first) = (batch.clone(), *from);
+        let confirms = self.link.call(ACKNOWLEDGEMENT, move |client| {
+            client.produce_messages(
+                RequiredAcks::All,
+                ACKNOWLEDGEMENT,
+                (first..to).map(|n| {
+                    ProduceMessage::new(&topic, partition, Some(&key), Some(lines.value(n)))
+                }),
+            )
+        })?;
+        let confirm = confirms
+            .iter()
+            .flat_map(|topic| &topic.partition_confirms)
+            .find(|confirm| confirm.partition == self.partition);
+        match confirm.map(|confirm| confirm.offset) {
+            Some(Ok(offset)) => {
+                self.acknowledge(batch, *from, to, offset);
+                *from = to;
+                Ok(())
+            }
+            Some(Err(code)) => Err(Trouble::Code(code)),
+            None => Err(Trouble::Connection(
+                "the answer did not name the partition".into(),
+            )),
+        }
+    }
+
+    /// Looks for lines `from..to` behind the last known end: how many of them are there, and where.
+    ///
+    /// A batch is appended as one, so they lie one behind the other; the embedded broker, killed
+    /// while it writes, can leave the first few. Another program that writes the same lines under
+    /// the same name at the same moment can't be told from this one.
+    fn read_back(
+        &mut self,
+        batch: &Batch,
+        from: usize,
+        to: usize,
+    ) -> Result<(usize, i64), Trouble> {
+        let end = self.settled_end()?;
+        let (mut found, mut at, mut next) = (0, self.end, self.end);
+        let mut size = FETCH_BYTES;
+        while next < end && found < to - from {
+            let (topic, partition) = (self.link.topic.clone(), self.partition);
+            let responses = self.link.call(ACKNOWLEDGEMENT, move |client| {
+                client.fetch_messages([
+                    FetchPartition::new(&topic, partition, next).with_max_bytes(size)
+                ])
+            })?;
+            let before = next;
+            each_record(&responses, |partition, record| match record {
+                Err(code) => Err(Trouble::Code(code)),
+                Ok(record) if partition == self.partition && record.offset >= next => {
+                    next = record.offset + 1;
+                    let matches = |n: usize| {
+                        n < to && record.key == self.key && record.value == batch.value(n)
+                    };
+                    if matches(from + found) {
+                        found += 1;
+                    } else {
+                        found = usize::from(matches(from));
+                    }
+                    if found == 1 {
+                        at = record.offset;
+                    }
+                    Ok(ControlFlow::Continue(()))
+                }
+                Ok(_) => Ok(ControlFlow::Continue(())),
+            })?;
+            if next == before {
+                if size >= MOST_FETCH_BYTES {
+                    break;
+                }
+                size *= 2;
+            }
+        }
+        Ok((found, at))
+    }
+
+    /// The end of the partition, once it holds still: what was under way when the connection broke
+    /// may be written a moment later, and on a cluster it is seen when the replicas have it.
+    fn settled_end(&mut self) -> Result<i64, Trouble> {
+        let mut last = None;
+        loop {
+            let ends = self.link.offsets(FetchOffset::Latest)?;
+            let end = ends.get(&self.partition).copied().unwrap_or(0);
+            if last == Some(end) {
+                return Ok(end);
+            }
+            last = Some(end);
+            thread::sleep(Duration::from_millis(250));
+        }
+    }
+
+    /// Reports lines `from..to` as acknowledged, in runs of numbers without a gap.
+    fn acknowledge(&mut self, batch: &Batch, from: usize, to: usize, offset: i64) {
+        let lines = &batch.lines[from..to];
+        let mut at = offset;
+        for run in lines.chunk_by(|a, b| a.0 + 1 == b.0) {
+            let count = run.len() as u64;
+            self.deliveries
+                .acknowledged(run[0].0, count, self.partition, at);
+            at += run.len() as i64;
+        }
+        self.end = self.end.max(at);
+    }
+
+    fn give_up(&self, batch: &Batch, from: usize, to: usize, error: &Error) {
+        for (line, _) in &batch.lines[from..to] {
+            self.deliveries.failed(*line, error);
+        }
+    }
+}
+
+/// Gives each record, or each partition's error, to `each`, until that says `Break`.
+fn each_record<'a>(
+    responses: &'a [Response],
+    mut each: impl FnMut(i32, Result<Record<'a>, KafkaCode>) -> Result<ControlFlow<()>, Trouble>,
+) -> Result<(), Trouble> {
+    for response in responses {
+        for topic in response.topics() {
+            for part in topic.partitions() {
+                let partition = part.partition();
+                let data = match part.data() {
+                    Ok(data) => data,
+                    Err(error) => match Trouble::from(KafkaError::ArcSelf(error)) {
+                        Trouble::Code(code) => {
+                            if each(partition, Err(code))?.is_break() {
+                                return Ok(());
+                            }
+                            continue;
+                        }
+                        other => return Err(other),
+                    },
+                };
+                for message in data.messages() {
+                    let record = Record {
+                        partition,
+                        offset: message.offset,
+                        key: message.key,
+                        value: message.value,
+                    };
+                    if each(partition, Ok(record))?.is_break() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+struct V0Consumer {
+    link: Link,
+    position: Offsets,
+    fetch_bytes: i32,
+    /// Fetched, and not all given yet: `Break` came in between.
+    pending: Vec<Response>,
+    checked: Instant,
+}
+
+impl Consumer for V0Consumer {
+    fn poll(
+        &mut self,
+        wait: Duration,
+        each: &mut dyn FnMut(Record<'_>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let end = Instant::now() + wait;
+        loop {
+            let given = match self.fetch() {
+                Ok(()) => self.give(each),
+                Err(trouble) => Err(trouble),
+            };
+            match given {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(Trouble::Code(code)) if is_final(code) => {
+                    return Err(Trouble::Code(code).error(&self.link));
+                }
+                Err(Trouble::Final(error)) => return Err(error),
+                Err(trouble) => {
+                    if matches!(trouble, Trouble::Code(_)) {
+                        self.link.session = None;
+                    }
+                    self.link.trouble(&trouble, end);
+                }
+            }
+            if Instant::now() >= end {
+                return Ok(());
+            }
+        }
+    }
+
+    fn position(&self) -> Offsets {
+        self.position.clone()
+    }
+
+    fn end_offsets(&mut self) -> Result<Offsets> {
+        self.link
+            .offsets(FetchOffset::Latest)
+            .map_err(|trouble| trouble.error(&self.link))
+    }
+}
+
+impl V0Consumer {
+    /// Fetches from all partitions, unless something fetched is still to be given.
+    fn fetch(&mut self) -> Result<(), Trouble> {
+        if !self.pending.is_empty() {
+            return Ok(());
+        }
+        if self.link.session.is_none() {
+            let partitions = self.link.connect()?;
+            self.adopt(partitions);
+        } else if self.checked.elapsed() > METADATA_AGE {
+            let partitions = self.link.refresh()?;
+            self.adopt(partitions);
+        }
+        let (topic, size) = (self.link.topic.clone(), self.fetch_bytes);
+        let position = self.position.clone();
+        self.pending = self.link.call(REQUEST + LONG_POLL, move |client| {
+            client.fetch_messages(position.iter().map(|(partition, offset)| {
+                FetchPartition::new(&topic, *partition, *offset).with_max_bytes(size)
+            }))
+        })?;
+        self.link.well();
+        Ok(())
+    }
+
+    /// A partition that was added since is read from its beginning.
+    fn adopt(&mut self, partitions: BTreeSet<i32>) {
+        for partition in partitions {
+            self.position.entry(partition).or_insert(0);
+        }
+        self.checked = Instant::now();
+    }
+
+    /// Gives what was fetched to `each`. Says whether there was anything.
+    fn give(
+        &mut self,
+        each: &mut dyn FnMut(Record<'_>) -> ControlFlow<()>,
+    ) -> Result<bool, Trouble> {
+        let responses = std::mem::take(&mut self.pending);
+        let (mut some, mut stopped) = (false, false);
+        let mut failed = Vec::new();
+        let position = &mut self.position;
+        each_record(&responses, |partition, record| {
+            let at = position.entry(partition).or_insert(0);
+            match record {
+                Err(code) => failed.push((partition, code)),
+                Ok(record) if record.offset >= *at => {
+                    *at = record.offset + 1;
+                    some = true;
+                    if each(record).is_break() {
+                        stopped = true;
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
+                Ok(_) => {}
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        if stopped {
+            self.pending = responses;
+            return Ok(true);
+        }
+        for (partition, code) in failed {
+            match code {
+                KafkaCode::OffsetOutOfRange => self.resume(partition)?,
+                other => return Err(Trouble::Code(other)),
+            }
+        }
+        if some {
+            self.fetch_bytes = FETCH_BYTES;
+        } else if self.is_behind(&responses) {
+            self.fetch_bytes = self.fetch_bytes.saturating_mul(2).min(MOST_FETCH_BYTES);
+        }
+        Ok(some)
+    }
+
+    /// Whether the log goes on behind the position, though nothing came: then the next record is
+    /// larger than what was asked for.
+    fn is_behind(&self, responses: &[Response]) -> bool {
+        responses
+            .iter()
+            .flat_map(|response| response.topics())
+            .flat_map(|topic| topic.partitions())
+            .any(|part| {
+                let at = self.position.get(&part.partition()).copied();
+                part.data().is_ok_and(|data| {
+                    data.messages().is_empty() && at < Some(data.highwatermark_offset())
+                })
+            })
+    }
+
+    /// The log no longer has the position: goes on where it does, and says so.
+    fn resume(&mut self, partition: i32) -> Result<(), Trouble> {
+        let oldest = self.link.offsets(FetchOffset::Earliest)?;
+        let resumed = oldest.get(&partition).copied().unwrap_or(0);
+        let wanted = self.position.insert(partition, resumed).unwrap_or(0);
+        (self.link.listener)(Event::Missed {
+            partition,
+            wanted,
+            resumed,
+        });
+        Ok(())
+    }
+}
+
+struct V0Groups {
+    cluster: V0,
+    link: Option<Link>,
+}
+
+impl V0Groups {
+    /// Runs `work` for a topic; once more on a new connection, if the old one turns out broken.
+    fn with<T>(
+        &mut self,
+        topic: &Name,
+        work: impl Fn(&mut Link) -> Result<T, Trouble>,
+    ) -> Result<T> {
+        let mut link = match self.link.take() {
+            Some(link) if link.topic == topic.as_str() => link,
+            _ => self.cluster.link(topic, Arc::new(|_| {})),
+        };
+        for _ in 0..2 {
+            if link.session.is_none() {
+                link.wait_for_topic()?;
+            }
+            match work(&mut link) {
+                Err(Trouble::Connection(_)) => {}
+                result => {
+                    let result = result.map_err(|trouble| trouble.error(&link));
+                    self.link = Some(link);
+                    return result;
+                }
+            }
+        }
+        Err(Error::failed(
+            format!("cannot use the offsets of topic '{topic}'"),
+            format!("the connection to {} broke", self.cluster.broker),
+        ))
+    }
+}
+
+impl Groups for V0Groups {
+    fn committed(&mut self, group: &str, topic: &Name) -> Result<Offsets> {
+        self.with(topic, |link| {
+            let (group, topic) = (group.to_string(), link.topic.clone());
+            let offsets = link.call(REQUEST, move |client| {
+                client.fetch_group_topic_offset(&group, &topic)
+            })?;
+            Ok(offsets
+                .iter()
+                .filter(|o| o.offset >= 0)
+                .map(|o| (o.partition, o.offset))
+                .collect())
+        })
+    }
+
+    fn commit(&mut self, group: &str, topic: &Name, offsets: &Offsets) -> Result<()> {
+        self.with(topic, |link| {
+            let (group, topic, offsets) = (group.to_string(), link.topic.clone(), offsets.clone());
+            link.call(REQUEST, move |client| {
+                client.commit_offsets(
+                    &group,
+                    offsets
+                        .iter()
+                        .map(|(partition, offset)| CommitOffset::new(&topic, *partition, *offset)),
+                )
+            })
+        })
+    }
+
+    fn bounds(&mut self, topic: &Name) -> Result<(Offsets, Offsets)> {
+        self.with(topic, |link| {
+            Ok((
+                link.offsets(FetchOffset::Earliest)?,
+                link.offsets(FetchOffset::Latest)?,
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The values are those of `UtilsTest.testMurmur2` in Kafka's own source.
+    #[test]
+    fn the_hash_is_kafkas() {
+        for (key, hash) in [
+            ("21", -973_932_308i32),
+            ("foobar", -790_332_482),
+            ("a-little-bit-long-string", -985_981_536),
+            ("a-little-bit-longer-string", -1_486_304_829),
+            (
+                "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
+                -58_897_971,
+            ),
+            ("abc", 479_470_107),
+        ] {
+            assert_eq!(murmur2(key.as_bytes()) as i32, hash, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_key_keeps_its_partition() {
+        let partitions = BTreeSet::from([0, 1, 2, 3, 4, 5]);
+        let first = partition_for(b"alice", &partitions);
+        assert_eq!(first, partition_for(b"alice", &partitions));
+        assert!(partitions.contains(&first));
+    }
+}

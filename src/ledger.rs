@@ -1,0 +1,239 @@
+//! What became of each line that was read: waiting, acknowledged, or not delivered.
+
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::client::Deliveries;
+use crate::error::{Error, Result};
+
+/// How many separate failures are told one by one at the end.
+const TOLD: usize = 20;
+
+/// Numbers the lines, and knows which are not acknowledged yet.
+#[derive(Default)]
+pub struct Ledger {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    lines: u64,
+    /// Handed over and not settled, in rising order; as many as a producer's buffer holds.
+    waiting: VecDeque<u64>,
+    failures: Vec<Failure>,
+    failed: u64,
+    broken: bool,
+}
+
+/// Lines next to each other that failed for the same reason.
+struct Failure {
+    first: u64,
+    last: u64,
+    why: String,
+}
+
+impl Ledger {
+    /// An empty ledger, to be shared with a producer.
+    pub fn new() -> Arc<Ledger> {
+        Arc::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of the next line, the first being 1; it waits from now on.
+    pub fn number(&self) -> u64 {
+        let mut state = self.lock();
+        state.lines += 1;
+        let number = state.lines;
+        state.waiting.push_back(number);
+        number
+    }
+
+    /// The line is too long to be sent: it has `bytes` bytes.
+    pub fn too_long(&self, line: u64, bytes: u64) {
+        let why = format!("{bytes} bytes, {}", Error::too_large());
+        self.settle(|state| state.fail(line, why));
+    }
+
+    /// Whether a line was given up for a reason that the next one would share.
+    pub fn is_broken(&self) -> bool {
+        self.lock().broken
+    }
+
+    /// Waits until no line waits any more, at most `timeout`.
+    pub fn wait(&self, timeout: Duration) {
+        let _ = self
+            .changed
+            .wait_timeout_while(self.lock(), timeout, |state| !state.waiting.is_empty());
+    }
+
+    /// The verdict when a signal ends the program. Where input was `typed` its end is where the
+    /// user stops; elsewhere there may be lines that were never read, which is a failure, too.
+    pub fn interrupted(&self, typed: bool) -> Result<()> {
+        self.verdict()?;
+        match typed {
+            true => Ok(()),
+            false => Err(Error::failed(
+                format!(
+                    "interrupted after {}, all delivered",
+                    lines(self.lock().lines)
+                ),
+                "what came behind them was not read",
+            )),
+        }
+    }
+
+    /// An error that names every line which is not acknowledged by now, or none.
+    pub fn verdict(&self) -> Result<()> {
+        let state = self.lock();
+        let undelivered = state.failed + state.waiting.len() as u64;
+        if undelivered == 0 {
+            return Ok(());
+        }
+        let mut why = String::new();
+        for failure in state.failures.iter().take(TOLD) {
+            let _ = write!(
+                why,
+                "\n  {}: {}",
+                span(failure.first, failure.last),
+                failure.why
+            );
+        }
+        if state.failures.len() > TOLD {
+            let _ = write!(why, "\n  and {} more", state.failures.len() - TOLD);
+        }
+        let waiting: Vec<u64> = state.waiting.iter().copied().collect();
+        for run in waiting.chunk_by(|a, b| a + 1 == *b).take(TOLD) {
+            let _ = write!(
+                why,
+                "\n  {}: not acknowledged yet",
+                span(run[0], run[run.len() - 1])
+            );
+        }
+        let were = if undelivered == 1 { "was" } else { "were" };
+        Err(Error::failed(
+            format!(
+                "{undelivered} of {} {were} not delivered",
+                lines(state.lines)
+            ),
+            why,
+        ))
+    }
+
+    fn settle(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+}
+
+impl Deliveries for Ledger {
+    fn acknowledged(&self, first: u64, count: u64, _partition: i32, _offset: i64) {
+        self.settle(|state| {
+            for line in first..first + count {
+                state.remove(line);
+            }
+        });
+    }
+
+    fn failed(&self, line: u64, why: &Error) {
+        self.settle(|state| {
+            state.broken |= !why.is_too_large();
+            state.fail(line, why.to_string());
+        });
+    }
+}
+
+impl State {
+    /// Lines are settled in order, or nearly so: the search ends at the front.
+    fn remove(&mut self, line: u64) {
+        if let Some(at) = self.waiting.iter().position(|&waiting| waiting == line) {
+            self.waiting.remove(at);
+        }
+    }
+
+    fn fail(&mut self, line: u64, why: String) {
+        self.remove(line);
+        self.failed += 1;
+        match self.failures.last_mut() {
+            Some(last) if last.last + 1 == line && last.why == why => last.last = line,
+            _ => self.failures.push(Failure {
+                first: line,
+                last: line,
+                why,
+            }),
+        }
+    }
+}
+
+fn span(first: u64, last: u64) -> String {
+    if first == last {
+        format!("line {first}")
+    } else {
+        format!("lines {first}-{last}")
+    }
+}
+
+fn lines(count: u64) -> String {
+    match count {
+        1 => "1 line".into(),
+        n => format!("{n} lines"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_acknowledged_is_no_error() {
+        let ledger = Ledger::new();
+        for _ in 0..3 {
+            ledger.number();
+        }
+        ledger.acknowledged(1, 3, 0, 0);
+        ledger.wait(Duration::ZERO);
+        assert!(ledger.verdict().is_ok());
+    }
+
+    #[test]
+    fn every_line_not_delivered_is_named() {
+        let ledger = Ledger::new();
+        for _ in 0..8 {
+            ledger.number();
+        }
+        ledger.too_long(2, 2_000_000);
+        ledger.acknowledged(1, 1, 0, 0);
+        ledger.failed(4, &Error::failed("cannot send", "no broker"));
+        ledger.failed(5, &Error::failed("cannot send", "no broker"));
+        ledger.acknowledged(6, 1, 0, 0);
+        let error = ledger.verdict().unwrap_err().to_string();
+        for part in [
+            "6 of 8 lines were not delivered",
+            "line 2: 2000000 bytes, too large",
+            "lines 4-5: cannot send: no broker",
+            "line 3: not acknowledged yet",
+            "lines 7-8: not acknowledged yet",
+        ] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        assert!(ledger.is_broken());
+    }
+
+    #[test]
+    fn a_line_too_long_does_not_stop_the_others() {
+        let ledger = Ledger::new();
+        let line = ledger.number();
+        ledger.too_long(line, 2_000_000);
+        assert!(!ledger.is_broken());
+        let error = ledger.verdict().unwrap_err().to_string();
+        assert!(
+            error.starts_with("1 of 1 line was not delivered"),
+            "{error}"
+        );
+    }
+}
