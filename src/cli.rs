@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::client::{self, Cluster, Event, Listener, Options};
+use crate::client::{self, Cluster, Event, Listener, Options, Start};
 use crate::embedded::{self, Found};
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -291,6 +291,24 @@ pub fn on_signal(last: impl FnOnce() -> Result<()> + Send + 'static) -> Result<(
         }
     });
     Ok(())
+}
+
+/// Where a subscriber starts.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum From {
+    /// Behind the newest message.
+    Latest,
+    /// At the oldest message kept.
+    Earliest,
+}
+
+impl std::convert::From<From> for Start {
+    fn from(from: From) -> Start {
+        match from {
+            From::Latest => Start::Latest,
+            From::Earliest => Start::Earliest,
+        }
+    }
 }
 
 /// Set once the user wants the program to end.

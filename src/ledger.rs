@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 /// How many separate failures are told one by one at the end.
 const TOLD: usize = 20;
 
+/// How long a program that is told to end waits for acknowledgements: it has a second in all.
+const LAST_WAIT: Duration = Duration::from_millis(700);
+
 /// Numbers the lines, and knows which are not acknowledged yet.
 #[derive(Default)]
 pub struct Ledger {
@@ -72,9 +75,11 @@ impl Ledger {
             .wait_timeout_while(self.lock(), timeout, |state| !state.waiting.is_empty());
     }
 
-    /// The verdict when a signal ends the program. Where input was `typed` its end is where the
-    /// user stops; elsewhere there may be lines that were never read, which is a failure, too.
+    /// The verdict when a signal ends the program, after a short wait for acknowledgements that are
+    /// under way. Where input is `typed`, it ends where the user stops; elsewhere there may be lines
+    /// that were never read, which is a failure, too.
     pub fn interrupted(&self, typed: bool) -> Result<()> {
+        self.wait(LAST_WAIT);
         self.verdict()?;
         match typed {
             true => Ok(()),

@@ -9,3 +9,4 @@ pub mod ledger;
 pub mod lines;
 pub mod name;
 pub mod output;
+pub mod until;

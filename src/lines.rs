@@ -1,8 +1,9 @@
 //! Lines of any bytes, in bounded memory.
 
-use std::io::{self, BufRead};
+use std::io::{BufRead, ErrorKind};
 
 use crate::client::MAX_RECORD_BYTES;
+use crate::error::{Error, Result};
 
 /// A line of input, without its line ending.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,13 +34,14 @@ impl<R: BufRead> Lines<R> {
     }
 
     /// The next line, or none at the end.
-    pub fn next_line(&mut self) -> io::Result<Option<Line<'_>>> {
+    pub fn next_line(&mut self) -> Result<Option<Line<'_>>> {
         self.line.clear();
         let mut bytes = 0u64;
         loop {
             let chunk = match self.input.fill_buf() {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                chunk => chunk?,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(why) => return Err(Error::failed("cannot read standard input", why)),
+                Ok(chunk) => chunk,
             };
             if chunk.is_empty() {
                 if bytes == 0 {

@@ -2,12 +2,11 @@
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Parser;
-use kafka_chat::cli::{self, Connection};
+use kafka_chat::cli::{self, Connection, DELIVERY_TIMEOUT};
 use kafka_chat::client::Pace;
-use kafka_chat::error::{Error, Result};
+use kafka_chat::error::Result;
 use kafka_chat::ledger::Ledger;
 use kafka_chat::lines::{Line, Lines};
 
@@ -24,37 +23,24 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    cli::run(publish)
+    cli::run(|| publish(Arguments::parse()))
 }
 
-fn publish() -> Result<()> {
-    let arguments = Arguments::parse();
+fn publish(arguments: Arguments) -> Result<()> {
     let me = cli::name(arguments.me, cli::WHO_ARE_YOU)?;
     let peer = cli::name(arguments.peer, cli::WHO_ELSE)?;
     let typed = io::stdin().is_terminal();
     let pace = if typed { Pace::Typed } else { Pace::Piped };
-
     let cluster = arguments.connection.connect()?;
     let ledger = Ledger::new();
-    let mut producer = cluster.producer(
-        &me,
-        &peer,
-        pace,
-        cli::DELIVERY_TIMEOUT,
-        ledger.clone(),
-        cli::listener(),
-    )?;
+    let notices = cli::listener();
+    let mut producer =
+        cluster.producer(&me, &peer, pace, DELIVERY_TIMEOUT, ledger.clone(), notices)?;
     let interrupted = ledger.clone();
-    cli::on_signal(move || {
-        interrupted.wait(Duration::from_millis(700));
-        interrupted.interrupted(typed)
-    })?;
+    cli::on_signal(move || interrupted.interrupted(typed))?;
 
     let mut lines = Lines::new(io::stdin().lock());
-    while let Some(line) = lines
-        .next_line()
-        .map_err(|why| Error::failed("cannot read standard input", why))?
-    {
+    while let Some(line) = lines.next_line()? {
         let number = ledger.number();
         match line {
             Line::Whole(text) => producer.send(number, text),
@@ -64,6 +50,6 @@ fn publish() -> Result<()> {
             break;
         }
     }
-    producer.flush(cli::DELIVERY_TIMEOUT * 2);
+    producer.flush(DELIVERY_TIMEOUT * 2);
     ledger.verdict()
 }

@@ -3,11 +3,11 @@
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
-use kafka_chat::cli::{self, Connection};
-use kafka_chat::client::{Offsets, Start};
+use clap::Parser;
+use kafka_chat::cli::{self, Connection, From};
 use kafka_chat::error::{Error, Result};
 use kafka_chat::output::Output;
+use kafka_chat::until::Until;
 
 /// Prints the messages that others send to ME
 #[derive(Parser)]
@@ -34,62 +34,39 @@ struct Arguments {
     connection: Connection,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum From {
-    Latest,
-    Earliest,
-}
-
 fn main() -> ExitCode {
-    cli::run(subscribe)
+    cli::run(|| subscribe(Arguments::parse()))
 }
 
-fn subscribe() -> Result<()> {
-    let arguments = Arguments::parse();
-    let me = cli::name(arguments.me.clone(), cli::WHO_ARE_YOU)?;
-    let start = match arguments.from {
-        From::Latest => Start::Latest,
-        From::Earliest => Start::Earliest,
-    };
+fn subscribe(arguments: Arguments) -> Result<()> {
+    let me = cli::name(arguments.me, cli::WHO_ARE_YOU)?;
     let cluster = arguments.connection.connect()?;
-    let mut consumer = cluster.consumer(&me, start, cli::listener())?;
-    let ends = match arguments.until_end {
-        true => Some(consumer.end_offsets()?),
-        false => None,
-    };
-    let stopped = cli::stop_on_signal()?;
+    let mut consumer = cluster.consumer(&me, arguments.from.into(), cli::listener())?;
+    let ends = arguments.until_end.then(|| consumer.end_offsets());
+    let mut until = Until::new(arguments.count, ends.transpose()?);
     let mut output = Output::new(arguments.show_sender);
-    let mut left = arguments.count.unwrap_or(u64::MAX);
-    while left > 0 && !reached(&consumer.position(), ends.as_ref()) {
-        if stopped.is_set() {
-            return match arguments.count.is_some() || arguments.until_end {
-                true => Err(Error::failed(
-                    "interrupted",
-                    "not all was read that was to be",
-                )),
-                false => Ok(()),
-            };
+    let stop = cli::stop_on_signal()?;
+
+    while !until.is_reached(&consumer.position()) {
+        if stop.is_set() && until.is_bounded() {
+            return Err(Error::failed(
+                "interrupted",
+                "not all was read that was asked for",
+            ));
+        } else if stop.is_set() {
+            break;
         }
         let mut written = Ok(());
         consumer.poll(cli::TICK, &mut |record| {
-            if is_before(record.offset, ends.as_ref(), record.partition) {
-                left -= 1;
+            if until.takes(record.partition, record.offset) {
                 written = output.message(record.key, record.value);
             }
-            match left == 0 || written.is_err() {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
+            match written {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
             }
         })?;
         written.and_then(|()| output.flush())?;
     }
     Ok(())
-}
-
-fn reached(position: &Offsets, ends: Option<&Offsets>) -> bool {
-    ends.is_some_and(|ends| ends.iter().all(|(p, end)| position.get(p) >= Some(end)))
-}
-
-fn is_before(offset: i64, ends: Option<&Offsets>, partition: i32) -> bool {
-    ends.is_none_or(|ends| ends.get(&partition).is_some_and(|&end| offset < end))
 }
