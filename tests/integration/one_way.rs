@@ -1,0 +1,153 @@
+//! The one-way demo, on any Kafka: what `publisher` takes, `subscriber` prints.
+
+use crate::support::{Kafka, random_lines, user};
+
+/// Sends `input` and reads it back from the start of the log.
+fn there_and_back(on: &Kafka, input: &[u8], lines: usize) {
+    let (me, peer) = (user("alice"), user("bob"));
+    let count = lines.to_string();
+    on.program("publisher", &[&me, &peer])
+        .input(input)
+        .run()
+        .code(0);
+    on.program("subscriber", &[&peer, "--from", "earliest", "-n", &count])
+        .run()
+        .code(0)
+        .prints(input);
+    on.program("subscriber", &[&peer, "--from", "earliest", "--until-end"])
+        .run()
+        .code(0)
+        .prints(input);
+}
+
+/// `seq N | publisher alice bob` beside `subscriber bob --count N`.
+pub fn a_pipe_comes_out_as_it_went_in(on: &Kafka, lines: usize) {
+    let (me, peer) = (user("alice"), user("bob"));
+    let input: Vec<u8> = (1..=lines)
+        .flat_map(|n| format!("{n}\n").into_bytes())
+        .collect();
+    let count = lines.to_string();
+    let subscriber = on
+        .program("subscriber", &[&peer, "--from", "earliest", "-n", &count])
+        .start();
+    on.program("publisher", &[&me, &peer])
+        .input(input.clone())
+        .run()
+        .code(0);
+    subscriber.wait().code(0).prints(input);
+}
+
+pub fn any_bytes_but_a_line_ending_are_a_line(on: &Kafka) {
+    let mut input = Vec::new();
+    input.extend(b"plain\n\n\n \xff\xfe\x80 invalid UTF-8\nb\0c\r\n\x1b[2Jclear\n");
+    input.extend("xin chào 你好 🎉\n".bytes());
+    input.extend(vec![b'x'; 900_000]);
+    input.extend(b"\nend\n");
+    there_and_back(on, &input, 9);
+}
+
+pub fn the_last_line_needs_no_ending(on: &Kafka) {
+    let (me, peer) = (user("alice"), user("bob"));
+    on.program("publisher", &[&me, &peer])
+        .input("one\ntwo")
+        .run()
+        .code(0);
+    on.program("subscriber", &[&peer, "--from", "earliest", "-e"])
+        .run()
+        .code(0)
+        .prints("one\ntwo\n");
+}
+
+pub fn random_bytes_come_out_byte_for_byte(on: &Kafka, lines: usize) {
+    there_and_back(on, &random_lines(7, lines, 100), lines);
+}
+
+pub fn one_line_typed_leaves_at_once(on: &Kafka) {
+    let (me, peer) = (user("alice"), user("bob"));
+    let subscriber = on
+        .program(
+            "subscriber",
+            &[&peer, "--from", "earliest", "--show-sender"],
+        )
+        .start();
+    let mut publisher = on.program("publisher", &[&me, &peer]).start();
+    for line in ["one", "two", "three"] {
+        publisher.write(format!("{line}\n"));
+        subscriber.wait_for(&format!("{me}: {line}\n"));
+    }
+    publisher.close();
+    publisher.wait().code(0);
+}
+
+pub fn names_left_out_are_asked_for(on: &Kafka) {
+    let (me, peer) = (user("alice"), user("bob"));
+    on.program("publisher", &[])
+        .input(format!("{me}\n{peer}\nhello\n"))
+        .run()
+        .code(0)
+        .says(&["What is your name? ", "Who do you want to connect to? "]);
+    on.program("subscriber", &["--from", "earliest", "-e", "-s"])
+        .input(format!("{peer}\n"))
+        .run()
+        .code(0)
+        .says(&["What is your name? "])
+        .prints(format!("{me}: hello\n"));
+}
+
+pub fn latest_shows_only_what_comes_later(on: &Kafka) {
+    let (me, peer) = (user("alice"), user("bob"));
+    let send = |line: &str| {
+        on.program("publisher", &[&me, &peer])
+            .input(format!("{line}\n"))
+            .run()
+            .code(0);
+    };
+    send("before");
+    let subscriber = on.program("subscriber", &[&peer]).start();
+    // Nothing tells when its start is settled, but a line that it shows.
+    while !subscriber
+        .stdout
+        .wait(std::time::Duration::from_millis(200), |out| !out.is_empty())
+    {
+        send("after");
+    }
+    let shown = subscriber.stdout.bytes();
+    assert!(!crate::support::contains(&shown, b"before"), "{shown:?}");
+}
+
+pub fn lines_too_long_are_named_and_the_others_go_on(on: &Kafka) {
+    let (me, peer) = (user("alice"), user("bob"));
+    let mut input = b"first\n".to_vec();
+    input.extend(vec![b'y'; 2_000_000]);
+    input.extend(b"\nthird\n");
+    on.program("publisher", &[&me, &peer])
+        .input(input)
+        .run()
+        .code(1)
+        .says(&["1 of 3 lines was not delivered", "line 2: 2000000 bytes"]);
+    on.program("subscriber", &[&peer, "--from", "earliest", "-e"])
+        .run()
+        .code(0)
+        .prints("first\nthird\n");
+}
+
+macro_rules! on_the_embedded_broker {
+    ($($name:ident($($argument:expr),*);)*) => {
+        $(#[test] fn $name() { super::$name(&Kafka::embedded() $(, $argument)*); })*
+    };
+}
+
+mod embedded {
+    use crate::support::Kafka;
+
+    on_the_embedded_broker! {
+        a_pipe_comes_out_as_it_went_in(100_000);
+        any_bytes_but_a_line_ending_are_a_line();
+        the_last_line_needs_no_ending();
+        random_bytes_come_out_byte_for_byte(100_000);
+        one_line_typed_leaves_at_once();
+        names_left_out_are_asked_for();
+        latest_shows_only_what_comes_later();
+        lines_too_long_are_named_and_the_others_go_on();
+    }
+}
