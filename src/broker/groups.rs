@@ -1,0 +1,205 @@
+//! The offsets that consumer groups have committed, in one append-only file.
+//!
+//! The newest record of a group and topic counts. When most records are old ones, the file is
+//! written anew beside itself and renamed. As with messages, committed means written.
+//!
+//! ```text
+//! size: u32  crc: u32  and in these size bytes:
+//! group: u16 and bytes  topic: u16 and bytes  offset: i64  metadata: u16 and bytes
+//! ```
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::log::append_at;
+
+/// How much of the file may be old records before it is written anew, whatever its size.
+const SLACK_BYTES: u64 = 1024 * 1024;
+
+/// An offset committed for one topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Committed {
+    pub(super) offset: i64,
+    /// What the client wants to keep beside it.
+    pub(super) metadata: String,
+}
+
+/// Why offsets were not committed. None of them is.
+#[derive(Debug)]
+pub(super) enum NotCommitted {
+    /// There are as many groups and topics as there can be.
+    TooMany,
+    /// They can't be written.
+    Io,
+}
+
+/// The committed offsets of all groups.
+#[derive(Debug)]
+pub(super) struct Groups {
+    path: PathBuf,
+    max: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    file: File,
+    /// How many bytes of the file are records.
+    len: u64,
+    /// How many of these would do.
+    needed: u64,
+    /// By group and topic.
+    committed: HashMap<(String, String), Committed>,
+}
+
+impl Groups {
+    /// Opens the file, which is made where there is none, and cuts off a torn tail. At most `max`
+    /// pairs of group and topic are kept.
+    pub(super) fn open(path: &Path, max: usize) -> io::Result<Groups> {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        let mut committed = HashMap::new();
+        let (mut len, mut needed) = (0, 0);
+        let mut rest = bytes.as_slice();
+        while let Some((key, value, behind)) = decode(rest) {
+            len += (rest.len() - behind.len()) as u64;
+            rest = behind;
+            needed += size(&key, &value);
+            if let Some(old) = committed.insert(key.clone(), value) {
+                needed -= size(&key, &old);
+            }
+        }
+        file.set_len(len)?;
+        Ok(Groups {
+            path: path.to_path_buf(),
+            max,
+            state: Mutex::new(State {
+                file,
+                len,
+                needed,
+                committed,
+            }),
+        })
+    }
+
+    /// What was committed for a group in a topic.
+    pub(super) fn committed(&self, group: &str, topic: &str) -> Option<Committed> {
+        let key = (group.to_string(), topic.to_string());
+        self.state().committed.get(&key).cloned()
+    }
+
+    /// Commits offsets for a group, each with its topic.
+    pub(super) fn commit(
+        &self,
+        group: &str,
+        offsets: Vec<(String, Committed)>,
+    ) -> Result<(), NotCommitted> {
+        let mut state = self.state();
+        let offsets: Vec<_> = offsets
+            .into_iter()
+            .map(|(topic, committed)| ((group.to_string(), topic), committed))
+            .collect();
+        let new = offsets
+            .iter()
+            .filter(|(key, _)| !state.committed.contains_key(key))
+            .count();
+        if state.committed.len() + new > self.max {
+            return Err(NotCommitted::TooMany);
+        }
+        let mut bytes = Vec::new();
+        for (key, value) in &offsets {
+            encode(key, value, &mut bytes);
+        }
+        let len = state.len;
+        append_at(&mut state.file, len, &bytes).map_err(|_| NotCommitted::Io)?;
+        state.len += bytes.len() as u64;
+        for (key, value) in offsets {
+            state.needed += size(&key, &value);
+            if let Some(old) = state.committed.get(&key) {
+                state.needed -= size(&key, old);
+            }
+            state.committed.insert(key, value);
+        }
+        if state.len > SLACK_BYTES + 2 * state.needed {
+            // These offsets are committed, whether this succeeds or not.
+            let _ = self.compact(&mut state);
+        }
+        Ok(())
+    }
+
+    /// Writes the file anew, with nothing but what is needed.
+    fn compact(&self, state: &mut State) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        for (key, value) in &state.committed {
+            encode(key, value, &mut bytes);
+        }
+        let new = self.path.with_extension("new");
+        let mut file = File::create(&new)?;
+        append_at(&mut file, 0, &bytes)?;
+        fs::rename(&new, &self.path)?;
+        state.file = file;
+        state.len = bytes.len() as u64;
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type Key = (String, String);
+
+/// How many bytes the record takes.
+fn size((group, topic): &Key, value: &Committed) -> u64 {
+    (8 + 2 + group.len() + 2 + topic.len() + 8 + 2 + value.metadata.len()) as u64
+}
+
+fn encode(key: &Key, value: &Committed, out: &mut Vec<u8>) {
+    let (group, topic) = key;
+    let start = out.len();
+    out.extend_from_slice(&[0; 8]);
+    let string = |text: &str, out: &mut Vec<u8>| {
+        // They came in a request, where they have no longer size either.
+        out.extend_from_slice(&(text.len() as u16).to_be_bytes());
+        out.extend_from_slice(text.as_bytes());
+    };
+    string(group, out);
+    string(topic, out);
+    out.extend_from_slice(&value.offset.to_be_bytes());
+    string(&value.metadata, out);
+    let size = (out.len() - start - 8) as u32;
+    let sum = crc32fast::hash(&out[start + 8..]);
+    out[start..start + 4].copy_from_slice(&size.to_be_bytes());
+    out[start + 4..start + 8].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// The record at the front of `bytes`, and what follows it; `None` if there is no whole one.
+fn decode(bytes: &[u8]) -> Option<(Key, Committed, &[u8])> {
+    let (size, rest) = bytes.split_first_chunk::<4>()?;
+    let (sum, rest) = rest.split_first_chunk::<4>()?;
+    let (record, behind) = rest.split_at_checked(u32::from_be_bytes(*size) as usize)?;
+    if crc32fast::hash(record) != u32::from_be_bytes(*sum) {
+        return None;
+    }
+    let (group, rest) = string(record)?;
+    let (topic, rest) = string(rest)?;
+    let (offset, rest) = rest.split_first_chunk::<8>()?;
+    let (metadata, _) = string(rest)?;
+    let offset = i64::from_be_bytes(*offset);
+    Some(((group, topic), Committed { offset, metadata }, behind))
+}
+
+fn string(bytes: &[u8]) -> Option<(String, &[u8])> {
+    let (size, rest) = bytes.split_first_chunk::<2>()?;
+    let (text, rest) = rest.split_at_checked(u16::from_be_bytes(*size).into())?;
+    Some((str::from_utf8(text).ok()?.to_string(), rest))
+}

@@ -1,0 +1,607 @@
+//! The log on disk: a folder a topic, in it segment files that are only ever appended to.
+//!
+//! A segment is a message set and nothing else, named by the offset of its first message, as in
+//! Kafka. What is in memory is only where every [`INDEX_INTERVAL`] bytes a message starts, and it
+//! is made when a segment is first needed: a large log opens as fast as a small one.
+//!
+//! Files are open for the length of one operation. That costs microseconds, and in return a
+//! thousand topics need no descriptors, and a folder that is deleted is noticed.
+//!
+//! Appended means written to the file, not synced to the disk: it survives the end of the process
+//! in any way, but not a power cut. The tail that either may leave torn is cut off by its checksum.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::ops::{ControlFlow, Range};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::{self, Thread};
+use std::time::UNIX_EPOCH;
+
+use super::message::{self, Refused};
+use crate::error::{Error, Result};
+use crate::name::Name;
+
+/// How many bytes of a segment at least lie between two messages in its index: the most that is
+/// read to find one. The index takes a thousandth of the log.
+const INDEX_INTERVAL: u64 = 16 * 1024;
+
+/// What stands behind a topic's name in the name of its folder: Kafka's number of the partition.
+const PARTITION: &str = "-0";
+
+/// How much of a topic is kept, and in which pieces.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// When a topic takes more, its oldest segments are deleted.
+    pub(super) retention_bytes: u64,
+    /// When a segment would take more, the next one is begun.
+    pub(super) segment_bytes: u64,
+    /// How many topics there can be.
+    pub(super) max_topics: usize,
+}
+
+/// All topics in one data directory, which no other process uses meanwhile.
+#[derive(Debug)]
+pub(super) struct Log {
+    dir: PathBuf,
+    limits: Limits,
+    id: u32,
+    lock: File,
+    topics: RwLock<BTreeMap<String, Arc<Topic>>>,
+}
+
+/// Why a topic can't be created.
+#[derive(Debug)]
+pub(super) enum NotCreated {
+    /// Its name is not one that a topic can have.
+    Name,
+    /// There are as many as there can be.
+    TooMany,
+    /// Its folder can't be made.
+    Io,
+}
+
+/// Why messages were not appended. None of them is in the log.
+#[derive(Debug)]
+pub(super) enum NotAppended {
+    /// They are not what can be appended.
+    Refused(Refused),
+    /// They can't be written.
+    Io,
+}
+
+/// Why messages can't be read.
+#[derive(Debug)]
+pub(super) enum NotRead {
+    /// The log ends before that offset, or no longer reaches back to it.
+    OutOfRange,
+    /// The file can't be read.
+    Io,
+}
+
+impl Log {
+    /// Opens the log in `dir`, which is made where there is none, for a broker at `address`.
+    ///
+    /// Fails when the directory can't be made or written, or when another broker has it open.
+    pub(super) fn open(dir: &Path, address: &str, limits: Limits) -> Result<Log> {
+        let failed = |why: &dyn std::fmt::Display| {
+            Error::failed(
+                format_args!("cannot use {} for the broker's log", dir.display()),
+                why,
+            )
+        };
+        let unusable =
+            |e: io::Error| failed(&e).hint("Name a directory that can be written with --data-dir.");
+        make_dir(dir).map_err(unusable)?;
+        let lock_file = dir.join(".lock");
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&lock_file)
+            .map_err(unusable)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::Error(e)) => return Err(unusable(e)),
+            Err(TryLockError::WouldBlock) => {
+                // Where locks bind everyone, the file can't be read either: then it stays unsaid.
+                let mut other = String::new();
+                let _ = lock.read_to_string(&mut other);
+                let other = other.trim();
+                return Err(if other.is_empty() {
+                    failed(&"another broker is using it")
+                        .hint("Name another directory with --data-dir.")
+                } else {
+                    failed(&format_args!("the broker at {other} is using it")).hint(format_args!(
+                        "Talk to that one with -b {other}, or name another directory with --data-dir."
+                    ))
+                });
+            }
+        }
+        let write_address = |lock: &mut File| {
+            lock.set_len(0)?;
+            lock.write_all(address.as_bytes())
+        };
+        write_address(&mut lock).map_err(unusable)?;
+        let id = match id(dir) {
+            Some(id) => id,
+            None => make_id(dir).map_err(unusable)?,
+        };
+        let mut topics = BTreeMap::new();
+        for entry in fs::read_dir(dir).map_err(unusable)? {
+            let entry = entry.map_err(unusable)?;
+            let file_name = entry.file_name();
+            let name = file_name.to_str().and_then(|n| n.strip_suffix(PARTITION));
+            if let Some(name) = name.filter(|n| n.parse::<Name>().is_ok()) {
+                let topic = Topic::new(entry.path(), limits);
+                topics.insert(name.to_string(), Arc::new(topic));
+            }
+        }
+        Ok(Log {
+            dir: dir.to_path_buf(),
+            limits,
+            id,
+            lock,
+            topics: RwLock::new(topics),
+        })
+    }
+
+    /// Its identity.
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Lets another broker open the log. Nothing may be appended any more.
+    pub(super) fn release(&self) {
+        // An error leaves it locked until this is dropped.
+        let _ = self.lock.unlock();
+    }
+
+    /// Another handle to the file that is locked: a descriptor that costs nothing else.
+    pub(super) fn spare_descriptor(&self) -> io::Result<File> {
+        self.lock.try_clone()
+    }
+
+    /// The names of all topics, sorted.
+    pub(super) fn topic_names(&self) -> Vec<String> {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        topics.keys().cloned().collect()
+    }
+
+    /// The topic, if there is one of that name.
+    pub(super) fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        topics.get(name).cloned()
+    }
+
+    /// Creates the topic, if there is none of that name.
+    pub(super) fn create_topic(&self, name: &str) -> Result<(), NotCreated> {
+        if self.topic(name).is_some() {
+            return Ok(());
+        }
+        if name.parse::<Name>().is_err() {
+            return Err(NotCreated::Name);
+        }
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        if topics.contains_key(name) {
+            return Ok(());
+        }
+        if topics.len() >= self.limits.max_topics {
+            return Err(NotCreated::TooMany);
+        }
+        let dir = self.dir.join(format!("{name}{PARTITION}"));
+        // A folder that is there already is another topic's, on a disk where `Bob` is `bob`.
+        fs::create_dir(&dir).map_err(|_| NotCreated::Io)?;
+        topics.insert(name.to_string(), Arc::new(Topic::new(dir, self.limits)));
+        Ok(())
+    }
+}
+
+/// Makes the directory, for its owner only.
+fn make_dir(dir: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir)
+}
+
+/// Where the log's identity is kept, as Kafka keeps its `cluster.id`.
+const META: &str = "meta.properties";
+const LOG_ID: &str = "log.id=";
+
+/// The identity of the log in `dir`, if there is one.
+pub(super) fn id(dir: &Path) -> Option<u32> {
+    let meta = fs::read_to_string(dir.join(META)).ok()?;
+    let id = meta.lines().find_map(|line| line.strip_prefix(LOG_ID))?;
+    id.parse().ok().filter(|id| id >> super::LOG_ID_BITS == 0)
+}
+
+/// Gives the log in `dir` an identity. It is there whole or not at all.
+fn make_id(dir: &Path) -> io::Result<u32> {
+    // The keys of a hasher are the random numbers of the standard library.
+    let random = RandomState::new().build_hasher().finish();
+    let id = (random as u32) >> (u32::BITS - super::LOG_ID_BITS);
+    let new = dir.join(format!("{META}.new"));
+    fs::write(&new, format!("{LOG_ID}{id}\n"))?;
+    fs::rename(new, dir.join(META))?;
+    Ok(id)
+}
+
+/// Appends `bytes` to what are the first `len` bytes of the file. In case of an error the file has
+/// these and no more, at the latest when the next append begins.
+pub(super) fn append_at(file: &mut File, len: u64, bytes: &[u8]) -> io::Result<()> {
+    if file.metadata()?.len() > len {
+        file.set_len(len)?;
+    }
+    file.seek(SeekFrom::Start(len))?;
+    file.write_all(bytes).inspect_err(|_| {
+        let _ = file.set_len(len);
+    })
+}
+
+/// One topic, which is one partition.
+#[derive(Debug)]
+pub(super) struct Topic {
+    dir: PathBuf,
+    limits: Limits,
+    /// Oldest first, and the last is the one that is appended to; none as long as the topic has not
+    /// been used.
+    segments: Mutex<VecDeque<Segment>>,
+    /// The threads to wake when there are new messages.
+    waiting: Mutex<Vec<Thread>>,
+}
+
+#[derive(Debug)]
+struct Segment {
+    /// The offset of its first message, which is its name.
+    base: i64,
+    /// The offset behind its last message.
+    end: i64,
+    /// How many bytes of the file are messages.
+    len: u64,
+    /// Offsets, and at which byte they lie; `None` as long as it has not been needed.
+    index: Option<Index>,
+}
+
+type Index = Vec<(i64, u64)>;
+
+/// Notes in the index where a message lies, if the last one noted lies far enough before.
+fn note(index: &mut Index, offset: i64, at: u64) {
+    if index
+        .last()
+        .is_none_or(|(_, last)| at - last >= INDEX_INTERVAL)
+    {
+        index.push((offset, at));
+    }
+}
+
+impl Segment {
+    fn new(base: i64) -> Segment {
+        Segment {
+            base,
+            end: base,
+            len: 0,
+            index: Some(Index::new()),
+        }
+    }
+
+    fn path(&self, dir: &Path) -> PathBuf {
+        dir.join(format!("{:020}.log", self.base))
+    }
+
+    /// Its index, for which it is read if need be. Then its end is where the last message ends that
+    /// is whole, which can be earlier than thought.
+    fn index(&mut self, dir: &Path) -> io::Result<&Index> {
+        if self.index.is_none() {
+            let mut index = Index::new();
+            let (end, len) = walk(&self.path(dir), self.base, |offset, at, _| {
+                note(&mut index, offset, at);
+                ControlFlow::Continue(())
+            })?;
+            (self.end, self.len, self.index) = (end, len, Some(index));
+        }
+        Ok(self.index.get_or_insert_default())
+    }
+}
+
+/// Shows the messages of a segment, each with its offset and the byte at which it starts, as long as
+/// they are whole and the answer is to go on. Returns the offset and the byte behind the last.
+fn walk(
+    path: &Path,
+    base: i64,
+    mut each: impl FnMut(i64, u64, &[u8]) -> ControlFlow<()>,
+) -> io::Result<(i64, u64)> {
+    let file = File::open(path)?;
+    let len = file.metadata()?.len();
+    let mut file = BufReader::with_capacity(64 * 1024, file);
+    let mut message = Vec::new();
+    let (mut offset, mut at) = (base, 0);
+    while len - at >= message::OVERHEAD as u64 {
+        message.resize(message::OVERHEAD, 0);
+        file.read_exact(&mut message)?;
+        let Some((found, size)) = message::header(&message) else {
+            break;
+        };
+        if found != offset || size > message::MAX_BYTES || size as u64 > len - at {
+            break;
+        }
+        message.resize(size, 0);
+        file.read_exact(&mut message[message::OVERHEAD..])?;
+        if message::check(&message).is_err() || each(offset, at, &message).is_break() {
+            break;
+        }
+        offset += 1;
+        at += size as u64;
+    }
+    Ok((offset, at))
+}
+
+impl Topic {
+    fn new(dir: PathBuf, limits: Limits) -> Topic {
+        Topic {
+            dir,
+            limits,
+            segments: Mutex::default(),
+            waiting: Mutex::default(),
+        }
+    }
+
+    /// The segments: at least one. The first time they are looked for on disk, and a torn tail is cut.
+    fn segments(&self) -> io::Result<MutexGuard<'_, VecDeque<Segment>>> {
+        let mut segments = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        if segments.is_empty() {
+            *segments = self.load()?;
+        }
+        Ok(segments)
+    }
+
+    fn load(&self) -> io::Result<VecDeque<Segment>> {
+        let mut segments = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let base = name.to_str().and_then(|n| n.strip_suffix(".log"));
+            if let Some(base) = base.and_then(|b| b.parse().ok()) {
+                let segment = Segment {
+                    base,
+                    end: base,
+                    len: entry.metadata()?.len(),
+                    index: None,
+                };
+                // Any other spelling of the number is not ours.
+                if segment.path(&self.dir).file_name() == Some(&name) {
+                    segments.push(segment);
+                }
+            }
+        }
+        segments.sort_unstable_by_key(|s| s.base);
+        for i in 1..segments.len() {
+            segments[i - 1].end = segments[i].base;
+        }
+        match segments.last_mut() {
+            None => segments.push(Segment::new(0)),
+            Some(active) => {
+                let len = active.len;
+                active.index(&self.dir)?;
+                if active.len < len {
+                    let file = OpenOptions::new()
+                        .write(true)
+                        .open(active.path(&self.dir))?;
+                    file.set_len(active.len)?;
+                }
+            }
+        }
+        Ok(segments.into())
+    }
+
+    /// Appends a message set in one write, after giving its messages their offsets, of which the
+    /// first is returned.
+    pub(super) fn append(&self, set: &mut [u8]) -> Result<i64, NotAppended> {
+        message::check_set(set).map_err(NotAppended::Refused)?;
+        let mut segments = self.segments().map_err(|_| NotAppended::Io)?;
+        let base_offset = offsets(&segments).end;
+        let size = set.len() as u64;
+        let fits = |s: &Segment| s.len == 0 || s.len + size <= self.limits.segment_bytes;
+        if !segments.back().is_some_and(fits) {
+            segments.push_back(Segment::new(base_offset));
+        }
+        let last = segments.len() - 1;
+        let active = &mut segments[last];
+        let path = active.path(&self.dir);
+        let index = active.index.get_or_insert_default();
+        let indexed = index.len();
+        let end = message::assign_offsets(set, base_offset, |offset, at| {
+            note(index, offset, active.len + at as u64);
+        });
+        let mut file = OpenOptions::new();
+        let written = file
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .and_then(|mut file| append_at(&mut file, active.len, set));
+        if written.is_err() {
+            index.truncate(indexed);
+            return Err(NotAppended::Io);
+        }
+        active.len += size;
+        active.end = end;
+        self.retain(&mut segments);
+        drop(segments);
+        self.wake();
+        Ok(base_offset)
+    }
+
+    /// Deletes the oldest segments, as long as what remains is all that has to be kept.
+    fn retain(&self, segments: &mut VecDeque<Segment>) {
+        let mut total: u64 = segments.iter().map(|s| s.len).sum();
+        while segments.len() > 1 && total - segments[0].len >= self.limits.retention_bytes {
+            // A file that can't be deleted is there again after the next start, and tried again;
+            // that is better than to fail the append.
+            let _ = fs::remove_file(segments[0].path(&self.dir));
+            total -= segments[0].len;
+            segments.pop_front();
+        }
+    }
+
+    /// The offsets that can be read: from that of the oldest message kept to the one behind the
+    /// newest.
+    pub(super) fn offsets(&self) -> io::Result<Range<i64>> {
+        Ok(offsets(&*self.segments()?))
+    }
+
+    /// Reads messages from `offset` on and adds them to `out`: at most `max_bytes`, by which the
+    /// last can be cut. Returns the offset behind the newest message in the log.
+    pub(super) fn read(
+        &self,
+        offset: i64,
+        max_bytes: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<i64, NotRead> {
+        let mut segments = self.segments().map_err(|_| NotRead::Io)?;
+        let readable = offsets(&segments);
+        if offset == readable.end {
+            return Ok(readable.end);
+        }
+        if !readable.contains(&offset) {
+            return Err(NotRead::OutOfRange);
+        }
+        let mut i = segments.partition_point(|s| s.base <= offset) - 1;
+        segments[i].index(&self.dir).map_err(|_| NotRead::Io)?;
+        if segments[i].end <= offset && i + 1 < segments.len() {
+            // Its end was not whole: go on behind the gap, as Kafka does.
+            i += 1;
+        }
+        let segment = &mut segments[i];
+        let (path, len) = (segment.path(&self.dir), segment.len);
+        let index = segment.index(&self.dir).map_err(|_| NotRead::Io)?;
+        let behind = index.partition_point(|(indexed, _)| *indexed <= offset);
+        let from = behind.checked_sub(1).map_or(0, |floor| index[floor].1);
+        let to = index.get(behind).map_or(len, |(_, at)| *at);
+        drop(segments);
+
+        let start = out.len();
+        let read = File::open(path).and_then(|mut file| {
+            let at = find(&mut file, from..to, offset)?;
+            let size = usize::try_from(len - at).unwrap_or(usize::MAX);
+            out.resize(start + size.min(max_bytes), 0);
+            file.seek(SeekFrom::Start(at))?;
+            file.read_exact(&mut out[start..])
+        });
+        match read {
+            Ok(()) => Ok(readable.end),
+            Err(_) => {
+                out.truncate(start);
+                // Deleted in this moment, because newer messages need the room?
+                let start = self.offsets().map_or(0, |offsets| offsets.start);
+                Err(if offset < start {
+                    NotRead::OutOfRange
+                } else {
+                    NotRead::Io
+                })
+            }
+        }
+    }
+
+    /// The first message that is as young as `time` (milliseconds since 1970) or younger: its offset
+    /// and its time. Messages of magic 0 have no time, and are never found.
+    ///
+    /// Segments last written to before `time` are not looked into.
+    pub(super) fn first_since(&self, time: i64) -> io::Result<Option<(i64, i64)>> {
+        for (base, path) in self.paths()? {
+            if modified(&path)? < time {
+                continue;
+            }
+            let mut found = None;
+            walk(&path, base, |offset, _, message| {
+                match message::timestamp(message) {
+                    Some(timestamp) if timestamp >= time => {
+                        found = Some((offset, timestamp));
+                        ControlFlow::Break(())
+                    }
+                    _ => ControlFlow::Continue(()),
+                }
+            })?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The offsets at which segments begin that were last written to before `time` (milliseconds
+    /// since 1970), newest first: all that a client of before there were timestamps can ask for.
+    pub(super) fn segments_until(&self, time: i64) -> io::Result<Vec<i64>> {
+        let mut bases = Vec::new();
+        for (base, path) in self.paths()? {
+            if modified(&path)? <= time {
+                bases.insert(0, base);
+            }
+        }
+        Ok(bases)
+    }
+
+    /// The segments that have messages: their first offset and their file.
+    fn paths(&self) -> io::Result<Vec<(i64, PathBuf)>> {
+        let segments = self.segments()?;
+        let full = segments.iter().filter(|s| s.len > 0);
+        Ok(full.map(|s| (s.base, s.path(&self.dir))).collect())
+    }
+
+    /// From now on the current thread is unparked by the next append.
+    pub(super) fn watch(&self) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = thread::current();
+        if !waiting.iter().any(|thread| thread.id() == current.id()) {
+            waiting.push(current);
+        }
+    }
+
+    /// The current thread needs no more unparking.
+    pub(super) fn unwatch(&self) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = thread::current().id();
+        waiting.retain(|thread| thread.id() != current);
+    }
+
+    fn wake(&self) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.drain(..).for_each(|thread| thread.unpark());
+    }
+}
+
+/// The offsets that can be read.
+fn offsets(segments: &VecDeque<Segment>) -> Range<i64> {
+    let start = segments.front().map_or(0, |s| s.base);
+    start..segments.back().map_or(start, |s| s.end)
+}
+
+/// At which byte the first message lies whose offset is `offset` or higher, when one indexed before
+/// it lies at `within.start`, and the next indexed one, or the end, at `within.end`.
+fn find(file: &mut File, within: Range<u64>, offset: i64) -> io::Result<u64> {
+    // No message starts later than this without being in the index.
+    let most = (INDEX_INTERVAL as usize) + message::OVERHEAD;
+    let size = usize::try_from(within.end - within.start).map_or(most, |size| size.min(most));
+    let mut bytes = vec![0; size];
+    file.seek(SeekFrom::Start(within.start))?;
+    file.read_exact(&mut bytes)?;
+    let mut at = 0;
+    while let Some((found, size)) = bytes.get(at..).and_then(message::header) {
+        if found >= offset {
+            return Ok(within.start + at as u64);
+        }
+        at += size;
+    }
+    Ok(within.end)
+}
+
+/// When a file was last written to, in milliseconds since 1970.
+fn modified(path: &Path) -> io::Result<i64> {
+    let modified = fs::metadata(path)?.modified()?;
+    let since = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
