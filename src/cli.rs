@@ -60,11 +60,10 @@ pub struct Connection {
 impl Connection {
     /// Reaches the Kafka that the command line and the environment name, or the embedded broker.
     pub fn connect(&self) -> Result<Box<dyn Cluster>> {
-        let named = self
-            .bootstrap_servers
-            .clone()
-            .or_else(|| std::env::var("KAFKA_BOOTSTRAP_SERVERS").ok())
-            .filter(|servers| self.embedded.is_none() && !servers.is_empty());
+        // Not clap's `env`: the variable would then conflict with --embedded, too.
+        let variable = std::env::var("KAFKA_BOOTSTRAP_SERVERS").ok();
+        let variable = variable.filter(|servers| self.embedded.is_none() && !servers.is_empty());
+        let named = self.bootstrap_servers.clone().or(variable);
         client::connect(&match named {
             Some(servers) => Options {
                 servers: bootstrap_servers(&servers)?,

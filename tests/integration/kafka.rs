@@ -1,7 +1,7 @@
 //! The same on a real Kafka, and what only a real one can show.
 
-use crate::one_way;
-use crate::support::Kafka;
+use crate::support::{Kafka, Program, setting, user};
+use crate::{one_way, others};
 
 macro_rules! on_kafka {
     ($($module:ident::$name:ident($($argument:expr),*);)*) => {
@@ -24,4 +24,48 @@ on_kafka! {
     one_way::names_left_out_are_asked_for();
     one_way::latest_shows_only_what_comes_later();
     one_way::lines_too_long_are_named_and_the_others_go_on();
+    others::the_tutorials_publisher_reaches_our_subscriber();
+    others::our_publisher_reaches_the_tutorials_subscriber();
+    others::our_chat_talks_with_the_tutorials_one_way_scripts();
+    others::chat_talks_with_the_tutorials_chat_under_its_option();
+    others::kcat_writes_and_reads();
+}
+
+/// Asks `scripts/kafka` to do something with the cluster of this run.
+fn cluster(arguments: &[&str]) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka");
+    let mut all = arguments.to_vec();
+    let dir = setting("KAFKA_CHAT_TEST_DIR");
+    all.extend(["--dir", &dir]);
+    Program::other(script, &all).run().code(0);
+}
+
+#[test]
+#[ignore = "needs a real Kafka"]
+fn a_topic_with_six_partitions_keeps_each_senders_order_and_is_read_whole() {
+    let on = Kafka::real();
+    let peer = user("bob");
+    cluster(&["topic", &peer, "6"]);
+    let senders: Vec<String> = (0..8).map(|n| user(&format!("sender{n}"))).collect();
+    for sender in &senders {
+        let lines: String = (0..100).map(|n| format!("{n}\n")).collect();
+        on.program("publisher", &[sender, &peer])
+            .input(lines)
+            .run()
+            .code(0);
+    }
+    let all = on
+        .program("subscriber", &[&peer, "--from", "earliest", "-e", "-s"])
+        .run()
+        .code(0);
+    let all = String::from_utf8(all.stdout).unwrap();
+    assert_eq!(all.lines().count(), 800);
+    for sender in &senders {
+        let prefix = format!("{sender}: ");
+        let theirs: Vec<u32> = all
+            .lines()
+            .filter_map(|line| line.strip_prefix(&prefix)?.parse().ok())
+            .collect();
+        assert_eq!(theirs, (0..100).collect::<Vec<_>>(), "{sender}");
+    }
 }

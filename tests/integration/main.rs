@@ -3,6 +3,13 @@
 //! Everything under `kafka` needs a real Kafka, everything under `tools` kcat or Python;
 //! `scripts/test-kafka` starts what they need and runs them.
 
+// A test that meets the unexpected has failed.
+#![allow(clippy::unwrap_used)]
+
+mod bad_input;
+mod hosting;
 mod kafka;
 mod one_way;
+mod others;
 mod support;
+mod tools;

@@ -132,6 +132,12 @@ impl Program {
         }
     }
 
+    /// With one more argument.
+    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Program {
+        self.command.arg(argument);
+        self
+    }
+
     /// With this environment variable.
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Program {
         self.command.env(name, value);

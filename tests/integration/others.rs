@@ -1,0 +1,119 @@
+//! Our programs with other people's: the tutorial's scripts, kcat, kafka-python.
+
+use crate::support::{Kafka, Program, Running, setting, user};
+
+/// kafka-python as the tutorial has it, or of today where Kafka no longer speaks with that one.
+fn python(script: &str, arguments: &[&str], on: &Kafka) -> Program {
+    let version = std::env::var("KAFKA_CHAT_TEST_VERSION").unwrap_or_default();
+    let today = matches!(on, Kafka::Real(_)) && version.starts_with('4');
+    let python = setting(match today {
+        true => "KAFKA_CHAT_TEST_PYTHON_NEW",
+        false => "KAFKA_CHAT_TEST_PYTHON",
+    });
+    let script = format!("{}/tests/python/{script}", env!("CARGO_MANIFEST_DIR"));
+    let mut all = vec!["-u", &script];
+    all.extend(arguments);
+    Program::other(python, &all)
+        .env("KAFKA_BOOTSTRAP_SERVERS", on.servers())
+        .env("PYTHONIOENCODING", "utf-8")
+}
+
+/// An embedded broker runs as long as a program of ours does; a real Kafka needs nobody.
+fn host(on: &Kafka) -> Option<Running> {
+    match on {
+        Kafka::Real(_) => None,
+        Kafka::Embedded { .. } => {
+            let host = on.program("subscriber", &[&user("host")]).start();
+            host.wait_for_notice("small broker");
+            Some(host)
+        }
+    }
+}
+
+pub fn the_tutorials_publisher_reaches_our_subscriber(on: &Kafka) {
+    let _host = host(on);
+    let (me, peer) = (user("alice"), user("bob"));
+    let subscriber = on
+        .program("subscriber", &[&peer, "--from", "earliest"])
+        .start();
+    let mut publisher = python("publisher.py", &[], on).start();
+    publisher.write(format!("{me}\n{peer}\nxin chào\n"));
+    subscriber.wait_for("xin chào\n");
+    publisher.write("second\n");
+    subscriber.wait_for("xin chào\nsecond\n");
+    publisher.close();
+    publisher.wait().code(0);
+}
+
+pub fn our_publisher_reaches_the_tutorials_subscriber(on: &Kafka) {
+    let _host = host(on);
+    let (me, peer) = (user("alice"), user("bob"));
+    let mut subscriber = python("subscriber.py", &[], on).start();
+    subscriber.write(format!("{peer}\n"));
+    subscriber.wait_for_notice("ready");
+    let mut publisher = on.program("publisher", &[&me, &peer]).start();
+    publisher.write("xin chào\n");
+    subscriber.wait_for("xin chào\n");
+    publisher.write("second\n");
+    subscriber.wait_for("xin chào\nsecond\n");
+}
+
+pub fn our_chat_talks_with_the_tutorials_one_way_scripts(on: &Kafka) {
+    let _host = host(on);
+    let (me, peer) = (user("alice"), user("bob"));
+    let mut subscriber = python("subscriber.py", &[], on).start();
+    subscriber.write(format!("{peer}\n"));
+    subscriber.wait_for_notice("ready");
+    let mut chat = on.program("chat", &[&me, &peer, "--unsigned"]).start();
+    chat.write("to you\n");
+    subscriber.wait_for("to you\n");
+    let mut publisher = python("publisher.py", &[], on).start();
+    publisher.write(format!("{peer}\n{me}\nto me\n"));
+    chat.wait_for("to me\n");
+    chat.close();
+    chat.wait().code(0);
+}
+
+pub fn chat_talks_with_the_tutorials_chat_under_its_option(on: &Kafka) {
+    let _host = host(on);
+    let (me, peer) = (user("alice"), user("bob"));
+    let mut theirs = python("chat.py", &[], on).start();
+    theirs.write(format!("{peer}\n{me}\n"));
+    theirs.wait_for_notice("ready");
+    let mut ours = on.program("chat", &[&me, &peer, "--tutorial"]).start();
+    ours.write("hello\n");
+    theirs.wait_for("hello\n");
+    theirs.write("hello yourself\n");
+    ours.wait_for("hello yourself\n");
+    ours.close();
+    ours.wait().code(0);
+}
+
+pub fn kcat_writes_and_reads(on: &Kafka) {
+    let _host = host(on);
+    let (me, peer) = (user("alice"), user("bob"));
+    let servers = on.servers();
+    let kcat = |arguments: &[&str]| {
+        let mut all = vec!["-b", &servers, "-t", &peer];
+        all.extend(arguments);
+        Program::other("kcat", &all)
+    };
+    let lines: String = (0..10_000).map(|n| format!("line {n}\n")).collect();
+    kcat(&["-P", "-k", "carol"])
+        .input(lines.clone())
+        .run()
+        .code(0);
+    on.program("subscriber", &[&peer, "--from", "earliest", "-e"])
+        .run()
+        .code(0)
+        .prints(&lines);
+    on.program("publisher", &[&me, &peer])
+        .input("from us\n")
+        .run()
+        .code(0);
+    kcat(&["-C", "-e", "-q", "-f", "%k: %s\n", "-o", "10000"])
+        .run()
+        .code(0)
+        .prints(format!("{me}: from us\n"));
+    kcat(&["-L"]).run().code(0);
+}
