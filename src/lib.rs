@@ -3,10 +3,10 @@
 pub mod broker;
 pub mod cli;
 pub mod client;
-pub mod embedded;
+pub mod conversation;
 pub mod error;
-pub mod ledger;
 pub mod lines;
+pub mod message;
 pub mod name;
-pub mod output;
-pub mod until;
+pub mod progress;
+pub mod terminal;

@@ -1,9 +1,11 @@
 //! Lines of any bytes, in bounded memory.
 
-use std::io::{BufRead, ErrorKind};
+use std::io::{self, BufRead, Read};
 
 use crate::client::MAX_RECORD_BYTES;
-use crate::error::{Error, Result};
+
+/// How much of a line that is too long is read at once, to be counted and forgotten.
+const SKIP: u64 = 64 * 1024;
 
 /// A line of input, without its line ending.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,7 +19,22 @@ pub enum Line<'a> {
     },
 }
 
+impl<'a> Line<'a> {
+    /// A line that is in memory already.
+    pub fn of(text: &'a [u8]) -> Line<'a> {
+        if text.len() > MAX_RECORD_BYTES {
+            Line::TooLong {
+                bytes: text.len() as u64,
+            }
+        } else {
+            Line::Whole(text)
+        }
+    }
+}
+
 /// Splits input at `\n`, and at nothing else; the last line needs none.
+///
+/// At most [`MAX_RECORD_BYTES`] of a line are kept.
 #[derive(Debug)]
 pub struct Lines<R> {
     input: R,
@@ -34,37 +51,113 @@ impl<R: BufRead> Lines<R> {
     }
 
     /// The next line, or none at the end.
-    pub fn next_line(&mut self) -> Result<Option<Line<'_>>> {
-        self.line.clear();
-        let mut bytes = 0u64;
+    pub fn next_line(&mut self) -> io::Result<Option<Line<'_>>> {
+        // One byte more than a line may have: its ending, or the proof that it is too long.
+        let most = MAX_RECORD_BYTES as u64 + 1;
+        let read = self.read(most)?;
+        if self.ends() {
+            self.line.pop();
+        } else if read == most {
+            return self.skip(read).map(Some);
+        } else if read == 0 {
+            return Ok(None);
+        }
+        Ok(Some(Line::Whole(&self.line)))
+    }
+
+    /// Counts the rest of a line of which `bytes` have been read.
+    fn skip(&mut self, mut bytes: u64) -> io::Result<Line<'static>> {
         loop {
-            let chunk = match self.input.fill_buf() {
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(why) => return Err(Error::failed("cannot read standard input", why)),
-                Ok(chunk) => chunk,
-            };
-            if chunk.is_empty() {
-                if bytes == 0 {
-                    return Ok(None);
-                }
-                break;
-            }
-            let end = chunk.iter().position(|&b| b == b'\n');
-            let text = &chunk[..end.unwrap_or(chunk.len())];
-            bytes += text.len() as u64;
-            if bytes <= MAX_RECORD_BYTES as u64 {
-                self.line.extend_from_slice(text);
-            }
-            let used = text.len() + usize::from(end.is_some());
-            self.input.consume(used);
-            if end.is_some() {
-                break;
+            let read = self.read(SKIP)?;
+            bytes += read - u64::from(self.ends());
+            if self.ends() || read < SKIP {
+                return Ok(Line::TooLong { bytes });
             }
         }
-        Ok(Some(if bytes > MAX_RECORD_BYTES as u64 {
-            Line::TooLong { bytes }
-        } else {
-            Line::Whole(&self.line)
-        }))
+    }
+
+    /// Reads up to the end of the line, at most `most` bytes; says how many.
+    fn read(&mut self, most: u64) -> io::Result<u64> {
+        self.line.clear();
+        let read = (&mut self.input)
+            .take(most)
+            .read_until(b'\n', &mut self.line)?;
+        Ok(read as u64)
+    }
+
+    fn ends(&self) -> bool {
+        self.line.last() == Some(&b'\n')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufReader;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn all(input: &[u8], buffer: usize) -> Vec<Vec<u8>> {
+        let mut lines = Lines::new(BufReader::with_capacity(buffer, input));
+        let mut all = Vec::new();
+        while let Some(line) = lines.next_line().unwrap() {
+            match line {
+                Line::Whole(text) => all.push(text.to_vec()),
+                Line::TooLong { bytes } => all.push(format!("{bytes} bytes").into_bytes()),
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn only_a_newline_ends_a_line_and_the_last_line_needs_none() {
+        for (input, lines) in [
+            (&b""[..], vec![]),
+            (b"\n", vec![&b""[..]]),
+            (b"a\nb", vec![b"a", b"b"]),
+            (b"a\n\nb\n", vec![b"a", b"", b"b"]),
+            (b"a\r\nb\0\xff\n", vec![b"a\r", b"b\0\xff"]),
+        ] {
+            assert_eq!(all(input, 3), lines, "{input:?}");
+        }
+    }
+
+    #[test]
+    fn the_longest_line_is_kept_and_a_longer_one_is_counted() {
+        let mut input = vec![b'x'; MAX_RECORD_BYTES];
+        input.push(b'\n');
+        input.extend(vec![b'y'; MAX_RECORD_BYTES + 1]);
+        input.extend(b"\nnext\n");
+        input.extend(vec![b'z'; 3_000_000]);
+        let lines = all(&input, 8192);
+        assert_eq!(lines[0].len(), MAX_RECORD_BYTES);
+        assert_eq!(lines[1], b"1048001 bytes");
+        assert_eq!(lines[2], b"next");
+        assert_eq!(lines[3], b"3000000 bytes");
+        assert_eq!(lines.len(), 4);
+    }
+
+    #[test]
+    fn a_line_too_long_takes_no_more_memory_than_the_longest_one() {
+        let endless = BufReader::new(io::repeat(b'x').take(100_000_000));
+        let mut lines = Lines::new(endless);
+        let line = lines.next_line().unwrap();
+        assert_eq!(line, Some(Line::TooLong { bytes: 100_000_000 }));
+        assert!(lines.line.capacity() <= 2 * MAX_RECORD_BYTES);
+    }
+
+    proptest! {
+        #[test]
+        fn lines_put_together_are_the_input(
+            input in prop::collection::vec(prop_oneof![Just(b'\n'), any::<u8>()], 0..200),
+            buffer in 1usize..20,
+        ) {
+            let mut together = all(&input, buffer).join(&b'\n');
+            if input.last() == Some(&b'\n') {
+                together.push(b'\n');
+            }
+            prop_assert_eq!(together, input);
+        }
     }
 }

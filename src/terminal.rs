@@ -1,0 +1,569 @@
+//! A line editor and a printer that share a terminal; or plain lines.
+//!
+//! It knows nothing of Kafka but offsets, and nothing of who may talk to whom.
+//!
+//! While a line is being edited, the editor owns the terminal, and only it knows where its cursor
+//! is. Its own way to print from elsewhere takes a text and doesn't say when that was shown, and
+//! between two lines it writes it wherever the cursor happens to be. So what there is to print
+//! waits here, in bounded memory; the editor fetches it whenever it paints its prompt anew
+//! ([`Painter`]), and its own way is used only to make it do so ([`keep_awake`]). Whatever else it
+//! does (searching the history, reading a paste) messages wait for. While no line is being edited,
+//! whoever has something to print writes it.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::env;
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind, IsTerminal, StdinLock, Write};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
+use rustyline::completion::Completer;
+use rustyline::config::{BellStyle, ColorMode};
+use rustyline::error::ReadlineError;
+use rustyline::highlight::Highlighter;
+use rustyline::hint::Hinter;
+use rustyline::history::MemHistory;
+use rustyline::validate::Validator;
+use rustyline::{Config, Editor, ExternalPrinter, Helper};
+
+use crate::client::Offsets;
+use crate::error::{Error, Result};
+use crate::lines::{Line, Lines};
+use crate::message::visible;
+use crate::name::Name;
+
+/// What is written in one go, in bytes, about: while it is, no key is answered.
+const BATCH: usize = 16 * 1024;
+
+/// How many batches wait while the editor is busy, before those who print wait, too.
+const BATCHES: usize = 16;
+
+/// How many lines the editor remembers.
+const HISTORY: usize = 1000;
+
+/// How long the end of a program waits for someone who is just writing to the terminal.
+const LAST_WAIT: Duration = Duration::from_millis(200);
+
+/// What makes the editor paint its prompt anew: the least that it can be given to print. It ends
+/// with the line ending that the editor would add, and takes that back beforehand.
+const WAKE: &str = "\x1b[A\n";
+
+/// Ends what the editor may have switched on: synchronized output and bracketed paste.
+const EDITOR_OFF: &str = "\x1b[?2026l\x1b[?2004l\r\n";
+
+const DIM: &str = "\x1b[2m";
+const RESET: &str = "\x1b[0m";
+/// Colours that can be read on light and on dark.
+const COLOURS: [&str; 6] = [
+    "\x1b[1;31m",
+    "\x1b[1;32m",
+    "\x1b[1;33m",
+    "\x1b[1;34m",
+    "\x1b[1;35m",
+    "\x1b[1;36m",
+];
+
+/// Where lines are typed and messages are shown.
+pub struct Terminal {
+    input: Input,
+    screen: Screen,
+}
+
+enum Input {
+    Editor(Box<LineEditor>),
+    Plain(Lines<StdinLock<'static>>),
+}
+
+struct LineEditor {
+    editor: Editor<Painter, MemHistory>,
+    prompt: String,
+    /// Lines that were typed or pasted, and not asked for yet.
+    typed: VecDeque<String>,
+    line: String,
+}
+
+impl Terminal {
+    /// Standard input and output, with a line editor if both are a terminal that it can serve.
+    ///
+    /// Until then, what is typed is echoed by the terminal itself.
+    pub fn open(me: &Name) -> Result<Terminal> {
+        let mut screen = Screen::open(io::stdout().is_terminal());
+        if let Some(editor) = LineEditor::open(me, &mut screen)? {
+            let input = Input::Editor(Box::new(editor));
+            return Ok(Terminal { input, screen });
+        }
+        let input = Input::Plain(Lines::new(io::stdin().lock()));
+        Ok(Terminal { input, screen })
+    }
+
+    /// The next line of input, or none at its end, which Ctrl-C at the prompt is, too.
+    ///
+    /// A paste of several lines gives them one by one. An empty line at the prompt is none.
+    pub fn next_line(&mut self) -> Result<Option<Line<'_>>> {
+        match &mut self.input {
+            Input::Editor(editor) => editor.next_line(&self.screen),
+            Input::Plain(lines) => lines
+                .next_line()
+                .map_err(|error| Error::failed("cannot read standard input", error)),
+        }
+    }
+
+    /// Where messages and notices go; for any thread.
+    pub fn screen(&self) -> Screen {
+        self.screen.clone()
+    }
+}
+
+impl LineEditor {
+    /// None where it can't serve.
+    fn open(me: &Name, screen: &mut Screen) -> Result<Option<LineEditor>> {
+        let failed = |error| Error::failed("cannot open the line editor", error);
+        let config = Config::builder()
+            .auto_add_history(true)
+            .bell_style(BellStyle::None)
+            // Not that there are any, but the editor asks the painter only if it believes so.
+            .color_mode(ColorMode::Forced)
+            .max_history_size(HISTORY)
+            .map_err(failed)?
+            .build();
+        let history = MemHistory::with_config(&config);
+        let mut editor = Editor::with_history(config, history).map_err(failed)?;
+        let Ok(printer) = editor.create_external_printer() else {
+            return Ok(None);
+        };
+        let found = tcgetattr(io::stdin())
+            .map_err(|error| Error::failed("cannot read the terminal's settings", error))?;
+        *lock(&screen.shared.found) = Some(found);
+        let shared = Arc::clone(&screen.shared);
+        thread::Builder::new()
+            .name("screen".into())
+            .spawn(move || keep_awake(&shared, printer))
+            .map_err(|error| Error::failed("cannot start the printer", error))?;
+        editor.set_helper(Some(Painter(screen.clone())));
+        Ok(Some(LineEditor {
+            editor,
+            prompt: format!("{me}> "),
+            typed: VecDeque::new(),
+            line: String::new(),
+        }))
+    }
+
+    fn next_line(&mut self, screen: &Screen) -> Result<Option<Line<'_>>> {
+        while self.typed.is_empty() {
+            screen.start_editing()?;
+            let outcome = self.editor.readline(&self.prompt);
+            let is_broken = matches!(outcome, Err(ReadlineError::Errno(_)));
+            screen.stop_editing(is_broken)?;
+            match outcome {
+                Ok(text) => self
+                    .typed
+                    .extend(text.split_terminator('\n').map(String::from)),
+                Err(ReadlineError::Eof | ReadlineError::Interrupted) => return Ok(None),
+                Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
+                    screen.notice("that was not UTF-8, and the line is lost");
+                }
+                Err(ReadlineError::Io(error)) => return Err(failure("use the terminal", error)),
+                Err(ReadlineError::Errno(error)) => {
+                    return Err(failure("use the terminal", error.into()));
+                }
+                Err(error) => return Err(Error::failed("cannot use the terminal", error)),
+            }
+        }
+        self.line = self.typed.pop_front().unwrap_or_default();
+        Ok(Some(Line::of(self.line.as_bytes())))
+    }
+}
+
+/// Standard output, for messages, and the place for notices. Its clones are the same screen.
+///
+/// What is written leaves when the editor comes to it, or with [`Screen::flush`].
+#[derive(Clone)]
+pub struct Screen {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    style: Style,
+    state: Mutex<State>,
+    /// There is room for more messages.
+    room: Condvar,
+    /// There is something to wake the editor for.
+    news: Condvar,
+    /// The terminal's settings as they were found, if there is a line editor.
+    found: Mutex<Option<Termios>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Style {
+    /// Standard output is a terminal: bytes are made visible.
+    is_terminal: bool,
+    /// Standard error is the same terminal, as far as one can tell: notices are among messages.
+    takes_notices: bool,
+    has_colours: bool,
+    shows_senders: bool,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Batch>,
+    /// The editor has fetched these, and has not said yet that they are written.
+    fetched: Option<Offsets>,
+    shown: Offsets,
+    is_editing: bool,
+    /// The editor has been woken, and has not come yet.
+    is_woken: bool,
+}
+
+/// What is written in one go.
+#[derive(Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    /// The positions that are reached when it is written.
+    passes: Offsets,
+}
+
+impl Screen {
+    /// Standard output alone, for a program that has nothing typed.
+    ///
+    /// On a terminal, what could act on it is shown as visible text; elsewhere bytes are written as
+    /// they are. With each message's sender before it, if `shows_senders`.
+    pub fn open(shows_senders: bool) -> Screen {
+        let is_terminal = io::stdout().is_terminal();
+        Screen::with_style(Style {
+            is_terminal,
+            takes_notices: is_terminal && io::stderr().is_terminal(),
+            has_colours: is_terminal && colours_wanted(),
+            shows_senders,
+        })
+    }
+
+    fn with_style(style: Style) -> Screen {
+        Screen {
+            shared: Arc::new(Shared {
+                style,
+                state: Mutex::default(),
+                room: Condvar::new(),
+                news: Condvar::new(),
+                found: Mutex::new(None),
+            }),
+        }
+    }
+
+    /// Shows a message as a line; `at` is its partition and offset.
+    ///
+    /// Waits while the editor is busy and too much is waiting for it already.
+    pub fn message(&self, sender: &[u8], text: &[u8], at: (i32, i64)) -> Result<()> {
+        let style = self.shared.style;
+        let mut state = self.lock();
+        while state.is_editing && state.waiting.len() >= BATCHES {
+            state = wait(&self.shared.room, state);
+        }
+        let batch = state.batch();
+        style.message(&mut batch.bytes, sender, text);
+        batch.passes.insert(at.0, at.1 + 1);
+        if state.is_editing {
+            self.shared.news.notify_one();
+        } else if state.waiting.len() > 1 {
+            state.write_out()?;
+        }
+        Ok(())
+    }
+
+    /// Says that everything before these offsets is done with as soon as all that was given before
+    /// is shown.
+    pub fn passed(&self, offsets: Offsets) {
+        let mut state = self.lock();
+        match state.waiting.back_mut() {
+            Some(batch) => batch.passes.extend(offsets),
+            None => match &mut state.fetched {
+                Some(fetched) => fetched.extend(offsets),
+                None => state.shown.extend(offsets),
+            },
+        }
+    }
+
+    /// Lets go of all messages; belongs behind every poll. Nothing to do while a line is edited.
+    pub fn flush(&self) -> Result<()> {
+        let mut state = self.lock();
+        match state.is_editing {
+            true => Ok(()),
+            false => state.write_out(),
+        }
+    }
+
+    /// Tells the user something: among the messages on a terminal, else on standard error.
+    ///
+    /// It never waits for the editor. That it can't be written is no failure of its own.
+    pub fn notice(&self, text: &str) {
+        let style = self.shared.style;
+        let mut notice = Vec::new();
+        style.notice(&mut notice, text);
+        if !style.takes_notices {
+            _ = io::stderr().lock().write_all(&notice);
+            return;
+        }
+        let mut state = self.lock();
+        state.batch().bytes.extend(notice);
+        if state.is_editing {
+            self.shared.news.notify_one();
+        } else {
+            _ = state.write_out();
+        }
+    }
+
+    /// The positions up to which everything has been written to the terminal, or to where standard
+    /// output leads. Partitions of which nothing was given are not there.
+    pub fn shown(&self) -> Offsets {
+        self.lock().shown.clone()
+    }
+
+    /// Leaves the terminal as it was found, in the midst of a line, too; for a signal that ends the
+    /// program. Notices may follow.
+    pub fn restore(&self) {
+        let Some(found) = &*lock(&self.shared.found) else {
+            return;
+        };
+        // Nobody is left to be told if this fails: the terminal has gone.
+        _ = tcsetattr(io::stdin(), SetArg::TCSANOW, found);
+        let Some(mut state) = self.try_lock(Instant::now() + LAST_WAIT) else {
+            return;
+        };
+        if std::mem::take(&mut state.is_editing) && can_write() {
+            _ = write_all(EDITOR_OFF.as_bytes());
+        }
+        self.shared.room.notify_all();
+    }
+
+    fn start_editing(&self) -> Result<()> {
+        let mut state = self.lock();
+        state.write_out()?;
+        state.is_editing = true;
+        state.is_woken = false;
+        Ok(())
+    }
+
+    /// The editor is done with a line, unless its terminal `is_broken`.
+    fn stop_editing(&self, is_broken: bool) -> Result<()> {
+        let mut state = self.lock();
+        state.is_editing = false;
+        self.shared.room.notify_all();
+        if is_broken {
+            return Ok(());
+        }
+        state.confirm();
+        state.write_out()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.shared.state)
+    }
+
+    fn try_lock(&self, until: Instant) -> Option<MutexGuard<'_, State>> {
+        loop {
+            match self.shared.state.try_lock() {
+                Ok(state) => return Some(state),
+                Err(TryLockError::Poisoned(error)) => return Some(error.into_inner()),
+                Err(TryLockError::WouldBlock) if Instant::now() > until => return None,
+                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+}
+
+impl State {
+    /// The batch to add to.
+    fn batch(&mut self) -> &mut Batch {
+        if self.waiting.back().is_none_or(|b| b.bytes.len() >= BATCH) {
+            self.waiting.push_back(Batch::default());
+        }
+        let last = self.waiting.len() - 1;
+        &mut self.waiting[last]
+    }
+
+    /// What the editor has fetched is written.
+    fn confirm(&mut self) {
+        if let Some(fetched) = self.fetched.take() {
+            self.shown.extend(fetched);
+        }
+    }
+
+    /// Writes all that waits.
+    fn write_out(&mut self) -> Result<()> {
+        while let Some(batch) = self.waiting.pop_front() {
+            write_all(&batch.bytes).map_err(|error| failure("write to standard output", error))?;
+            self.shown.extend(batch.passes);
+        }
+        Ok(())
+    }
+}
+
+impl Style {
+    fn message(self, out: &mut Vec<u8>, sender: &[u8], text: &[u8]) {
+        if self.shows_senders {
+            let colour = match self.has_colours {
+                true => colour_of(sender),
+                false => "",
+            };
+            out.extend(colour.as_bytes());
+            out.extend(self.shown(sender).iter());
+            out.extend(b": ");
+            if self.has_colours {
+                out.extend(RESET.as_bytes());
+            }
+        }
+        out.extend(self.shown(text).iter());
+        out.push(b'\n');
+    }
+
+    fn shown(self, bytes: &[u8]) -> Cow<'_, [u8]> {
+        match self.is_terminal {
+            false => Cow::Borrowed(bytes),
+            true => match visible(bytes) {
+                Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+                Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+            },
+        }
+    }
+
+    /// A notice may have several lines.
+    fn notice(self, out: &mut Vec<u8>, text: &str) {
+        let (dim, reset) = match self.has_colours && self.takes_notices {
+            true => (DIM, RESET),
+            false => ("", ""),
+        };
+        let mut notice = String::new();
+        for line in text.lines() {
+            // Writing to a String can't fail.
+            _ = writeln!(notice, "{dim}{}{reset}", visible(line.as_bytes()));
+        }
+        out.extend(notice.as_bytes());
+    }
+}
+
+/// Always the same for a sender, and most often another one for another.
+fn colour_of(sender: &[u8]) -> &'static str {
+    let sum = sender.iter().fold(0usize, |sum, &byte| {
+        sum.wrapping_mul(31) + usize::from(byte)
+    });
+    COLOURS[sum % COLOURS.len()]
+}
+
+/// See <https://no-color.org>.
+fn colours_wanted() -> bool {
+    env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && env::var_os("TERM").is_some_and(|term| term != "dumb")
+}
+
+/// Gives the editor what there is to print, in front of its prompt: wherever it paints that, it has
+/// first cleared the lines from there on.
+struct Painter(Screen);
+
+impl Highlighter for Painter {
+    fn highlight_prompt<'b, 's: 'b, 'p: 'b>(
+        &'s self,
+        prompt: &'p str,
+        is_usual: bool,
+    ) -> Cow<'b, str> {
+        // Not while the history is searched, under another prompt.
+        if !is_usual {
+            return Cow::Borrowed(prompt);
+        }
+        let mut state = self.0.lock();
+        // It comes again only when it has written what it fetched before.
+        state.confirm();
+        state.is_woken = false;
+        let Some(batch) = state.waiting.pop_front() else {
+            return Cow::Borrowed(prompt);
+        };
+        state.fetched = Some(batch.passes);
+        self.0.shared.room.notify_all();
+        self.0.shared.news.notify_one();
+        Cow::Owned(String::from_utf8_lossy(&batch.bytes).into_owned() + prompt)
+    }
+}
+
+impl Helper for Painter {}
+impl Validator for Painter {}
+impl Hinter for Painter {
+    type Hint = String;
+}
+impl Completer for Painter {
+    type Candidate = String;
+}
+
+/// Wakes the editor whenever there is something to fetch, and once more to hear that it is written.
+///
+/// On a thread of its own, which nobody may wait for: it stands still while the editor does
+/// anything else but to wait for a key.
+fn keep_awake(shared: &Shared, mut printer: impl ExternalPrinter) {
+    let mut state = lock(&shared.state);
+    loop {
+        let has_news = !state.waiting.is_empty() || state.fetched.is_some();
+        if !state.is_editing || state.is_woken || !has_news {
+            state = wait(&shared.news, state);
+            continue;
+        }
+        state.is_woken = true;
+        drop(state);
+        if printer.print(WAKE.into()).is_err() {
+            return;
+        }
+        state = lock(&shared.state);
+    }
+}
+
+/// Waits until whoever reads standard output has gone: the other end of a pipe, or the terminal.
+/// For ever, where standard output is something that stays.
+pub fn wait_until_closed() {
+    let stdout = io::stdout();
+    loop {
+        // Errors and hang-ups are told without being asked for.
+        let mut watched = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+        match poll(&mut watched, PollTimeout::NONE) {
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return,
+            Err(_) => loop {
+                thread::park();
+            },
+        }
+    }
+}
+
+/// Whether standard output takes something at once.
+fn can_write() -> bool {
+    let stdout = io::stdout();
+    let mut asked = [PollFd::new(stdout.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
+fn write_all(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()
+}
+
+/// A closed pipe or terminal is a reason to end; anything else, a full disk say, is a failure.
+fn failure(doing: &str, error: io::Error) -> Error {
+    let is_gone =
+        error.kind() == ErrorKind::BrokenPipe || error.raw_os_error() == Some(Errno::EIO as i32);
+    match is_gone {
+        true => Error::closed_pipe(),
+        false => Error::failed(format!("cannot {doing}"), error),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    condition
+        .wait(guard)
+        .unwrap_or_else(PoisonError::into_inner)
+}
