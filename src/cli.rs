@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::client::{self, Cluster, Event, Listener, Options, Start};
+use crate::client::{self, Cluster, Listener, Options, Start};
 use crate::embedded::{self, Found};
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -25,9 +25,6 @@ const PORT: u16 = 9092;
 pub const WHO_ARE_YOU: &str = "What is your name? ";
 /// The question for the other's name.
 pub const WHO_ELSE: &str = "Who do you want to connect to? ";
-
-/// How long a line is tried before it is given up: as Kafka's `delivery.timeout.ms`.
-pub const DELIVERY_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How often a program that waits looks whether it should end.
 pub const TICK: Duration = Duration::from_millis(400);
@@ -220,8 +217,17 @@ fn ask(question: &str) -> Result<String> {
 
 /// Runs a program, and turns what went wrong into a sentence and an exit code.
 pub fn run(program: impl FnOnce() -> Result<()>) -> ExitCode {
-    match program() {
-        Ok(()) => ExitCode::SUCCESS,
+    ExitCode::from(code(program()))
+}
+
+/// Ends the process from another thread than its first, as [`run`] would.
+pub fn exit(result: Result<()>) -> ! {
+    process::exit(code(result).into())
+}
+
+fn code(result: Result<()>) -> u8 {
+    match result {
+        Ok(()) => 0,
         Err(error) => {
             if !error.is_closed_pipe() {
                 complain(&error);
@@ -248,21 +254,7 @@ fn complain(error: &Error) {
 
 /// Tells what happens to the connection, on standard error.
 pub fn listener() -> Listener {
-    Arc::new(|event| tell(in_words(&event)))
-}
-
-/// An event as a sentence.
-pub fn in_words(event: &Event) -> String {
-    match event {
-        Event::Lost { broker, why } => format!("connection to {broker} lost ({why}), retrying"),
-        Event::Back { broker } => format!("connection to {broker} is back"),
-        Event::Missed {
-            wanted, resumed, ..
-        } => format!(
-            "the log no longer has offset {wanted}, so lines may have been missed; going on at \
-             offset {resumed}"
-        ),
-    }
+    Arc::new(tell)
 }
 
 /// On Ctrl-C, SIGTERM or SIGHUP runs `last`, on a thread of its own, and ends the process with
@@ -275,16 +267,7 @@ pub fn on_signal(last: impl FnOnce() -> Result<()> + Send + 'static) -> Result<(
         for _ in signals.forever() {
             match last.take() {
                 // On a thread of its own, so that the second signal is heard.
-                Some(last) => drop(thread::spawn(move || {
-                    let code = match last() {
-                        Ok(()) => 0,
-                        Err(error) => {
-                            complain(&error);
-                            1
-                        }
-                    };
-                    process::exit(code);
-                })),
+                Some(last) => drop(thread::spawn(move || exit(last()))),
                 None => process::exit(1),
             }
         }

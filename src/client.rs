@@ -6,6 +6,7 @@ mod probe;
 mod v0;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,6 +73,24 @@ pub enum Event {
         /// The offset at which reading goes on.
         resumed: i64,
     },
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Lost { broker, why } => {
+                write!(f, "connection to {broker} lost ({why}), retrying")
+            }
+            Event::Back { broker } => write!(f, "connection to {broker} is back"),
+            Event::Missed {
+                wanted, resumed, ..
+            } => write!(
+                f,
+                "the log no longer has offset {wanted}, so lines may have been missed; going on \
+                 at offset {resumed}"
+            ),
+        }
+    }
 }
 
 /// Makes sure that somebody serves at the address, before it is tried again: how a program that
@@ -180,6 +199,9 @@ pub trait Cluster: Send + Sync {
     /// The offsets of consumer groups.
     fn groups(&self) -> Result<Box<dyn Groups>>;
 }
+
+/// How long a line is tried before it is given up: as Kafka's `delivery.timeout.ms`.
+pub const DELIVERY_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long a broker that was named may take to be reached, and to answer.
 pub const PATIENCE: Duration = Duration::from_secs(5);

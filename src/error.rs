@@ -1,7 +1,6 @@
 //! What went wrong, as sentences for the person who reads them.
 
 use std::fmt;
-use std::process::ExitCode;
 
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -81,11 +80,11 @@ impl Error {
     }
 
     /// What the process ends with because of this error.
-    pub fn exit_code(&self) -> ExitCode {
+    pub fn exit_code(&self) -> u8 {
         match self.kind {
-            Kind::Failed | Kind::TooLarge => ExitCode::from(1),
-            Kind::Usage => ExitCode::from(2),
-            Kind::ClosedPipe => ExitCode::SUCCESS,
+            Kind::Failed | Kind::TooLarge => 1,
+            Kind::Usage => 2,
+            Kind::ClosedPipe => 0,
         }
     }
 }

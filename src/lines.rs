@@ -1,8 +1,9 @@
 //! Lines of any bytes, in bounded memory.
 
-use std::io::{self, BufRead, Read};
+use std::io::{BufRead, Read};
 
 use crate::client::MAX_RECORD_BYTES;
+use crate::error::{Error, Result};
 
 /// How much of a line that is too long is read at once, to be counted and forgotten.
 const SKIP: u64 = 64 * 1024;
@@ -51,7 +52,7 @@ impl<R: BufRead> Lines<R> {
     }
 
     /// The next line, or none at the end.
-    pub fn next_line(&mut self) -> io::Result<Option<Line<'_>>> {
+    pub fn next_line(&mut self) -> Result<Option<Line<'_>>> {
         // One byte more than a line may have: its ending, or the proof that it is too long.
         let most = MAX_RECORD_BYTES as u64 + 1;
         let read = self.read(most)?;
@@ -66,7 +67,7 @@ impl<R: BufRead> Lines<R> {
     }
 
     /// Counts the rest of a line of which `bytes` have been read.
-    fn skip(&mut self, mut bytes: u64) -> io::Result<Line<'static>> {
+    fn skip(&mut self, mut bytes: u64) -> Result<Line<'static>> {
         loop {
             let read = self.read(SKIP)?;
             bytes += read - u64::from(self.ends());
@@ -77,11 +78,12 @@ impl<R: BufRead> Lines<R> {
     }
 
     /// Reads up to the end of the line, at most `most` bytes; says how many.
-    fn read(&mut self, most: u64) -> io::Result<u64> {
+    fn read(&mut self, most: u64) -> Result<u64> {
         self.line.clear();
         let read = (&mut self.input)
             .take(most)
-            .read_until(b'\n', &mut self.line)?;
+            .read_until(b'\n', &mut self.line)
+            .map_err(|why| Error::failed("cannot read standard input", why))?;
         Ok(read as u64)
     }
 
@@ -140,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_line_too_long_takes_no_more_memory_than_the_longest_one() {
-        let endless = BufReader::new(io::repeat(b'x').take(100_000_000));
+        let endless = BufReader::new(std::io::repeat(b'x').take(100_000_000));
         let mut lines = Lines::new(endless);
         let line = lines.next_line().unwrap();
         assert_eq!(line, Some(Line::TooLong { bytes: 100_000_000 }));

@@ -108,9 +108,7 @@ impl Terminal {
     pub fn next_line(&mut self) -> Result<Option<Line<'_>>> {
         match &mut self.input {
             Input::Editor(editor) => editor.next_line(&self.screen),
-            Input::Plain(lines) => lines
-                .next_line()
-                .map_err(|error| Error::failed("cannot read standard input", error)),
+            Input::Plain(lines) => lines.next_line(),
         }
     }
 

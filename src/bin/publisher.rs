@@ -4,8 +4,8 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::Parser;
-use kafka_chat::cli::{self, Connection, DELIVERY_TIMEOUT};
-use kafka_chat::client::Pace;
+use kafka_chat::cli::{self, Connection};
+use kafka_chat::client::{DELIVERY_TIMEOUT, Pace};
 use kafka_chat::error::Result;
 use kafka_chat::ledger::Ledger;
 use kafka_chat::lines::{Line, Lines};

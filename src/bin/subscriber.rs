@@ -2,11 +2,12 @@
 
 use std::ops::ControlFlow;
 use std::process::ExitCode;
+use std::thread;
 
 use clap::Parser;
 use kafka_chat::cli::{self, Connection, From};
 use kafka_chat::error::{Error, Result};
-use kafka_chat::output::Output;
+use kafka_chat::terminal::{self, Screen};
 use kafka_chat::until::Until;
 
 /// Prints the messages that others send to ME
@@ -44,8 +45,12 @@ fn subscribe(arguments: Arguments) -> Result<()> {
     let mut consumer = cluster.consumer(&me, arguments.from.into(), cli::listener())?;
     let ends = arguments.until_end.then(|| consumer.end_offsets());
     let mut until = Until::new(arguments.count, ends.transpose()?);
-    let mut output = Output::new(arguments.show_sender);
+    let screen = Screen::open(arguments.show_sender);
     let stop = cli::stop_on_signal()?;
+    thread::spawn(|| {
+        terminal::wait_until_closed();
+        cli::exit(Ok(()))
+    });
 
     while !until.is_reached(&consumer.position()) {
         if stop.is_set() && until.is_bounded() {
@@ -59,14 +64,15 @@ fn subscribe(arguments: Arguments) -> Result<()> {
         let mut written = Ok(());
         consumer.poll(cli::TICK, &mut |record| {
             if until.takes(record.partition, record.offset) {
-                written = output.message(record.key, record.value);
+                written =
+                    screen.message(record.key, record.value, (record.partition, record.offset));
             }
             match written {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(_) => ControlFlow::Break(()),
             }
         })?;
-        written.and_then(|()| output.flush())?;
+        written.and_then(|()| screen.flush())?;
     }
     Ok(())
 }

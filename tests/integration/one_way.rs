@@ -21,7 +21,7 @@ fn there_and_back(on: &Kafka, input: &[u8], lines: usize) {
 }
 
 /// `seq N | publisher alice bob` beside `subscriber bob --count N`.
-pub fn a_pipe_comes_out_as_it_went_in(on: &Kafka, lines: usize) {
+pub(crate) fn a_pipe_comes_out_as_it_went_in(on: &Kafka, lines: usize) {
     let (me, peer) = (user("alice"), user("bob"));
     let input: Vec<u8> = (1..=lines)
         .flat_map(|n| format!("{n}\n").into_bytes())
@@ -37,7 +37,7 @@ pub fn a_pipe_comes_out_as_it_went_in(on: &Kafka, lines: usize) {
     subscriber.wait().code(0).prints(input);
 }
 
-pub fn any_bytes_but_a_line_ending_are_a_line(on: &Kafka) {
+pub(crate) fn any_bytes_but_a_line_ending_are_a_line(on: &Kafka) {
     let mut input = Vec::new();
     input.extend(b"plain\n\n\n \xff\xfe\x80 invalid UTF-8\nb\0c\r\n\x1b[2Jclear\n");
     input.extend("xin chào 你好 🎉\n".bytes());
@@ -46,7 +46,7 @@ pub fn any_bytes_but_a_line_ending_are_a_line(on: &Kafka) {
     there_and_back(on, &input, 9);
 }
 
-pub fn the_last_line_needs_no_ending(on: &Kafka) {
+pub(crate) fn the_last_line_needs_no_ending(on: &Kafka) {
     let (me, peer) = (user("alice"), user("bob"));
     on.program("publisher", &[&me, &peer])
         .input("one\ntwo")
@@ -58,11 +58,11 @@ pub fn the_last_line_needs_no_ending(on: &Kafka) {
         .prints("one\ntwo\n");
 }
 
-pub fn random_bytes_come_out_byte_for_byte(on: &Kafka, lines: usize) {
+pub(crate) fn random_bytes_come_out_byte_for_byte(on: &Kafka, lines: usize) {
     there_and_back(on, &random_lines(7, lines, 100), lines);
 }
 
-pub fn one_line_typed_leaves_at_once(on: &Kafka) {
+pub(crate) fn one_line_typed_leaves_at_once(on: &Kafka) {
     let (me, peer) = (user("alice"), user("bob"));
     let subscriber = on
         .program(
@@ -79,7 +79,7 @@ pub fn one_line_typed_leaves_at_once(on: &Kafka) {
     publisher.wait().code(0);
 }
 
-pub fn names_left_out_are_asked_for(on: &Kafka) {
+pub(crate) fn names_left_out_are_asked_for(on: &Kafka) {
     let (me, peer) = (user("alice"), user("bob"));
     on.program("publisher", &[])
         .input(format!("{me}\n{peer}\nhello\n"))
@@ -94,7 +94,7 @@ pub fn names_left_out_are_asked_for(on: &Kafka) {
         .prints(format!("{me}: hello\n"));
 }
 
-pub fn latest_shows_only_what_comes_later(on: &Kafka) {
+pub(crate) fn latest_shows_only_what_comes_later(on: &Kafka) {
     let (me, peer) = (user("alice"), user("bob"));
     let send = |line: &str| {
         on.program("publisher", &[&me, &peer])
@@ -115,7 +115,7 @@ pub fn latest_shows_only_what_comes_later(on: &Kafka) {
     assert!(!crate::support::contains(&shown, b"before"), "{shown:?}");
 }
 
-pub fn lines_too_long_are_named_and_the_others_go_on(on: &Kafka) {
+pub(crate) fn lines_too_long_are_named_and_the_others_go_on(on: &Kafka) {
     let (me, peer) = (user("alice"), user("bob"));
     let mut input = b"first\n".to_vec();
     input.extend(vec![b'y'; 2_000_000]);

@@ -30,7 +30,7 @@ fn host(on: &Kafka) -> Option<Running> {
     }
 }
 
-pub fn the_tutorials_publisher_reaches_our_subscriber(on: &Kafka) {
+pub(crate) fn the_tutorials_publisher_reaches_our_subscriber(on: &Kafka) {
     let _host = host(on);
     let (me, peer) = (user("alice"), user("bob"));
     let subscriber = on
@@ -45,7 +45,7 @@ pub fn the_tutorials_publisher_reaches_our_subscriber(on: &Kafka) {
     publisher.wait().code(0);
 }
 
-pub fn our_publisher_reaches_the_tutorials_subscriber(on: &Kafka) {
+pub(crate) fn our_publisher_reaches_the_tutorials_subscriber(on: &Kafka) {
     let _host = host(on);
     let (me, peer) = (user("alice"), user("bob"));
     let mut subscriber = python("subscriber.py", &[], on).start();
@@ -58,7 +58,7 @@ pub fn our_publisher_reaches_the_tutorials_subscriber(on: &Kafka) {
     subscriber.wait_for("xin chào\nsecond\n");
 }
 
-pub fn our_chat_talks_with_the_tutorials_one_way_scripts(on: &Kafka) {
+pub(crate) fn our_chat_talks_with_the_tutorials_one_way_scripts(on: &Kafka) {
     let _host = host(on);
     let (me, peer) = (user("alice"), user("bob"));
     let mut subscriber = python("subscriber.py", &[], on).start();
@@ -74,7 +74,7 @@ pub fn our_chat_talks_with_the_tutorials_one_way_scripts(on: &Kafka) {
     chat.wait().code(0);
 }
 
-pub fn chat_talks_with_the_tutorials_chat_under_its_option(on: &Kafka) {
+pub(crate) fn chat_talks_with_the_tutorials_chat_under_its_option(on: &Kafka) {
     let _host = host(on);
     let (me, peer) = (user("alice"), user("bob"));
     let mut theirs = python("chat.py", &[], on).start();
@@ -89,7 +89,7 @@ pub fn chat_talks_with_the_tutorials_chat_under_its_option(on: &Kafka) {
     ours.wait().code(0);
 }
 
-pub fn kcat_writes_and_reads(on: &Kafka) {
+pub(crate) fn kcat_writes_and_reads(on: &Kafka) {
     let _host = host(on);
     let (me, peer) = (user("alice"), user("bob"));
     let servers = on.servers();

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The deadline of every wait that has none of its own. Generous: machines are noisy.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Which Kafka a test's programs talk to.
-pub enum Kafka {
+pub(crate) enum Kafka {
     /// The embedded broker, on a port and with a folder that no other test has.
     Embedded {
         /// Its port.
@@ -31,7 +31,7 @@ pub enum Kafka {
 
 impl Kafka {
     /// An embedded broker of the test's own, which the first program that needs it will start.
-    pub fn embedded() -> Kafka {
+    pub(crate) fn embedded() -> Kafka {
         Kafka::Embedded {
             port: free_port(),
             dir: tempfile::tempdir().unwrap(),
@@ -39,12 +39,12 @@ impl Kafka {
     }
 
     /// The Kafka that `scripts/test-kafka` has started.
-    pub fn real() -> Kafka {
+    pub(crate) fn real() -> Kafka {
         Kafka::Real(setting("KAFKA_CHAT_TEST_SERVERS"))
     }
 
     /// `host:port,…`
-    pub fn servers(&self) -> String {
+    pub(crate) fn servers(&self) -> String {
         match self {
             Kafka::Embedded { port, .. } => format!("127.0.0.1:{port}"),
             Kafka::Real(servers) => servers.clone(),
@@ -52,7 +52,7 @@ impl Kafka {
     }
 
     /// The folder of the embedded broker's log.
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         match self {
             Kafka::Embedded { dir, .. } => dir.path(),
             Kafka::Real(servers) => panic!("{servers} is not an embedded broker"),
@@ -60,7 +60,7 @@ impl Kafka {
     }
 
     /// One of our programs, told to talk to this Kafka.
-    pub fn program(&self, name: &str, arguments: &[&str]) -> Program {
+    pub(crate) fn program(&self, name: &str, arguments: &[&str]) -> Program {
         let mut program = Program::ours(name, arguments);
         match self {
             Kafka::Embedded { port, dir } => {
@@ -76,13 +76,13 @@ impl Kafka {
 }
 
 /// A setting that `scripts/test-kafka` makes; without it the test can't run, and so fails.
-pub fn setting(name: &str) -> String {
+pub(crate) fn setting(name: &str) -> String {
     std::env::var(name)
         .unwrap_or_else(|_| panic!("{name} is not set: run this test by scripts/test-kafka"))
 }
 
 /// A port of 127.0.0.1 that nobody else has: outside the range from which connections get theirs.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
         let n = NEXT.fetch_add(1, Ordering::Relaxed) + std::process::id() * 53;
@@ -94,7 +94,7 @@ pub fn free_port() -> u16 {
 }
 
 /// A user's name that no other test and no earlier run has.
-pub fn user(name: &str) -> String {
+pub(crate) fn user(name: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let time = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() % 100_000_000;
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -102,14 +102,14 @@ pub fn user(name: &str) -> String {
 }
 
 /// A program to be run.
-pub struct Program {
+pub(crate) struct Program {
     command: Command,
     input: Option<Vec<u8>>,
 }
 
 impl Program {
     /// One of our three programs, with an environment that says nothing of Kafka.
-    pub fn ours(name: &str, arguments: &[&str]) -> Program {
+    pub(crate) fn ours(name: &str, arguments: &[&str]) -> Program {
         let path = match name {
             "publisher" => env!("CARGO_BIN_EXE_publisher"),
             "subscriber" => env!("CARGO_BIN_EXE_subscriber"),
@@ -123,7 +123,7 @@ impl Program {
     }
 
     /// Any program.
-    pub fn other(path: impl AsRef<OsStr>, arguments: &[&str]) -> Program {
+    pub(crate) fn other(path: impl AsRef<OsStr>, arguments: &[&str]) -> Program {
         let mut command = Command::new(path);
         command.args(arguments);
         Program {
@@ -133,25 +133,25 @@ impl Program {
     }
 
     /// With one more argument.
-    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Program {
+    pub(crate) fn arg(mut self, argument: impl AsRef<OsStr>) -> Program {
         self.command.arg(argument);
         self
     }
 
     /// With this environment variable.
-    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Program {
+    pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Program {
         self.command.env(name, value);
         self
     }
 
     /// With all of its standard input, which ends behind it.
-    pub fn input(mut self, input: impl Into<Vec<u8>>) -> Program {
+    pub(crate) fn input(mut self, input: impl Into<Vec<u8>>) -> Program {
         self.input = Some(input.into());
         self
     }
 
     /// Starts it; without [`Program::input`], its standard input stays open.
-    pub fn start(mut self) -> Running {
+    pub(crate) fn start(mut self) -> Running {
         let what = format!("{:?}", self.command);
         self.command
             .stdin(Stdio::piped())
@@ -181,46 +181,46 @@ impl Program {
     }
 
     /// Runs it to its end.
-    pub fn run(self) -> Ended {
+    pub(crate) fn run(self) -> Ended {
         self.start().wait()
     }
 }
 
 /// A program that runs; killed when dropped.
-pub struct Running {
+pub(crate) struct Running {
     what: String,
     child: Child,
     stdin: Option<ChildStdin>,
     /// What it has printed on standard output.
-    pub stdout: Capture,
+    pub(crate) stdout: Capture,
     /// What it has printed on standard error.
-    pub stderr: Capture,
+    pub(crate) stderr: Capture,
 }
 
 impl Running {
     /// Its process id.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Types into its standard input.
-    pub fn write(&mut self, text: impl AsRef<[u8]>) {
+    pub(crate) fn write(&mut self, text: impl AsRef<[u8]>) {
         let stdin = self.stdin.as_mut().expect("standard input is open");
         stdin.write_all(text.as_ref()).unwrap();
     }
 
     /// Ends its standard input.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.stdin = None;
     }
 
     /// Waits until its standard output contains `text`.
-    pub fn wait_for(&self, text: &str) {
+    pub(crate) fn wait_for(&self, text: &str) {
         self.wait_until(&self.stdout, text);
     }
 
     /// Waits until its standard error contains `text`.
-    pub fn wait_for_notice(&self, text: &str) {
+    pub(crate) fn wait_for_notice(&self, text: &str) {
         self.wait_until(&self.stderr, text);
     }
 
@@ -231,7 +231,7 @@ impl Running {
     }
 
     /// Sends it a signal by name: `INT`, `KILL`, `STOP`, …
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill")
             .args([format!("-{name}"), self.pid().to_string()])
             .status()
@@ -240,12 +240,12 @@ impl Running {
     }
 
     /// Waits for its end.
-    pub fn wait(self) -> Ended {
+    pub(crate) fn wait(self) -> Ended {
         self.wait_within(PATIENCE)
     }
 
     /// Waits for its end, at most this long.
-    pub fn wait_within(mut self, patience: Duration) -> Ended {
+    pub(crate) fn wait_within(mut self, patience: Duration) -> Ended {
         let end = Instant::now() + patience;
         let status = loop {
             match self.child.try_wait().unwrap() {
@@ -285,26 +285,26 @@ impl Drop for Running {
 }
 
 /// A program that has ended.
-pub struct Ended {
+pub(crate) struct Ended {
     what: String,
     status: ExitStatus,
     /// All that it printed on standard output.
-    pub stdout: Vec<u8>,
+    pub(crate) stdout: Vec<u8>,
     /// All that it printed on standard error.
-    pub stderr: String,
+    pub(crate) stderr: String,
 }
 
 impl Ended {
     /// Fails unless it ended with this exit code.
     #[track_caller]
-    pub fn code(self, code: i32) -> Ended {
+    pub(crate) fn code(self, code: i32) -> Ended {
         assert_eq!(self.status.code(), Some(code), "{}", self.report());
         self
     }
 
     /// Fails unless all of this is in its standard error.
     #[track_caller]
-    pub fn says(self, parts: &[&str]) -> Ended {
+    pub(crate) fn says(self, parts: &[&str]) -> Ended {
         for part in parts {
             assert!(self.stderr.contains(part), "no {part:?}\n{}", self.report());
         }
@@ -313,7 +313,7 @@ impl Ended {
 
     /// Fails unless its standard output is exactly this.
     #[track_caller]
-    pub fn prints(self, expected: impl AsRef<[u8]>) -> Ended {
+    pub(crate) fn prints(self, expected: impl AsRef<[u8]>) -> Ended {
         let expected = expected.as_ref();
         if self.stdout != expected {
             let at = self.stdout.iter().zip(expected).position(|(a, b)| a != b);
@@ -352,7 +352,7 @@ fn report(what: &str, status: &str, stdout: &[u8], stderr: &str) -> String {
 
 /// Bytes that a thread collects from a pipe.
 #[derive(Clone)]
-pub struct Capture(Arc<(Mutex<Captured>, Condvar)>);
+pub(crate) struct Capture(Arc<(Mutex<Captured>, Condvar)>);
 
 #[derive(Default)]
 struct Captured {
@@ -362,7 +362,7 @@ struct Captured {
 
 impl Capture {
     /// Collects what `from` gives, until it ends.
-    pub fn of(mut from: impl Read + Send + 'static) -> Capture {
+    pub(crate) fn of(mut from: impl Read + Send + 'static) -> Capture {
         let capture = Capture(Arc::default());
         let collected = capture.clone();
         thread::spawn(move || {
@@ -386,12 +386,12 @@ impl Capture {
     }
 
     /// What has come so far.
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         self.0.0.lock().unwrap().bytes.clone()
     }
 
     /// Waits until what has come satisfies `enough`. Says whether it did in time.
-    pub fn wait(&self, patience: Duration, enough: impl Fn(&[u8]) -> bool) -> bool {
+    pub(crate) fn wait(&self, patience: Duration, enough: impl Fn(&[u8]) -> bool) -> bool {
         let (state, changed) = &*self.0;
         let (state, _) = changed
             .wait_timeout_while(state.lock().unwrap(), patience, |state| {
@@ -412,19 +412,12 @@ impl Capture {
 }
 
 /// Whether `bytes` contain `part`.
-pub fn contains(bytes: &[u8], part: &[u8]) -> bool {
+pub(crate) fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
-/// A folder for the test's own files.
-pub fn folder() -> (TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().to_path_buf();
-    (dir, path)
-}
-
 /// Lines of random printable bytes, the same for the same seed.
-pub fn random_lines(seed: u64, count: usize, length: usize) -> Vec<u8> {
+pub(crate) fn random_lines(seed: u64, count: usize, length: usize) -> Vec<u8> {
     let mut state = seed | 1;
     let mut lines = Vec::with_capacity(count * (length + 1));
     for _ in 0..count {

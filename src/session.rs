@@ -1,0 +1,322 @@
+//! One user's chat with another: the conversation, fed from Kafka, shown on a screen.
+
+use std::ops::ControlFlow;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::client::{
+    Cluster, Consumer, DELIVERY_TIMEOUT, Deliveries, Event, Groups, Listener, Offsets, Pace,
+    Producer, Start,
+};
+use crate::conversation::{Conversation, Item, Unsigned};
+use crate::error::{Error, Result};
+use crate::ledger::Ledger;
+use crate::name::Name;
+use crate::terminal::Screen;
+
+/// How long a poll waits for messages.
+const POLL: Duration = Duration::from_millis(400);
+/// How often the position is committed, and the peer's looked up.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// How long the end of a chat waits for what is under way: it has a second in all.
+const LAST_WAIT: Duration = Duration::from_millis(400);
+
+/// Who talks with whom, and over which topics.
+#[derive(Debug, Clone)]
+pub struct Parties {
+    /// The user.
+    pub me: Name,
+    /// The only one whose lines are shown.
+    pub peer: Name,
+    /// What to do with lines that carry no name.
+    pub unsigned: Unsigned,
+    /// The topics are swapped, as in the tutorial's `chat.py`: read the peer's, write one's own.
+    pub swapped: bool,
+}
+
+impl Parties {
+    /// The topic that is read: the user's own.
+    fn reads(&self) -> &Name {
+        if self.swapped { &self.peer } else { &self.me }
+    }
+
+    /// The topic that is written to: the peer's.
+    fn writes(&self) -> &Name {
+        if self.swapped { &self.me } else { &self.peer }
+    }
+
+    /// The consumer group whose offset is the user's position: up to where `peer` has been read.
+    fn position(&self) -> String {
+        format!("chat:{}:{}", self.me, self.peer)
+    }
+
+    /// The same of the peer. Anyone may read it.
+    fn peers_position(&self) -> String {
+        format!("chat:{}:{}", self.peer, self.me)
+    }
+}
+
+/// A chat that is open. Its clones are the same chat.
+#[derive(Clone)]
+pub struct Session {
+    conversation: Arc<Mutex<Conversation>>,
+    screen: Screen,
+    ledger: Arc<Ledger>,
+    bookkeeper: mpsc::Sender<mpsc::Sender<()>>,
+}
+
+/// The half of a chat that shows what the peer writes; for a thread of its own.
+pub struct Reader {
+    consumer: Box<dyn Consumer>,
+    session: Session,
+}
+
+/// The half of a chat that sends what the user writes.
+pub struct Writer {
+    producer: Box<dyn Producer>,
+    ledger: Arc<Ledger>,
+}
+
+/// Opens a chat, from where the user last stopped reading the peer, or from the oldest line kept.
+pub fn open(
+    cluster: &dyn Cluster,
+    parties: Parties,
+    screen: Screen,
+) -> Result<(Session, Reader, Writer)> {
+    let mut groups = cluster.groups()?;
+    let start = match groups.committed(&parties.position(), parties.reads())? {
+        none if none.is_empty() => Start::Earliest,
+        offsets => Start::At(offsets),
+    };
+    // What the listener tells may come before there is a conversation to tell it to.
+    let told: Arc<Mutex<Option<Arc<Mutex<Conversation>>>>> = Arc::default();
+    let listener = listener(screen.clone(), told.clone());
+    let mut consumer = cluster.consumer(parties.reads(), start, listener.clone())?;
+    let conversation = Arc::new(Mutex::new(Conversation::new(
+        parties.me.clone(),
+        parties.peer.clone(),
+        parties.unsigned,
+        consumer.end_offsets()?,
+    )));
+    *lock(&told) = Some(conversation.clone());
+    let ledger = Ledger::new();
+    let deliveries = Arc::new(Sent {
+        conversation: conversation.clone(),
+        ledger: ledger.clone(),
+        screen: screen.clone(),
+    });
+    let producer = cluster.producer(
+        &parties.me,
+        parties.writes(),
+        Pace::Typed,
+        DELIVERY_TIMEOUT,
+        deliveries,
+        // The consumer's connection tells enough.
+        Arc::new(|_| {}),
+    )?;
+    let bookkeeper = Bookkeeper {
+        groups,
+        parties,
+        conversation: conversation.clone(),
+        screen: screen.clone(),
+        committed: Offsets::new(),
+        complained: false,
+    };
+    let session = Session {
+        conversation,
+        screen,
+        ledger: ledger.clone(),
+        bookkeeper: bookkeeper.start()?,
+    };
+    let reader = Reader {
+        consumer,
+        session: session.clone(),
+    };
+    Ok((session, reader, Writer { producer, ledger }))
+}
+
+/// Tells the user what happens to the connection, and the conversation what may be missing.
+fn listener(screen: Screen, told: Arc<Mutex<Option<Arc<Mutex<Conversation>>>>>) -> Listener {
+    Arc::new(move |event| {
+        if let Event::Missed {
+            partition, resumed, ..
+        } = event
+            && let Some(conversation) = &*lock(&told)
+        {
+            lock(conversation).missed(partition, resumed);
+        }
+        screen.notice(&event.to_string());
+    })
+}
+
+impl Reader {
+    /// Shows what the peer writes, until it can't go on.
+    pub fn run(mut self) -> Result<()> {
+        let Session {
+            conversation,
+            screen,
+            ..
+        } = &self.session;
+        show(screen, lock(conversation).polled(&self.consumer.position()))?;
+        loop {
+            let mut shown = Ok(());
+            self.consumer.poll(POLL, &mut |record| {
+                let items = lock(conversation).record(record);
+                shown = show(screen, items);
+                match shown {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(_) => ControlFlow::Break(()),
+                }
+            })?;
+            shown?;
+            show(screen, lock(conversation).polled(&self.consumer.position()))?;
+            screen.flush()?;
+        }
+    }
+}
+
+fn show(screen: &Screen, items: Vec<Item>) -> Result<()> {
+    for item in items {
+        match item {
+            Item::Line {
+                sender,
+                text,
+                partition,
+                offset,
+            } => screen.message(sender.as_bytes(), &text, (partition, offset))?,
+            Item::Notice(text) => screen.notice(&text),
+            Item::Passed(offsets) => screen.passed(offsets),
+        }
+    }
+    Ok(())
+}
+
+impl Writer {
+    /// Sends one line.
+    pub fn send(&mut self, text: &[u8]) {
+        self.producer.send(self.ledger.number(), text);
+    }
+
+    /// Takes note of a line that is too long to be sent.
+    pub fn too_long(&mut self, bytes: u64) {
+        self.ledger.too_long(self.ledger.number(), bytes);
+    }
+
+    /// Waits until all lines are delivered or given up.
+    pub fn flush(&mut self) {
+        self.producer.flush(DELIVERY_TIMEOUT * 2);
+    }
+}
+
+impl Session {
+    /// Ends the chat, within a second: leaves the terminal as it was, commits what was shown, and
+    /// says what the peer has not read. Fails if lines were not delivered, and names them.
+    pub fn end(&self) -> Result<()> {
+        self.screen.restore();
+        self.ledger.wait(LAST_WAIT);
+        let (done, is_done) = mpsc::channel();
+        if self.bookkeeper.send(done).is_ok() {
+            let _ = is_done.recv_timeout(LAST_WAIT);
+        }
+        if let Some(unread) = lock(&self.conversation).unread() {
+            self.screen.notice(&unread);
+        }
+        self.ledger.verdict()
+    }
+}
+
+/// Commits the user's position when lines have been shown, and looks up the peer's.
+struct Bookkeeper {
+    groups: Box<dyn Groups>,
+    parties: Parties,
+    conversation: Arc<Mutex<Conversation>>,
+    screen: Screen,
+    committed: Offsets,
+    complained: bool,
+}
+
+impl Bookkeeper {
+    /// On a thread of its own, since a broker may keep it waiting. Whoever sends it a channel is
+    /// answered there when all is up to date.
+    fn start(mut self) -> Result<mpsc::Sender<mpsc::Sender<()>>> {
+        let (ask, asked) = mpsc::channel::<mpsc::Sender<()>>();
+        thread::Builder::new()
+            .name("positions".into())
+            .spawn(move || {
+                loop {
+                    self.commit();
+                    self.look();
+                    match asked.recv_timeout(COMMIT_EVERY) {
+                        Err(RecvTimeoutError::Timeout) => {}
+                        Err(RecvTimeoutError::Disconnected) => return,
+                        Ok(answer) => {
+                            self.commit();
+                            self.look();
+                            let _ = answer.send(());
+                        }
+                    }
+                }
+            })
+            .map_err(|why| Error::failed("cannot start a thread for the positions", why))?;
+        Ok(ask)
+    }
+
+    fn commit(&mut self) {
+        let shown = self.screen.shown();
+        if shown == self.committed {
+            return;
+        }
+        let (group, topic) = (self.parties.position(), self.parties.reads());
+        match self.groups.commit(&group, topic, &shown) {
+            Ok(()) => self.committed = shown,
+            // That the connection is lost is told elsewhere, and the next second tries again.
+            Err(error) if !self.complained => {
+                self.complained = true;
+                self.screen
+                    .notice(&format!("cannot save what you have read: {error}"));
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn look(&mut self) {
+        // The tutorial's scripts commit nothing.
+        if self.parties.swapped {
+            return;
+        }
+        let (group, topic) = (self.parties.peers_position(), self.parties.writes());
+        let Ok(committed) = self.groups.committed(&group, topic) else {
+            return;
+        };
+        let news = lock(&self.conversation).peer_read(&committed, topic, Instant::now());
+        if let Some(news) = news {
+            self.screen.notice(&news);
+        }
+    }
+}
+
+/// Hears what becomes of the user's lines.
+struct Sent {
+    conversation: Arc<Mutex<Conversation>>,
+    ledger: Arc<Ledger>,
+    screen: Screen,
+}
+
+impl Deliveries for Sent {
+    fn acknowledged(&self, first: u64, count: u64, partition: i32, offset: i64) {
+        self.ledger.acknowledged(first, count, partition, offset);
+        lock(&self.conversation).sent(partition, offset, count);
+    }
+
+    fn failed(&self, line: u64, why: &Error) {
+        self.ledger.failed(line, why);
+        self.screen
+            .notice(&format!("line {line} was not delivered: {why}"));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
