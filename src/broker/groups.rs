@@ -203,3 +203,106 @@ fn string(bytes: &[u8]) -> Option<(String, &[u8])> {
     let (text, rest) = rest.split_at_checked(u16::from_be_bytes(*size).into())?;
     Some((str::from_utf8(text).ok()?.to_string(), rest))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tempfile::TempDir;
+
+    fn at(offset: i64) -> Committed {
+        Committed {
+            offset,
+            metadata: "m".into(),
+        }
+    }
+
+    fn open(dir: &TempDir) -> Groups {
+        Groups::open(&dir.path().join("offsets"), 100).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn the_newest_commit_counts_also_after_a_restart(
+            commits in prop::collection::vec(("[ab]", "[xy]", any::<i64>(), ".{0,9}"), 0..30),
+            reopen in any::<prop::sample::Index>(),
+        ) {
+            let dir = TempDir::new().unwrap();
+            let mut groups = open(&dir);
+            let mut model = HashMap::new();
+            for (i, (group, topic, offset, metadata)) in commits.iter().enumerate() {
+                if i == reopen.index(commits.len()) {
+                    groups = open(&dir);
+                }
+                let committed = Committed { offset: *offset, metadata: metadata.clone() };
+                model.insert((group.as_str(), topic.as_str()), committed.clone());
+                groups.commit(group, vec![(topic.clone(), committed)]).unwrap();
+            }
+            for groups in [groups, open(&dir)] {
+                for group in ["a", "b"] {
+                    for topic in ["x", "y"] {
+                        let expected = model.get(&(group, topic)).cloned();
+                        prop_assert_eq!(groups.committed(group, topic), expected);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_tail_torn_at_any_byte_is_cut_and_commits_go_on() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("offsets");
+        for offset in 0..3 {
+            open(&dir)
+                .commit("g", vec![("t".into(), at(offset))])
+                .unwrap();
+        }
+        let whole = fs::read(&path).unwrap();
+        let record = whole.len() / 3;
+        for cut in 0..=whole.len() {
+            fs::write(&path, &whole[..cut]).unwrap();
+            let expected = (cut / record).checked_sub(1).map(|n| at(n as i64));
+            let groups = open(&dir);
+            assert_eq!(groups.committed("g", "t"), expected, "cut at {cut}");
+            groups.commit("g", vec![("u".into(), at(9))]).unwrap();
+            let groups = open(&dir);
+            assert_eq!(groups.committed("g", "t"), expected, "cut at {cut}");
+            assert_eq!(groups.committed("g", "u"), Some(at(9)), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn old_records_go_when_they_take_too_much() {
+        let dir = TempDir::new().unwrap();
+        let groups = open(&dir);
+        let metadata = "m".repeat(4000);
+        groups.commit("other", vec![("t".into(), at(5))]).unwrap();
+        let mut largest = 0;
+        for offset in 0..1000 {
+            let metadata = metadata.clone();
+            groups
+                .commit("g", vec![("t".into(), Committed { offset, metadata })])
+                .unwrap();
+            largest = largest.max(fs::metadata(dir.path().join("offsets")).unwrap().len());
+        }
+        assert!(largest < SLACK_BYTES + 20_000, "{largest}");
+        for groups in [groups, open(&dir)] {
+            assert_eq!(groups.committed("g", "t").unwrap().offset, 999);
+            assert_eq!(groups.committed("other", "t"), Some(at(5)));
+        }
+    }
+
+    #[test]
+    fn there_can_not_be_more_than_the_limit() {
+        let dir = TempDir::new().unwrap();
+        let groups = Groups::open(&dir.path().join("offsets"), 2).unwrap();
+        for group in ["a", "b", "a"] {
+            groups.commit(group, vec![("t".into(), at(1))]).unwrap();
+        }
+        let third = groups.commit("c", vec![("t".into(), at(1))]);
+        assert!(matches!(third, Err(NotCommitted::TooMany)));
+        assert_eq!(groups.committed("c", "t"), None);
+    }
+}

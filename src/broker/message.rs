@@ -163,3 +163,143 @@ pub(super) fn down_convert(buffer: &mut Vec<u8>, start: usize) {
         buffer.truncate(to);
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A message, as a producer sends it. With a timestamp it is magic 1.
+    pub(in super::super) fn encode(
+        timestamp: Option<i64>,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+    ) -> Vec<u8> {
+        let mut body = vec![timestamp.is_some() as u8, 0];
+        body.extend(timestamp.iter().flat_map(|t| t.to_be_bytes()));
+        for field in [key, value] {
+            body.extend(field.map_or(-1, |f| f.len() as i32).to_be_bytes());
+            body.extend_from_slice(field.unwrap_or_default());
+        }
+        seal(&body)
+    }
+
+    /// A message with this behind its checksum.
+    fn seal(body: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; 8];
+        bytes.extend((4 + body.len() as i32).to_be_bytes());
+        bytes.extend(crc32fast::hash(body).to_be_bytes());
+        bytes.extend(body);
+        bytes
+    }
+
+    /// Any message.
+    pub(in super::super) fn any_message() -> impl Strategy<Value = Vec<u8>> {
+        let field = || prop::option::of(prop::collection::vec(any::<u8>(), 0..60));
+        (prop::option::of(any::<i64>()), field(), field())
+            .prop_map(|(timestamp, key, value)| encode(timestamp, key.as_deref(), value.as_deref()))
+    }
+
+    #[test]
+    fn what_can_not_be_kept_is_refused_by_its_reason() {
+        let good = encode(None, Some(b"alice"), Some(b"hello"));
+        assert_eq!(check_set(&good), Ok(()));
+        assert_eq!(check_set(&[]), Ok(()));
+        assert_eq!(check_set(&good[..good.len() - 1]), Err(Refused::Corrupt));
+        assert_eq!(
+            check_set(&[&good[..], &[0; 5]].concat()),
+            Err(Refused::Corrupt)
+        );
+        let compressed = seal(&[0, 1, 255, 255, 255, 255, 0, 0, 0, 1, b'x']);
+        assert_eq!(check_set(&compressed), Err(Refused::Compressed));
+        // A record batch is one thing with its own size, and its magic where a message has it.
+        let batch = seal(&[2; 80]);
+        assert_eq!(check_set(&batch), Err(Refused::Magic));
+        assert_eq!(
+            check_set(&[&good[..], &batch].concat()),
+            Err(Refused::Magic)
+        );
+        let room = MAX_BYTES - encode(None, None, Some(b"")).len();
+        let most = encode(None, None, Some(&vec![b'x'; room]));
+        assert_eq!(check_set(&most), Ok(()));
+        let more = encode(None, None, Some(&vec![b'x'; room + 1]));
+        assert_eq!(check_set(&more), Err(Refused::TooLarge));
+        // The checksum is right, but what it covers is no message.
+        for body in [
+            &[0, 0, 0, 0, 0, 9, b'x', 0, 0, 0, 0][..],
+            &[0, 0, 255, 255, 255, 254, 0, 0, 0, 0],
+            &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b'x'],
+            &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        ] {
+            assert_eq!(check_set(&seal(body)), Err(Refused::Corrupt), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn a_first_message_that_is_cut_stays_as_it_is_when_converted_down() {
+        let cut = &encode(Some(5), None, Some(b"hello"))[..30];
+        let mut buffer = cut.to_vec();
+        down_convert(&mut buffer, 0);
+        assert_eq!(buffer, cut);
+    }
+
+    proptest! {
+        #[test]
+        fn any_flipped_bit_behind_the_offset_is_noticed(
+            message in any_message(),
+            at in any::<prop::sample::Index>(),
+            bit in 0u8..8,
+        ) {
+            prop_assert_eq!(check_set(&message), Ok(()));
+            let at = 8 + at.index(message.len() - 8);
+            let mut flipped = message;
+            flipped[at] ^= 1 << bit;
+            prop_assert!(check_set(&flipped).is_err());
+        }
+
+        #[test]
+        fn random_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 1..200)) {
+            prop_assert!(check_set(&bytes).is_err());
+            let mut buffer = bytes.clone();
+            down_convert(&mut buffer, 0);
+            prop_assert!(buffer.len() <= bytes.len());
+        }
+
+        #[test]
+        fn converted_down_everything_but_the_time_is_the_same(
+            messages in prop::collection::vec(
+                (prop::option::of(any::<i64>()), prop::option::of(".{0,20}"), prop::option::of(".{0,20}")),
+                1..10,
+            ),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let set = |timed: bool| {
+                let all = messages.iter().map(|(time, key, value)| encode(
+                    time.filter(|_| timed),
+                    key.as_ref().map(|k| k.as_bytes()),
+                    value.as_ref().map(|v| v.as_bytes()),
+                ));
+                let mut ends = Vec::new();
+                let mut set = Vec::new();
+                for message in all {
+                    set.extend(message);
+                    ends.push(set.len());
+                }
+                assign_offsets(&mut set, 40, |_, _| ());
+                (set, ends)
+            };
+            let ((timed, timed_ends), (plain, ends)) = (set(true), set(false));
+            let mut buffer = [b"before", timed.as_slice()].concat();
+            down_convert(&mut buffer, 6);
+            prop_assert_eq!(&buffer[6..], &plain[..]);
+
+            // Of what is cut the whole messages are left, if there are any.
+            let first = timed_ends[0];
+            let cut = first + cut.index(timed.len() + 1 - first);
+            let whole = timed_ends.iter().filter(|end| **end <= cut).count();
+            let mut buffer = timed[..cut].to_vec();
+            down_convert(&mut buffer, 0);
+            prop_assert_eq!(&buffer[..], &plain[..ends[whole - 1]]);
+        }
+    }
+}

@@ -584,3 +584,280 @@ impl Response {
         self.bytes.extend_from_slice(&value.to_be_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A request of these parts, after a header without client id.
+    fn request(api_key: i16, api_version: i16, body: &[&[u8]]) -> Vec<u8> {
+        let mut bytes = [api_key.to_be_bytes(), api_version.to_be_bytes()].concat();
+        bytes.extend(7i32.to_be_bytes());
+        bytes.extend((-1i16).to_be_bytes());
+        bytes.extend(body.concat());
+        bytes
+    }
+
+    /// A valid request of each API and version.
+    fn requests() -> Vec<Vec<u8>> {
+        let one = &1i32.to_be_bytes();
+        let zero = &0i32.to_be_bytes();
+        let topic: &[u8] = b"\0\x03bob";
+        let group: &[u8] = b"\0\x01g";
+        let offset = &5i64.to_be_bytes();
+        let metadata: &[u8] = b"\0\x04meta";
+        let mut requests = vec![
+            request(API_VERSIONS, 0, &[]),
+            request(FIND_COORDINATOR, 0, &[group]),
+            request(METADATA, 0, &[one, topic]),
+            request(METADATA, 1, &[one, topic]),
+            request(OFFSET_FETCH, 1, &[group, one, topic, one, zero]),
+            request(
+                OFFSET_COMMIT,
+                1,
+                &[
+                    group, one, group, one, topic, one, zero, offset, offset, metadata,
+                ],
+            ),
+            request(
+                OFFSET_COMMIT,
+                2,
+                &[
+                    group, one, group, offset, one, topic, one, zero, offset, metadata,
+                ],
+            ),
+            request(LIST_OFFSETS, 0, &[one, one, topic, one, zero, offset, one]),
+            request(LIST_OFFSETS, 1, &[one, one, topic, one, zero, offset]),
+        ];
+        for version in 0..=2 {
+            let acks = &1i16.to_be_bytes();
+            let records: &[u8] = b"\0\0\0\x04abcd";
+            requests.push(request(
+                PRODUCE,
+                version,
+                &[acks, one, one, topic, one, zero, records],
+            ));
+            requests.push(request(
+                FETCH,
+                version,
+                &[one, one, one, one, topic, one, zero, offset, one],
+            ));
+        }
+        requests
+    }
+
+    /// How many topics and partitions a request names.
+    fn elements(request: &Request<'_>) -> usize {
+        fn sum<P>(topics: &[Topic<'_, P>]) -> usize {
+            topics.iter().map(|t| 1 + t.partitions.len()).sum()
+        }
+        match request {
+            Request::ApiVersions { .. } | Request::FindCoordinator => 0,
+            Request::Metadata { topics } => topics.as_ref().map_or(0, Vec::len),
+            Request::Produce { topics, .. } => sum(topics),
+            Request::Fetch { topics, .. } => sum(topics),
+            Request::ListOffsets { topics } => sum(topics),
+            Request::OffsetCommit { topics, .. } => sum(topics),
+            Request::OffsetFetch { topics, .. } => sum(topics),
+        }
+    }
+
+    #[test]
+    fn every_version_that_is_told_of_is_read() {
+        let all: usize = APIS
+            .iter()
+            .map(|(_, min, max)| (max - min + 1) as usize)
+            .sum();
+        let mut requests = requests();
+        assert_eq!(requests.len(), all);
+        for bytes in &mut requests {
+            let copy = bytes.clone();
+            let (header, request) = parse(bytes).unwrap_or_else(|e| panic!("{e:?}: {copy:?}"));
+            assert_eq!(header.correlation_id, 7);
+            let text = format!("{request:?}");
+            assert!(!text.contains("bob") || elements(&request) >= 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn fields_are_read_in_their_places() {
+        let mut bytes = requests();
+        let read: Vec<_> = bytes
+            .iter_mut()
+            .map(|bytes| format!("{:?}", parse(bytes).unwrap().1))
+            .collect();
+        let commit = "OffsetCommit { group: \"g\", topics: [Topic { name: \"bob\", partitions: \
+            [OffsetCommitPartition { partition: 0, committed_offset: 5, committed_metadata: \"meta\" }] }] }";
+        for expected in [
+            "ApiVersions { supported: true }",
+            "FindCoordinator",
+            "Metadata { topics: Some([\"bob\"]) }",
+            "OffsetFetch { group: \"g\", topics: [Topic { name: \"bob\", partitions: [0] }] }",
+            commit,
+            "ListOffsets { topics: [Topic { name: \"bob\", partitions: \
+             [ListOffsetsPartition { partition: 0, timestamp: 5, max_num_offsets: 1 }] }] }",
+            "Produce { acks: 1, topics: [Topic { name: \"bob\", partitions: \
+             [ProducePartition { partition: 0, records: [97, 98, 99, 100] }] }] }",
+            "Fetch { max_wait: 1ms, min_bytes: 1, topics: [Topic { name: \"bob\", partitions: \
+             [FetchPartition { partition: 0, fetch_offset: 5, partition_max_bytes: 1 }] }] }",
+        ] {
+            assert!(read.iter().any(|r| r == expected), "{expected}\n{read:#?}");
+        }
+        assert_eq!(read.iter().filter(|r| *r == commit).count(), 2);
+    }
+
+    #[test]
+    fn none_means_all_topics_only_in_the_oldest_metadata_request() {
+        let none = &0i32.to_be_bytes();
+        let null = &(-1i32).to_be_bytes();
+        for (version, count, all) in [(0, none, true), (1, none, false), (1, null, true)] {
+            let mut bytes = request(METADATA, version, &[count]);
+            let Ok((_, Request::Metadata { topics })) = parse(&mut bytes) else {
+                panic!("not read");
+            };
+            assert_eq!(topics.is_none(), all, "version {version}");
+        }
+    }
+
+    #[test]
+    fn only_api_versions_is_answered_in_a_version_that_is_not_spoken() {
+        let mut newer = request(API_VERSIONS, 3, &[b"\x0akcat\x00"]);
+        assert!(matches!(
+            parse(&mut newer),
+            Ok((_, Request::ApiVersions { supported: false }))
+        ));
+        for (key, version) in [
+            (PRODUCE, 3),
+            (OFFSET_COMMIT, 0),
+            (METADATA, -1),
+            (11, 0),
+            (-1, 0),
+        ] {
+            let mut bytes = request(key, version, &[&[0; 64]]);
+            assert_eq!(parse(&mut bytes).err(), Some(Unreadable), "{key} {version}");
+        }
+    }
+
+    #[test]
+    fn counts_and_lengths_beyond_the_request_are_not_believed() {
+        for count in [i32::MAX, 1 << 20, 100, -2, i32::MIN] {
+            let count = &count.to_be_bytes();
+            let one = &1i32.to_be_bytes();
+            let topic: &[u8] = b"\0\x03bob";
+            for mut bytes in [
+                request(METADATA, 0, &[count, topic]),
+                request(OFFSET_FETCH, 1, &[topic, count, topic]),
+                request(OFFSET_FETCH, 1, &[topic, one, topic, count, one]),
+                request(
+                    PRODUCE,
+                    0,
+                    &[b"\0\x01", one, one, topic, one, one, count, b"abc"],
+                ),
+            ] {
+                assert_eq!(parse(&mut bytes).err(), Some(Unreadable), "{bytes:?}");
+            }
+        }
+        for size in [i16::MAX, 6, -1, -2, i16::MIN] {
+            let mut bytes = request(FIND_COORDINATOR, 0, &[&size.to_be_bytes(), b"group"]);
+            assert_eq!(parse(&mut bytes).err(), Some(Unreadable), "{size}");
+        }
+    }
+
+    #[test]
+    fn responses_are_written_as_the_specification_says() {
+        let header = |api_version| Header {
+            api_version,
+            correlation_id: 7,
+        };
+        let node = Node {
+            node_id: 3,
+            host: "h".into(),
+            port: 258,
+        };
+        let mut response = Response::to(&header(1));
+        response.metadata(&node, &[("b", code::NONE), ("c", 17)]);
+        let bytes = [
+            &[0, 0, 0, 83, 0, 0, 0, 7][..],
+            &[0, 0, 0, 1, 0, 0, 0, 3, 0, 1, b'h', 0, 0, 1, 2, 0xff, 0xff],
+            &[0, 0, 0, 3],
+            &[0, 0, 0, 2],
+            &[
+                0, 0, 0, 1, b'b', 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3,
+            ],
+            &[0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0, 3],
+            &[0, 17, 0, 1, b'c', 0, 0, 0, 0, 0],
+        ];
+        let expected = bytes.concat();
+        assert_eq!(response.finish()[4..], expected[4..]);
+
+        let mut response = Response::to(&header(1));
+        let partition = FetchPartition {
+            partition: 0,
+            fetch_offset: 0,
+            partition_max_bytes: 9,
+        };
+        let topics = [Topic {
+            name: "b",
+            partitions: vec![partition],
+        }];
+        response.fetch(&topics, |_, _, out| {
+            out.extend(b"xyz");
+            Fetched {
+                error_code: 1,
+                high_watermark: 2,
+            }
+        });
+        let bytes = [
+            &[0, 0, 0, 40, 0, 0, 0, 7, 0, 0, 0, 0][..],
+            &[0, 0, 0, 1, 0, 1, b'b', 0, 0, 0, 1, 0, 0, 0, 0],
+            &[0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 3, b'x', b'y', b'z'],
+        ];
+        assert_eq!(response.finish(), bytes.concat());
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_are_read_or_refused(
+            api in prop::sample::select(APIS.to_vec()),
+            version in 0i16..4,
+            body in prop::collection::vec(prop_oneof![Just(0u8), Just(1), Just(255), any::<u8>()], 0..200),
+        ) {
+            let mut bytes = request(api.0, version, &[&body]);
+            let size = bytes.len();
+            if let Ok((_, request)) = parse(&mut bytes) {
+                prop_assert!(elements(&request) * 2 <= size);
+            }
+            let mut bytes = body;
+            let _ = parse(&mut bytes);
+        }
+
+        #[test]
+        fn changed_requests_are_read_or_refused(
+            which in any::<prop::sample::Index>(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let requests = requests();
+            let mut bytes = requests[which.index(requests.len())].clone();
+            for (at, value) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            let size = bytes.len();
+            if let Ok((_, request)) = parse(&mut bytes) {
+                prop_assert!(elements(&request) * 2 <= size);
+            }
+            let cut = cut.index(size);
+            let _ = parse(&mut bytes[..cut]);
+        }
+
+        #[test]
+        fn a_cut_request_is_refused(which in any::<prop::sample::Index>(), cut in any::<prop::sample::Index>()) {
+            let requests = requests();
+            let bytes = &mut requests[1 + which.index(requests.len() - 1)].clone();
+            let cut = cut.index(bytes.len());
+            prop_assert_eq!(parse(&mut bytes[..cut]).err(), Some(Unreadable));
+        }
+    }
+}
