@@ -150,3 +150,21 @@ fn identity_apis(id: u32) -> [(i16, i16, i16); 2] {
         (IDENTITY_LOW, 0, half(id)),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_told_and_recognised() {
+        for id in [0, 1, 0x7fff, 0x8000, 706_700_630, (1 << LOG_ID_BITS) - 1] {
+            let told = wire::APIS.into_iter().chain(identity_apis(id));
+            assert_eq!(identity(told), Some(id));
+        }
+        assert_eq!(identity(wire::APIS.into_iter()), None);
+        let half = identity_apis(5)[0];
+        assert_eq!(identity([half].into_iter()), None);
+        assert_eq!(identity([half, (IDENTITY_LOW, 1, 5)].into_iter()), None);
+        assert_eq!(identity([half, (IDENTITY_LOW, 0, -1)].into_iter()), None);
+    }
+}

@@ -354,7 +354,8 @@ impl Shared {
         topics: &[wire::Topic<'_, FetchPartition>],
         stream: &TcpStream,
     ) -> Response {
-        let deadline = Instant::now() + max_wait;
+        // A client that is gone is not always noticed, but nobody waits longer than in silence.
+        let deadline = Instant::now() + max_wait.min(self.config.idle_timeout);
         let watched: Vec<_> = topics
             .iter()
             .filter_map(|t| self.log.topic(t.name))
@@ -546,5 +547,608 @@ fn is_gone(stream: &TcpStream) -> bool {
     match peek() {
         Ok(size) => size == 0,
         Err(e) => e.kind() != ErrorKind::WouldBlock,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::tests::encode;
+    use super::super::{Broker, identity, log_id};
+    use super::*;
+    use kafka::client::{
+        CommitOffset, FetchOffset, FetchPartition, GroupOffsetStorage, KafkaClient, ProduceMessage,
+        RequiredAcks,
+    };
+    use kafka::error::{Error, KafkaCode};
+    use proptest::prelude::*;
+    use proptest::test_runner::TestRunner;
+    use std::sync::mpsc;
+    use tempfile::TempDir;
+
+    /// How long anything may take here at most.
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    fn start(dir: &TempDir, config: Config) -> Broker {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Broker::start(listener, dir.path(), config).unwrap()
+    }
+
+    fn broker(config: Config) -> (TempDir, Broker) {
+        let dir = TempDir::new().unwrap();
+        let broker = start(&dir, config);
+        (dir, broker)
+    }
+
+    fn connect(broker: &Broker) -> TcpStream {
+        let stream = TcpStream::connect(broker.address()).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        stream
+    }
+
+    /// A request with its size, and without a client id.
+    fn request(api_key: i16, api_version: i16, body: &[&[u8]]) -> Vec<u8> {
+        let body = body.concat();
+        let mut bytes = (10 + body.len() as i32).to_be_bytes().to_vec();
+        bytes.extend(api_key.to_be_bytes());
+        bytes.extend(api_version.to_be_bytes());
+        bytes.extend(7i32.to_be_bytes());
+        bytes.extend((-1i16).to_be_bytes());
+        bytes.extend(body);
+        bytes
+    }
+
+    /// The next response, without its size and its correlation id.
+    fn response(mut stream: &TcpStream) -> io::Result<Vec<u8>> {
+        let mut size = [0; 4];
+        stream.read_exact(&mut size)?;
+        let mut bytes = vec![0; u32::from_be_bytes(size) as usize];
+        stream.read_exact(&mut bytes)?;
+        assert_eq!(bytes[..4], 7i32.to_be_bytes());
+        Ok(bytes.split_off(4))
+    }
+
+    fn ask(mut stream: &TcpStream, request: &[u8]) -> io::Result<Vec<u8>> {
+        stream.write_all(request)?;
+        response(stream)
+    }
+
+    /// Whether the broker has closed the connection, or does so now.
+    fn is_closed(mut stream: &TcpStream) -> bool {
+        match stream.read(&mut [0]) {
+            Ok(size) => size == 0,
+            Err(e) => !matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        }
+    }
+
+    fn assert_served(broker: &Broker) {
+        let answer = ask(&connect(broker), &request(18, 0, &[])).unwrap();
+        assert_eq!(answer[..2], [0, 0]);
+    }
+
+    fn client(broker: &Broker) -> KafkaClient {
+        let mut client = KafkaClient::new(vec![broker.address().to_string()]);
+        client.set_group_offset_storage(Some(GroupOffsetStorage::Kafka));
+        client.load_metadata(&["bob"]).unwrap();
+        client
+    }
+
+    /// The lines of `bob` from an offset on.
+    fn lines(client: &mut KafkaClient, offset: i64) -> Vec<(String, String)> {
+        let asked = [FetchPartition::new("bob", 0, offset).with_max_bytes(1 << 20)];
+        let mut lines = Vec::new();
+        for response in client.fetch_messages(&asked).unwrap() {
+            for topic in response.topics() {
+                for partition in topic.partitions() {
+                    for m in partition.data().unwrap().messages() {
+                        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+                        lines.push((text(m.key), text(m.value)));
+                    }
+                }
+            }
+        }
+        lines
+    }
+
+    /// Appends a line of alice's to `bob`: the error code, or its offset.
+    fn say(client: &mut KafkaClient, line: &str) -> Result<i64, KafkaCode> {
+        let message = ProduceMessage::new("bob", 0, Some(b"alice".as_ref()), Some(line.as_bytes()));
+        let confirms = client
+            .produce_messages(RequiredAcks::One, DEADLINE, [message])
+            .unwrap();
+        confirms[0].partition_confirms[0].offset
+    }
+
+    fn produce(version: i16, acks: i16, topic: &str, partition: i32, set: &[u8]) -> Vec<u8> {
+        let size = (topic.len() as i16).to_be_bytes();
+        let one = 1i32.to_be_bytes();
+        request(
+            0,
+            version,
+            &[
+                &acks.to_be_bytes(),
+                &one,
+                &one,
+                &size,
+                topic.as_bytes(),
+                &one,
+                &partition.to_be_bytes(),
+                &(set.len() as i32).to_be_bytes(),
+                set,
+            ],
+        )
+    }
+
+    /// A fetch of `bob`.
+    fn fetch(
+        version: i16,
+        max_wait_ms: i32,
+        min_bytes: i32,
+        offset: i64,
+        max_bytes: i32,
+    ) -> Vec<u8> {
+        let one = 1i32.to_be_bytes();
+        request(
+            1,
+            version,
+            &[
+                &(-1i32).to_be_bytes(),
+                &max_wait_ms.to_be_bytes(),
+                &min_bytes.to_be_bytes(),
+                &one,
+                b"\0\x03bob",
+                &one,
+                &[0; 4],
+                &offset.to_be_bytes(),
+                &max_bytes.to_be_bytes(),
+            ],
+        )
+    }
+
+    /// The error code, the high watermark and the messages in a response to [`fetch`].
+    fn fetched(version: i16, answer: &[u8]) -> (i16, i64, Vec<u8>) {
+        let answer = &answer[if version == 0 { 0 } else { 4 } + 4 + 5 + 4 + 4..];
+        let error_code = i16::from_be_bytes(answer[..2].try_into().unwrap());
+        let high_watermark = i64::from_be_bytes(answer[2..10].try_into().unwrap());
+        (error_code, high_watermark, answer[14..].to_vec())
+    }
+
+    #[test]
+    fn crate_kafka_writes_reads_and_commits_also_after_a_restart() {
+        let (dir, broker) = broker(Config::default());
+        let mut first = client(&broker);
+        for n in 0..5 {
+            assert_eq!(say(&mut first, &format!("line {n}")), Ok(n));
+        }
+        let expected: Vec<_> = (0..5)
+            .map(|n| ("alice".into(), format!("line {n}")))
+            .collect();
+        assert_eq!(lines(&mut first, 0), expected);
+        assert_eq!(lines(&mut first, 3), expected[3..]);
+        let none = first
+            .fetch_group_topic_offset("chat:bob:alice", "bob")
+            .unwrap();
+        assert_eq!(none[0].offset, -1);
+        first.commit_offset("chat:bob:alice", "bob", 0, 4).unwrap();
+
+        drop(broker);
+        let broker = start(&dir, Config::default());
+        let mut second = client(&broker);
+        assert_eq!(lines(&mut second, 0), expected);
+        let kept = second
+            .fetch_group_topic_offset("chat:bob:alice", "bob")
+            .unwrap();
+        assert_eq!(kept[0].offset, 4);
+        for (time, offset) in [(FetchOffset::Earliest, 0), (FetchOffset::Latest, 5)] {
+            let offsets = second.fetch_offsets(&["bob"], time).unwrap();
+            assert_eq!(offsets["bob"][0].offset, offset);
+        }
+        assert_eq!(say(&mut second, "more"), Ok(5));
+    }
+
+    #[test]
+    fn commits_that_can_not_be_kept_are_refused() {
+        let config = Config {
+            max_group_offsets: 1,
+            ..Config::default()
+        };
+        let (_dir, broker) = broker(config);
+        let mut client = client(&broker);
+        let mut commit = |group: &str, topic: &str| {
+            let offset = CommitOffset::new(topic, 0, 1);
+            match client.commit_offsets(group, &[offset]) {
+                Ok(()) => None,
+                Err(Error::Kafka(code)) => Some(code),
+                Err(e) => panic!("{e}"),
+            }
+        };
+        assert_eq!(commit("", "bob"), Some(KafkaCode::InvalidGroupId));
+        assert_eq!(
+            commit(&"g".repeat(2000), "bob"),
+            Some(KafkaCode::InvalidGroupId)
+        );
+        assert_eq!(commit("g", "bob"), None);
+        assert_eq!(commit("h", "bob"), Some(KafkaCode::Unknown));
+        assert_eq!(commit("g", "bob"), None);
+    }
+
+    #[test]
+    fn a_message_with_a_time_loses_it_only_for_those_who_know_no_time() {
+        let (_dir, broker) = broker(Config::default());
+        let mut old = client(&broker);
+        let stream = connect(&broker);
+        let timed = encode(Some(99), Some(b"alice"), Some(b"hello"));
+        let answer = ask(&stream, &produce(2, -1, "bob", 0, &timed)).unwrap();
+        // One topic, its name, one partition, which is 0; no error, offset 0, no time; no throttling.
+        let expected = [
+            &[0, 0, 0, 1][..],
+            b"\0\x03bob",
+            &[0, 0, 0, 1],
+            &[0; 14],
+            &[255; 8],
+            &[0; 4],
+        ];
+        assert_eq!(answer, expected.concat());
+        let plain = encode(None, Some(b"alice"), Some(b"hello"));
+        for (version, message) in [(0, &plain), (1, &plain), (2, &timed)] {
+            let answer = ask(&stream, &fetch(version, 0, 1, 0, 1000)).unwrap();
+            assert_eq!(
+                fetched(version, &answer),
+                (0, 1, message.clone()),
+                "version {version}"
+            );
+        }
+        assert_eq!(
+            lines(&mut old, 0),
+            [("alice".to_string(), "hello".to_string())]
+        );
+        // Asked for too little, a client sees by a cut message that there is one.
+        let answer = ask(&stream, &fetch(2, 0, 1, 0, 20)).unwrap();
+        assert_eq!(fetched(2, &answer).2, timed[..20]);
+        // By time: one topic, one partition, no error, the time, the offset.
+        let one = 1i32.to_be_bytes();
+        let body: [&[u8]; 6] = [
+            &one,
+            &one,
+            b"\0\x03bob",
+            &one,
+            &[0; 4],
+            &50i64.to_be_bytes(),
+        ];
+        let answer = ask(&stream, &request(2, 1, &body)).unwrap();
+        assert_eq!(
+            answer[answer.len() - 18..],
+            [&[0; 2][..], &99i64.to_be_bytes(), &[0; 8]].concat()
+        );
+    }
+
+    #[test]
+    fn what_can_not_be_appended_is_answered_by_the_fitting_code() {
+        let (_dir, broker) = broker(Config::default());
+        client(&broker);
+        let stream = connect(&broker);
+        let good = encode(None, None, Some(b"hello"));
+        let mut corrupt = good.clone();
+        corrupt[20] ^= 1;
+        let mut compressed = good.clone();
+        compressed[17] = 1;
+        let sum = crc32fast::hash(&compressed[16..]);
+        compressed[12..16].copy_from_slice(&sum.to_be_bytes());
+        let mut batch = good.clone();
+        batch[16] = 2;
+        let large = encode(
+            None,
+            None,
+            Some(&vec![b'x'; super::super::message::MAX_BYTES]),
+        );
+        for (acks, topic, partition, set, error_code) in [
+            (1, "bob", 0, &corrupt, code::CORRUPT_MESSAGE),
+            (1, "bob", 0, &compressed, code::UNSUPPORTED_COMPRESSION_TYPE),
+            (1, "bob", 0, &batch, code::UNSUPPORTED_FOR_MESSAGE_FORMAT),
+            (1, "bob", 0, &large, code::MESSAGE_TOO_LARGE),
+            (1, "bob", 1, &good, code::UNKNOWN_TOPIC_OR_PARTITION),
+            (1, "eve", 0, &good, code::UNKNOWN_TOPIC_OR_PARTITION),
+            (2, "bob", 0, &good, code::INVALID_REQUIRED_ACKS),
+            (-1, "bob", 0, &good, code::NONE),
+        ] {
+            let answer = ask(&stream, &produce(0, acks, topic, partition, set)).unwrap();
+            let found = i16::from_be_bytes(answer[answer.len() - 10..][..2].try_into().unwrap());
+            assert_eq!(found, error_code, "{topic} {partition} {acks}");
+        }
+        let answer = ask(&stream, &fetch(0, 0, 1, 0, 1000)).unwrap();
+        assert_eq!(fetched(0, &answer), (0, 1, good));
+        for offset in [-1, 2] {
+            let answer = ask(&stream, &fetch(0, 60_000, 1, offset, 1000)).unwrap();
+            assert_eq!(fetched(0, &answer), (code::OFFSET_OUT_OF_RANGE, -1, vec![]));
+        }
+    }
+
+    #[test]
+    fn without_acknowledgement_there_is_no_response() {
+        let (_dir, broker) = broker(Config::default());
+        client(&broker);
+        let mut stream = connect(&broker);
+        let message = encode(None, None, Some(b"hello"));
+        stream
+            .write_all(&produce(0, 0, "bob", 0, &message))
+            .unwrap();
+        // The next response is that of the next request, which finds the message.
+        let answer = ask(&stream, &fetch(0, 0, 1, 0, 1000)).unwrap();
+        assert_eq!(fetched(0, &answer), (0, 1, message));
+    }
+
+    #[test]
+    fn metadata_makes_topics_and_says_why_not() {
+        let config = Config {
+            max_topics: 2,
+            ..Config::default()
+        };
+        let (_dir, broker) = broker(config);
+        client(&broker);
+        let stream = connect(&broker);
+        for (name, error_code) in [
+            ("bob", code::NONE),
+            ("alice", code::NONE),
+            ("carol", code::POLICY_VIOLATION),
+            ("__x", code::INVALID_TOPIC_EXCEPTION),
+        ] {
+            let size = (name.len() as i16).to_be_bytes();
+            let body: [&[u8]; 3] = [&1i32.to_be_bytes(), &size, name.as_bytes()];
+            let answer = ask(&stream, &request(3, 0, &body)).unwrap();
+            // Behind the one broker, whose host has nine letters.
+            let found =
+                i16::from_be_bytes(answer[4 + 4 + 2 + 9 + 4 + 4..][..2].try_into().unwrap());
+            assert_eq!(found, error_code, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_versions_are_told_to_all_and_with_them_which_log_it_is() {
+        let (dir, broker) = broker(Config::default());
+        let stream = connect(&broker);
+        for (version, error_code) in [(0, 0), (3, code::UNSUPPORTED_VERSION), (0, 0)] {
+            let answer = ask(&stream, &request(18, version, &[b"\x05kcat\x00"])).unwrap();
+            assert_eq!(answer[..2], error_code.to_be_bytes());
+            let apis: Vec<_> = answer[6..]
+                .chunks_exact(6)
+                .map(|a| {
+                    let number = |i| i16::from_be_bytes([a[i], a[i + 1]]);
+                    (number(0), number(2), number(4))
+                })
+                .collect();
+            assert_eq!(apis[..8], wire::APIS);
+            assert_eq!(identity(apis.into_iter()), log_id(dir.path()));
+        }
+    }
+
+    #[test]
+    fn a_waiting_fetch_is_answered_by_the_next_message_or_in_time() {
+        let (_dir, broker) = broker(Config::default());
+        let mut writer = client(&broker);
+        let reader = connect(&broker);
+        (&reader).write_all(&fetch(0, 60_000, 1, 0, 1000)).unwrap();
+        // Nothing comes before there is something.
+        reader
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        assert!((&reader).read(&mut [0]).is_err());
+        reader.set_read_timeout(Some(DEADLINE)).unwrap();
+        say(&mut writer, "now").unwrap();
+        let (error_code, end, set) = fetched(0, &response(&reader).unwrap());
+        assert_eq!((error_code, end), (0, 1));
+        assert_eq!(set, encode(None, Some(b"alice"), Some(b"now")));
+        // Too little for what is asked: what there is, when the time is over.
+        let before = Instant::now();
+        let answer = ask(&reader, &fetch(0, 200, 1 << 20, 0, 1000)).unwrap();
+        assert!(before.elapsed() >= Duration::from_millis(200));
+        assert_eq!(fetched(0, &answer).2, set);
+    }
+
+    #[test]
+    fn a_waiting_fetch_whose_client_is_gone_ends() {
+        let config = Config {
+            max_connections: 1,
+            ..Config::default()
+        };
+        let (_dir, broker) = broker(config);
+        client(&broker);
+        let until = Instant::now() + DEADLINE;
+        // Only one at a time is served, so the next one is when the last one is forgotten.
+        let connected = || loop {
+            let stream = connect(&broker);
+            if ask(&stream, &request(18, 0, &[])).is_ok() {
+                return stream;
+            }
+            assert!(
+                Instant::now() < until,
+                "the last connection is still served"
+            );
+            thread::yield_now();
+        };
+        let mut stream = connected();
+        stream.write_all(&fetch(0, i32::MAX, 1, 0, 1000)).unwrap();
+        drop(stream);
+        connected();
+    }
+
+    #[test]
+    fn stopping_is_prompt_with_a_thousand_connections_and_waiting_fetches() {
+        let (dir, mut broker) = broker(Config::default());
+        client(&broker);
+        // Both ends of a connection are this process's, which may not have as many descriptors.
+        let mut streams = Vec::new();
+        for n in 0..1000.min((descriptors() - 200) / 2) {
+            let mut stream = connect(&broker);
+            if n % 2 == 0 {
+                stream.write_all(&fetch(0, i32::MAX, 1, 0, 1000)).unwrap();
+            }
+            streams.push(stream);
+        }
+        assert_eq!(ask(&streams[1], &request(18, 0, &[])).unwrap()[..2], [0, 0]);
+        let mut writer = client(&broker);
+        say(&mut writer, "others are served").unwrap();
+        assert_eq!(lines(&mut writer, 0).len(), 1);
+
+        let (address, before) = (broker.address(), Instant::now());
+        broker.stop();
+        let took = before.elapsed();
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        assert!(is_closed(&streams[1]));
+        // Address and log are free again, while the clients still hold their ends.
+        let listener = TcpListener::bind(address).unwrap();
+        let again = Broker::start(listener, dir.path(), Config::default()).unwrap();
+        assert_eq!(lines(&mut client(&again), 0).len(), 1);
+        drop(streams);
+    }
+
+    /// How many descriptors this process may have, where that can be known.
+    fn descriptors() -> usize {
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+        let line = limits
+            .lines()
+            .find_map(|l| l.strip_prefix("Max open files"));
+        let soft = line.and_then(|l| l.split_whitespace().next());
+        soft.and_then(|n| n.parse().ok()).unwrap_or(256)
+    }
+
+    #[test]
+    fn a_connection_too_many_is_closed_and_there_is_room_when_another_ends() {
+        let config = Config {
+            max_connections: 2,
+            ..Config::default()
+        };
+        let (_dir, broker) = broker(config);
+        let two = [connect(&broker), connect(&broker)];
+        for stream in &two {
+            ask(stream, &request(18, 0, &[])).unwrap();
+        }
+        assert!(is_closed(&connect(&broker)));
+        drop(two);
+        let until = Instant::now() + DEADLINE;
+        while ask(&connect(&broker), &request(18, 0, &[])).is_err() {
+            assert!(Instant::now() < until);
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn what_is_not_kafka_is_hung_up_on_and_the_others_are_served() {
+        let (_dir, broker) = broker(Config::default());
+        let patient = connect(&broker);
+        for bytes in [
+            &b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"[..],
+            &i32::MAX.to_be_bytes(),
+            &i32::MIN.to_be_bytes(),
+            &[0, 0, 0, 0],
+            &[0, 0, 0, 1, 0],
+            &request(42, 0, &[]),
+            &request(0, 3, &[&[0; 64]]),
+            &request(3, 0, &[&i32::MAX.to_be_bytes()]),
+            &request(3, 0, &[&(-7i32).to_be_bytes()]),
+        ] {
+            let mut stream = connect(&broker);
+            stream.write_all(bytes).unwrap();
+            assert!(is_closed(&stream), "{bytes:?}");
+            assert_served(&broker);
+        }
+        assert!(ask(&patient, &request(18, 0, &[])).is_ok());
+    }
+
+    #[test]
+    fn half_a_request_holds_nothing_for_ever() {
+        let timeout = Duration::from_millis(300);
+        let config = Config {
+            request_timeout: timeout,
+            ..Config::default()
+        };
+        let (_dir, broker) = broker(config);
+        let whole = produce(0, 1, "bob", 0, &encode(None, None, Some(b"hello")));
+        let halves: Vec<_> = (1..whole.len())
+            .map(|size| {
+                let mut stream = connect(&broker);
+                stream.write_all(&whole[..size]).unwrap();
+                stream
+            })
+            .collect();
+        assert_served(&broker);
+        for stream in &halves {
+            assert!(is_closed(stream));
+        }
+        // Also when there is always a little more.
+        let (mut slow, before) = (connect(&broker), Instant::now());
+        slow.write_all(&(1i32 << 20).to_be_bytes()).unwrap();
+        slow.set_read_timeout(Some(Duration::from_millis(20)))
+            .unwrap();
+        while !is_closed(&slow) {
+            assert!(before.elapsed() < DEADLINE);
+            let _ = slow.write_all(&[0]);
+        }
+    }
+
+    #[test]
+    fn random_requests_leave_the_others_served() {
+        let (_dir, broker) = broker(Config::default());
+        let mut witness = client(&broker);
+        say(&mut witness, "witness").unwrap();
+        let body = prop::collection::vec(prop_oneof![Just(0u8), Just(1), any::<u8>()], 0..80);
+        let requests = prop::collection::vec(
+            (prop::sample::select(wire::APIS.to_vec()), 0i16..3, body),
+            1..4,
+        );
+        let mut runner = TestRunner::new(ProptestConfig::with_cases(200));
+        runner
+            .run(&requests, |requests| {
+                let stream = connect(&broker);
+                for ((api_key, ..), version, body) in requests {
+                    // The broker may hang up at any of them.
+                    let _ = (&stream).write_all(&request(api_key, version, &[&body]));
+                }
+                let _ = stream.shutdown(Shutdown::Write);
+                let mut answers = Vec::new();
+                let _ = (&stream).read_to_end(&mut answers);
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(lines(&mut witness, 0).len(), 1);
+        assert_served(&broker);
+    }
+
+    #[test]
+    fn lines_of_many_writers_are_all_there_in_the_order_of_each() {
+        let config = Config {
+            segment_bytes: 4096,
+            ..Config::default()
+        };
+        let (_dir, broker) = broker(config);
+        let mut reader = client(&broker);
+        let (done, ended) = mpsc::channel();
+        thread::scope(|scope| {
+            for writer in 0..4 {
+                let (done, broker) = (done.clone(), &broker);
+                scope.spawn(move || {
+                    let mut client = client(broker);
+                    for n in 0..100 {
+                        say(&mut client, &format!("{writer} {n}")).unwrap();
+                    }
+                    done.send(()).unwrap();
+                });
+            }
+            for _ in 0..4 {
+                ended.recv_timeout(DEADLINE).unwrap();
+            }
+        });
+        let mut all: Vec<(String, String)> = Vec::new();
+        while all.len() < 400 {
+            let more = lines(&mut reader, all.len() as i64);
+            assert!(!more.is_empty());
+            all.extend(more);
+        }
+        for writer in 0..4 {
+            let prefix = format!("{writer} ");
+            let own = all
+                .iter()
+                .filter_map(|(_, line)| line.strip_prefix(&prefix));
+            assert!(own.eq((0..100).map(|n| n.to_string())));
+        }
     }
 }
