@@ -332,7 +332,9 @@ impl Shared {
                 NotAppended::Refused(Refused::TooLarge) => code::MESSAGE_TOO_LARGE,
                 NotAppended::Refused(Refused::Compressed) => code::UNSUPPORTED_COMPRESSION_TYPE,
                 NotAppended::Refused(Refused::Magic) => code::UNSUPPORTED_FOR_MESSAGE_FORMAT,
-                NotAppended::Io => code::KAFKA_STORAGE_ERROR,
+                // Not KAFKA_STORAGE_ERROR, after which producers would look for another broker and
+                // try again for minutes before they say a word. There is no other.
+                NotAppended::Io => code::UNKNOWN_SERVER_ERROR,
             })
         } else {
             Err(code::UNKNOWN_TOPIC_OR_PARTITION)
@@ -861,6 +863,24 @@ mod tests {
             let answer = ask(&stream, &fetch(0, 60_000, 1, offset, 1000)).unwrap();
             assert_eq!(fetched(0, &answer), (code::OFFSET_OUT_OF_RANGE, -1, vec![]));
         }
+    }
+
+    #[test]
+    fn when_the_disk_fails_the_producer_is_told_and_later_all_goes_on() {
+        let (dir, broker) = broker(Config::default());
+        let mut client = client(&broker);
+        say(&mut client, "before").unwrap();
+        let (folder, aside) = (dir.path().join("bob-0"), dir.path().join("aside"));
+        std::fs::rename(&folder, &aside).unwrap();
+        let stream = connect(&broker);
+        let message = encode(None, None, Some(b"lost"));
+        let answer = ask(&stream, &produce(0, 1, "bob", 0, &message)).unwrap();
+        assert_eq!(answer[answer.len() - 10..], [255; 10]);
+        let answer = ask(&stream, &fetch(0, 60_000, 1, 0, 1000)).unwrap();
+        assert_eq!(fetched(0, &answer).0, code::KAFKA_STORAGE_ERROR);
+        std::fs::rename(&aside, &folder).unwrap();
+        assert_eq!(say(&mut client, "after"), Ok(1));
+        assert_eq!(lines(&mut client, 0).len(), 2);
     }
 
     #[test]

@@ -29,6 +29,7 @@ const API_VERSIONS: i16 = 18;
 
 /// Kafka's error codes, <https://kafka.apache.org/protocol#protocol_error_codes>.
 pub(super) mod code {
+    pub(crate) const UNKNOWN_SERVER_ERROR: i16 = -1;
     pub(crate) const NONE: i16 = 0;
     pub(crate) const OFFSET_OUT_OF_RANGE: i16 = 1;
     pub(crate) const CORRUPT_MESSAGE: i16 = 2;
