@@ -817,6 +817,31 @@ mod tests {
         assert_eq!(response.finish(), bytes.concat());
     }
 
+    #[test]
+    fn an_answer_to_produce_grows_with_its_version() {
+        let produced = [Topic {
+            name: "b",
+            partitions: vec![ProducedPartition {
+                partition: 0,
+                error_code: 0,
+                base_offset: 5,
+            }],
+        }];
+        let start = [&[0, 0, 0, 1, 0, 1, b'b', 0, 0, 0, 1][..], &[0; 13], &[5]].concat();
+        for (api_version, end) in [
+            (0, &[][..]),
+            (1, &[0; 4]),
+            (2, &[255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 0]),
+        ] {
+            let mut response = Response::to(&Header {
+                api_version,
+                correlation_id: 7,
+            });
+            response.produce(&produced);
+            assert_eq!(response.finish()[8..], [&start, end].concat());
+        }
+    }
+
     proptest! {
         #[test]
         fn random_bytes_are_read_or_refused(
