@@ -7,8 +7,8 @@
 //! between two lines it writes it wherever the cursor happens to be. So what there is to print
 //! waits here, in bounded memory; the editor fetches it whenever it paints its prompt anew
 //! ([`Painter`]), and its own way is used only to make it do so ([`keep_awake`]). Whatever else it
-//! does (searching the history, reading a paste) messages wait for. While no line is being edited,
-//! whoever has something to print writes it.
+//! does (searching the history, reading a paste) messages wait for. Without an editor, whoever has
+//! something to print writes it.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
+use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use rustyline::completion::Completer;
 use rustyline::config::{BellStyle, ColorMode};
 use rustyline::error::ReadlineError;
@@ -38,11 +38,14 @@ use crate::lines::{Line, Lines};
 use crate::message::visible;
 use crate::name::Name;
 
-/// What is written in one go, in bytes, about: while it is, no key is answered.
-const BATCH: usize = 16 * 1024;
+/// How much the editor fetches at once, in bytes, about: while that is written, no key is answered.
+const SIP: usize = 4 * 1024;
+
+/// How much is written at once where nothing is typed, in bytes, about.
+const GULP: usize = 64 * 1024;
 
 /// How many batches wait while the editor is busy, before those who print wait, too.
-const BATCHES: usize = 16;
+const BATCHES: usize = 64;
 
 /// How many lines the editor remembers.
 const HISTORY: usize = 1000;
@@ -118,6 +121,12 @@ impl Terminal {
     }
 }
 
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        self.screen.restore();
+    }
+}
+
 impl LineEditor {
     /// None where it can't serve.
     fn open(me: &Name, screen: &mut Screen) -> Result<Option<LineEditor>> {
@@ -155,22 +164,30 @@ impl LineEditor {
     fn next_line(&mut self, screen: &Screen) -> Result<Option<Line<'_>>> {
         while self.typed.is_empty() {
             screen.start_editing()?;
-            let outcome = self.editor.readline(&self.prompt);
-            let is_broken = matches!(outcome, Err(ReadlineError::Errno(_)));
-            screen.stop_editing(is_broken)?;
-            match outcome {
-                Ok(text) => self
-                    .typed
-                    .extend(text.split_terminator('\n').map(String::from)),
-                Err(ReadlineError::Eof | ReadlineError::Interrupted) => return Ok(None),
+            match self.editor.readline(&self.prompt) {
+                Ok(text) => {
+                    let lines = text.split_terminator('\n');
+                    self.typed.extend(lines.map(String::from));
+                    screen.lock().confirm();
+                }
                 Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
                     screen.notice("that was not UTF-8, and the line is lost");
                 }
-                Err(ReadlineError::Io(error)) => return Err(failure("use the terminal", error)),
-                Err(ReadlineError::Errno(error)) => {
-                    return Err(failure("use the terminal", error.into()));
+                Err(error) => {
+                    let is_end = matches!(error, ReadlineError::Eof | ReadlineError::Interrupted);
+                    if is_end {
+                        screen.lock().confirm();
+                    }
+                    screen.stop_editing();
+                    return match error {
+                        _ if is_end => Ok(None),
+                        ReadlineError::Io(error) => Err(failure("use the terminal", error)),
+                        ReadlineError::Errno(error) => {
+                            Err(failure("use the terminal", error.into()))
+                        }
+                        error => Err(Error::failed("cannot use the terminal", error)),
+                    };
                 }
-                Err(error) => return Err(Error::failed("cannot use the terminal", error)),
             }
         }
         self.line = self.typed.pop_front().unwrap_or_default();
@@ -213,9 +230,21 @@ struct State {
     /// The editor has fetched these, and has not said yet that they are written.
     fetched: Option<Offsets>,
     shown: Offsets,
-    is_editing: bool,
+    mode: Mode,
     /// The editor has been woken, and has not come yet.
     is_woken: bool,
+}
+
+/// Who writes.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Mode {
+    /// Whoever has something to print.
+    #[default]
+    Direct,
+    /// The editor, which fetches what waits; between two lines nobody does.
+    Editing,
+    /// Nothing more is typed, and no message is shown: the user has left.
+    Over,
 }
 
 /// What is written in one go.
@@ -259,13 +288,16 @@ impl Screen {
     pub fn message(&self, sender: &[u8], text: &[u8], at: (i32, i64)) -> Result<()> {
         let style = self.shared.style;
         let mut state = self.lock();
-        while state.is_editing && state.waiting.len() >= BATCHES {
+        while state.mode == Mode::Editing && state.waiting.len() >= BATCHES {
             state = wait(&self.shared.room, state);
+        }
+        if state.mode == Mode::Over {
+            return Ok(());
         }
         let batch = state.batch();
         style.message(&mut batch.bytes, sender, text);
         batch.passes.insert(at.0, at.1 + 1);
-        if state.is_editing {
+        if state.mode == Mode::Editing {
             self.shared.news.notify_one();
         } else if state.waiting.len() > 1 {
             state.write_out()?;
@@ -276,22 +308,21 @@ impl Screen {
     /// Says that everything before these offsets is done with as soon as all that was given before
     /// is shown.
     pub fn passed(&self, offsets: Offsets) {
-        let mut state = self.lock();
-        match state.waiting.back_mut() {
-            Some(batch) => batch.passes.extend(offsets),
-            None => match &mut state.fetched {
-                Some(fetched) => fetched.extend(offsets),
-                None => state.shown.extend(offsets),
-            },
+        let state = &mut *self.lock();
+        if state.mode == Mode::Over {
+            return;
         }
+        let last = state.waiting.back_mut().map(|batch| &mut batch.passes);
+        let before = last.or(state.fetched.as_mut());
+        before.unwrap_or(&mut state.shown).extend(offsets);
     }
 
     /// Lets go of all messages; belongs behind every poll. Nothing to do while a line is edited.
     pub fn flush(&self) -> Result<()> {
         let mut state = self.lock();
-        match state.is_editing {
-            true => Ok(()),
-            false => state.write_out(),
+        match state.mode {
+            Mode::Direct => state.write_out(),
+            Mode::Editing | Mode::Over => Ok(()),
         }
     }
 
@@ -308,7 +339,7 @@ impl Screen {
         }
         let mut state = self.lock();
         state.batch().bytes.extend(notice);
-        if state.is_editing {
+        if state.mode == Mode::Editing {
             self.shared.news.notify_one();
         } else {
             _ = state.write_out();
@@ -321,41 +352,48 @@ impl Screen {
         self.lock().shown.clone()
     }
 
-    /// Leaves the terminal as it was found, in the midst of a line, too; for a signal that ends the
-    /// program. Notices may follow.
+    /// Leaves the terminal as it was found, in the midst of a line, too: for a signal or an error
+    /// that ends the program. Notices may follow; messages are no longer shown, nor passed.
     pub fn restore(&self) {
-        let Some(found) = &*lock(&self.shared.found) else {
-            return;
-        };
-        // Nobody is left to be told if this fails: the terminal has gone.
-        _ = tcsetattr(io::stdin(), SetArg::TCSANOW, found);
+        self.restore_settings();
         let Some(mut state) = self.try_lock(Instant::now() + LAST_WAIT) else {
             return;
         };
-        if std::mem::take(&mut state.is_editing) && can_write() {
-            _ = write_all(EDITOR_OFF.as_bytes());
+        if state.mode == Mode::Editing {
+            state.end();
+            if can_write() {
+                _ = write_all(EDITOR_OFF.as_bytes());
+            }
+            self.shared.room.notify_all();
         }
-        self.shared.room.notify_all();
     }
 
     fn start_editing(&self) -> Result<()> {
         let mut state = self.lock();
-        state.write_out()?;
-        state.is_editing = true;
-        state.is_woken = false;
+        if state.mode == Mode::Direct {
+            state.write_out()?;
+            state.mode = Mode::Editing;
+            // What is typed between two lines is for the editor, and no echo may get between
+            // messages. It is no failure if that can't be had.
+            if let Some(mut quiet) = lock(&self.shared.found).clone() {
+                quiet.local_flags.remove(LocalFlags::ECHO);
+                _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &quiet);
+            }
+        }
         Ok(())
     }
 
-    /// The editor is done with a line, unless its terminal `is_broken`.
-    fn stop_editing(&self, is_broken: bool) -> Result<()> {
-        let mut state = self.lock();
-        state.is_editing = false;
+    fn stop_editing(&self) {
+        self.lock().end();
         self.shared.room.notify_all();
-        if is_broken {
-            return Ok(());
+        self.restore_settings();
+    }
+
+    fn restore_settings(&self) {
+        if let Some(found) = &*lock(&self.shared.found) {
+            // If this fails, the terminal has gone, and nobody is left to be told.
+            _ = tcsetattr(io::stdin(), SetArg::TCSANOW, found);
         }
-        state.confirm();
-        state.write_out()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -377,7 +415,12 @@ impl Screen {
 impl State {
     /// The batch to add to.
     fn batch(&mut self) -> &mut Batch {
-        if self.waiting.back().is_none_or(|b| b.bytes.len() >= BATCH) {
+        let most = if self.mode == Mode::Editing {
+            SIP
+        } else {
+            GULP
+        };
+        if self.waiting.back().is_none_or(|b| b.bytes.len() >= most) {
             self.waiting.push_back(Batch::default());
         }
         let last = self.waiting.len() - 1;
@@ -389,6 +432,12 @@ impl State {
         if let Some(fetched) = self.fetched.take() {
             self.shown.extend(fetched);
         }
+    }
+
+    /// The user has left. What waits is not shown, so that it is unread when they come back.
+    fn end(&mut self) {
+        self.mode = Mode::Over;
+        self.waiting.clear();
     }
 
     /// Writes all that waits.
@@ -503,7 +552,7 @@ fn keep_awake(shared: &Shared, mut printer: impl ExternalPrinter) {
     let mut state = lock(&shared.state);
     loop {
         let has_news = !state.waiting.is_empty() || state.fetched.is_some();
-        if !state.is_editing || state.is_woken || !has_news {
+        if state.mode != Mode::Editing || state.is_woken || !has_news {
             state = wait(&shared.news, state);
             continue;
         }
