@@ -211,9 +211,15 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Fails within about [`PATIENCE`] if none of the servers can be reached or none is Kafka, and if
 /// the broker is one that this build has no client for.
 pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
+    if let (Some(revive), Some(server)) = (&options.revive, options.servers.first()) {
+        // Our own: there is nothing to ask.
+        let revive = Some(revive.clone());
+        let v0 = v0::V0::new(&options.servers, server.clone(), revive);
+        return Ok(Box::new(v0));
+    }
     let found = ask(&options.servers, PATIENCE)?;
     if found.speaks_version_0() {
-        let v0 = v0::V0::new(&options.servers, found.server, options.revive.clone());
+        let v0 = v0::V0::new(&options.servers, found.server, None);
         return Ok(Box::new(v0));
     }
     Err(Error::failed(

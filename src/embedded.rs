@@ -44,22 +44,30 @@ pub fn find_or_start(server: &str, port: u16, dir: PathBuf) -> Result<Found> {
         dir,
         running: Mutex::new(None),
     };
-    for _ in 0..TRIES {
+    for n in 1..=TRIES {
         if client::reach(server, PATIENCE).is_ok() {
-            let found = client::ask(&[server.to_string()], PATIENCE)?;
-            return Ok(match broker::identity(found.apis.into_iter()) {
-                None => Found::Kafka,
-                Some(id) if broker::log_id(&place.dir) == Some(id) => {
-                    Found::Joined(Arc::new(place))
+            match client::ask(&[server.to_string()], PATIENCE) {
+                // Whoever ran it may have ended in between: then there is nobody to be reached.
+                Err(_) if client::reach(server, PATIENCE).is_err() => {}
+                Err(error) => return Err(error),
+                // So does a broker that ends just now.
+                Ok(found) if found.apis.is_empty() && n < TRIES => thread::sleep(PAUSE),
+                Ok(found) => {
+                    return Ok(match broker::identity(found.apis.into_iter()) {
+                        None => Found::Kafka,
+                        Some(id) if broker::log_id(&place.dir) == Some(id) => {
+                            Found::Joined(Arc::new(place))
+                        }
+                        Some(_) => Found::Foreign,
+                    });
                 }
-                Some(_) => Found::Foreign,
-            });
-        }
-        if place.serve()? {
+            }
+        } else if place.serve()? {
             return Ok(Found::Started(Arc::new(place)));
+        } else {
+            // Another program has bound the port since: the next look finds it.
+            thread::sleep(PAUSE);
         }
-        // Another program has bound the port since: the next look finds it.
-        thread::sleep(PAUSE);
     }
     Err(Error::failed(
         format!("cannot start the embedded broker on {}", place.address),

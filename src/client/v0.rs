@@ -99,11 +99,10 @@ impl Cluster for V0 {
         listener: Listener,
     ) -> Result<Box<dyn Producer>> {
         let mut link = self.link(topic, listener);
-        let partitions = link.wait_for_topic()?;
-        let partition = partition_for(sender.as_bytes(), &partitions);
-        let ends = link
-            .offsets(FetchOffset::Latest)
-            .map_err(|t| t.error(&link))?;
+        let (partition, ends) = link.at_once(|link, partitions| {
+            let partition = partition_for(sender.as_bytes(), &partitions);
+            Ok((partition, link.offsets(FetchOffset::Latest)?))
+        })?;
         let queue = Arc::new(Queue::default());
         let sending = Sending {
             link,
@@ -132,12 +131,11 @@ impl Cluster for V0 {
         listener: Listener,
     ) -> Result<Box<dyn Consumer>> {
         let mut link = self.link(topic, listener);
-        link.wait_for_topic()?;
         let from = match &start {
             Start::Latest => FetchOffset::Latest,
             Start::Earliest | Start::At(_) => FetchOffset::Earliest,
         };
-        let mut position = link.offsets(from).map_err(|t| t.error(&link))?;
+        let mut position = link.at_once(|link, _| link.offsets(from))?;
         if let Start::At(offsets) = start {
             for (partition, offset) in offsets {
                 position.entry(partition).and_modify(|at| *at = offset);
@@ -180,17 +178,26 @@ impl Trouble {
         }
     }
 
+    /// Whether trying again can't help.
+    fn is_final(&self) -> bool {
+        match self {
+            Trouble::Code(code) => is_final(*code),
+            Trouble::Connection(_) => false,
+            Trouble::Final(_) => true,
+        }
+    }
+
     /// As an error of a call that is not tried again.
     fn error(self, link: &Link) -> Error {
+        let (topic, broker) = (&link.topic, &link.cluster.broker);
+        let failed = |why| Error::failed(format!("cannot use topic '{topic}' on {broker}"), why);
         match self {
             Trouble::Final(error) => error,
-            other => Error::failed(
-                format!(
-                    "cannot use topic '{}' on {}",
-                    link.topic, link.cluster.broker
-                ),
-                other.why(),
-            ),
+            Trouble::Code(KafkaCode::UnknownTopicOrPartition) => failed(self.why()).hint(format!(
+                "The broker does not create it by itself. To create it: kafka-topics.sh \
+                     --bootstrap-server {broker} --create --topic {topic}"
+            )),
+            other => failed(other.why()),
         }
     }
 }
@@ -330,32 +337,27 @@ struct Down {
 }
 
 impl Link {
-    /// Opens a session unless there is one, and waits until the topic is there.
-    fn wait_for_topic(&mut self) -> Result<BTreeSet<i32>> {
-        let end = Instant::now() + TOPIC;
+    /// Does something that has to succeed now or not at all, once the topic is there with leaders.
+    ///
+    /// A topic that is being created, and a broker that is being replaced, are waited for.
+    fn at_once<T>(
+        &mut self,
+        mut work: impl FnMut(&mut Link, BTreeSet<i32>) -> Result<T, Trouble>,
+    ) -> Result<T> {
+        let start = Instant::now();
         let mut pause = FIRST_PAUSE;
         loop {
-            let why = match self.connect() {
-                Ok(partitions) => return Ok(partitions),
-                Err(Trouble::Code(code)) if !is_final(code) => code,
-                Err(trouble) => return Err(trouble.error(self)),
+            let partitions = self.connect();
+            let trouble = match partitions.and_then(|partitions| work(self, partitions)) {
+                Ok(done) => return Ok(done),
+                Err(trouble) => trouble,
             };
-            if Instant::now() > end {
-                let error = Error::failed(
-                    format!(
-                        "cannot use topic '{}' on {}",
-                        self.topic, self.cluster.broker
-                    ),
-                    in_words(why),
-                );
-                return Err(match why {
-                    KafkaCode::UnknownTopicOrPartition => error.hint(format!(
-                        "The broker does not create it by itself. To create it: kafka-topics.sh \
-                         --bootstrap-server {} --create --topic {}",
-                        self.cluster.broker, self.topic
-                    )),
-                    _ => error,
-                });
+            let patience = match trouble {
+                Trouble::Code(_) => TOPIC,
+                _ => REQUEST,
+            };
+            if trouble.is_final() || start.elapsed() > patience {
+                return Err(trouble.error(self));
             }
             thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(500));
@@ -432,9 +434,6 @@ impl Link {
     }
 
     fn offsets(&mut self, which: FetchOffset) -> Result<Offsets, Trouble> {
-        if self.session.is_none() {
-            self.connect()?;
-        }
         let topic = self.topic.clone();
         let offsets = self.call(REQUEST, move |client| {
             client.fetch_topic_offsets(&topic, which)
@@ -663,11 +662,7 @@ impl Sending {
                     }
                     return;
                 }
-                Trouble::Final(_) => {
-                    let error = trouble.error(&self.link);
-                    return self.give_up(batch, from, to, &error);
-                }
-                Trouble::Code(code) if is_final(code) => {
+                _ if trouble.is_final() => {
                     let error = trouble.error(&self.link);
                     return self.give_up(batch, from, to, &error);
                 }
@@ -680,7 +675,7 @@ impl Sending {
                     | KafkaCode::Unknown,
                 ) => unclear = true,
                 // It has not, and the leader may be another by now.
-                Trouble::Code(_) => self.link.session = None,
+                _ => self.link.session = None,
             }
             if Instant::now() >= give_up {
                 let error = trouble.error(&self.link);
@@ -886,10 +881,7 @@ impl Consumer for V0Consumer {
             match given {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
-                Err(Trouble::Code(code)) if is_final(code) => {
-                    return Err(Trouble::Code(code).error(&self.link));
-                }
-                Err(Trouble::Final(error)) => return Err(error),
+                Err(trouble) if trouble.is_final() => return Err(trouble.error(&self.link)),
                 Err(trouble) => {
                     if matches!(trouble, Trouble::Code(_)) {
                         self.link.session = None;
@@ -909,8 +901,7 @@ impl Consumer for V0Consumer {
 
     fn end_offsets(&mut self) -> Result<Offsets> {
         self.link
-            .offsets(FetchOffset::Latest)
-            .map_err(|trouble| trouble.error(&self.link))
+            .at_once(|link, _| link.offsets(FetchOffset::Latest))
     }
 }
 
@@ -1024,33 +1015,16 @@ struct V0Groups {
 }
 
 impl V0Groups {
-    /// Runs `work` for a topic; once more on a new connection, if the old one turns out broken.
     fn with<T>(
         &mut self,
         topic: &Name,
         work: impl Fn(&mut Link) -> Result<T, Trouble>,
     ) -> Result<T> {
-        let mut link = match self.link.take() {
+        let link = match self.link.take() {
             Some(link) if link.topic == topic.as_str() => link,
             _ => self.cluster.link(topic, Arc::new(|_| {})),
         };
-        for _ in 0..2 {
-            if link.session.is_none() {
-                link.wait_for_topic()?;
-            }
-            match work(&mut link) {
-                Err(Trouble::Connection(_)) => {}
-                result => {
-                    let result = result.map_err(|trouble| trouble.error(&link));
-                    self.link = Some(link);
-                    return result;
-                }
-            }
-        }
-        Err(Error::failed(
-            format!("cannot use the offsets of topic '{topic}'"),
-            format!("the connection to {} broke", self.cluster.broker),
-        ))
+        self.link.insert(link).at_once(|link, _| work(link))
     }
 }
 
