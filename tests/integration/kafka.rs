@@ -1,7 +1,7 @@
 //! The same on a real Kafka, and what only a real one can show.
 
 use crate::support::{Kafka, Program, setting, user};
-use crate::{one_way, others};
+use crate::{chatting, one_way, others};
 
 macro_rules! on_kafka {
     ($($module:ident::$name:ident($($argument:expr),*);)*) => {
@@ -29,6 +29,9 @@ on_kafka! {
     others::our_chat_talks_with_the_tutorials_one_way_scripts();
     others::chat_talks_with_the_tutorials_chat_under_its_option();
     others::kcat_writes_and_reads();
+    chatting::lines_go_both_ways_at_once();
+    chatting::what_waited_is_shown_once_and_what_waits_is_told();
+    chatting::a_third_user_gets_one_notice_and_a_chat_of_their_own();
 }
 
 /// Asks `scripts/kafka` to do something with the cluster of this run.

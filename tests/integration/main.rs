@@ -7,9 +7,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod chatting;
 mod hosting;
 mod kafka;
 mod one_way;
 mod others;
 mod support;
 mod tools;
+mod tty;

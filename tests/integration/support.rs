@@ -150,6 +150,11 @@ impl Program {
         self
     }
 
+    /// The command, for a test that starts it in its own way.
+    pub(crate) fn into_command(self) -> Command {
+        self.command
+    }
+
     /// Starts it; without [`Program::input`], its standard input stays open.
     pub(crate) fn start(mut self) -> Running {
         let what = format!("{:?}", self.command);
