@@ -159,7 +159,9 @@ impl Reader {
             screen,
             ..
         } = &self.session;
-        show(screen, lock(conversation).polled(&self.consumer.position()))?;
+        // What is shown may wait for the screen, and the conversation must not wait with it.
+        let items = lock(conversation).polled(&self.consumer.position());
+        show(screen, items)?;
         loop {
             let mut shown = Ok(());
             self.consumer.poll(POLL, &mut |record| {
@@ -171,7 +173,8 @@ impl Reader {
                 }
             })?;
             shown?;
-            show(screen, lock(conversation).polled(&self.consumer.position()))?;
+            let items = lock(conversation).polled(&self.consumer.position());
+            show(screen, items)?;
             screen.flush()?;
         }
     }

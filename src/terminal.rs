@@ -6,11 +6,12 @@
 //! is. Its own way to print from elsewhere takes a text and doesn't say when that was shown, and
 //! between two lines it writes it wherever the cursor happens to be. So what there is to print
 //! waits here, in bounded memory; the editor fetches it whenever it paints its prompt anew
-//! ([`Painter`]), and its own way is used only to make it do so ([`keep_awake`]). Whatever else it
+//! (`Painter`), and its own way is used only to make it do so (`keep_awake`). Whatever else it
 //! does (searching the history, reading a paste) messages wait for. Without an editor, whoever has
 //! something to print writes it.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::env;
 use std::fmt::Write as _;
@@ -26,11 +27,12 @@ use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use rustyline::completion::Completer;
 use rustyline::config::{BellStyle, ColorMode};
 use rustyline::error::ReadlineError;
-use rustyline::highlight::Highlighter;
+use rustyline::highlight::{CmdKind, Highlighter};
 use rustyline::hint::Hinter;
 use rustyline::history::MemHistory;
 use rustyline::validate::Validator;
-use rustyline::{Config, Editor, ExternalPrinter, Helper};
+use rustyline::{Config, Context, Editor, ExternalPrinter, GraphemeClusterMode, Helper};
+use terminal_size::{Width, terminal_size_of};
 
 use crate::client::Offsets;
 use crate::error::{Error, Result};
@@ -152,10 +154,15 @@ impl LineEditor {
             .name("screen".into())
             .spawn(move || keep_awake(&shared, printer))
             .map_err(|error| Error::failed("cannot start the printer", error))?;
-        editor.set_helper(Some(Painter(screen.clone())));
+        let prompt = format!("{me}> ");
+        editor.set_helper(Some(Painter {
+            screen: screen.clone(),
+            prompt: prompt.clone(),
+            cursor: Cell::default(),
+        }));
         Ok(Some(LineEditor {
             editor,
-            prompt: format!("{me}> "),
+            prompt,
             typed: VecDeque::new(),
             line: String::new(),
         }))
@@ -173,20 +180,19 @@ impl LineEditor {
                 Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
                     screen.notice("that was not UTF-8, and the line is lost");
                 }
-                Err(error) => {
-                    let is_end = matches!(error, ReadlineError::Eof | ReadlineError::Interrupted);
-                    if is_end {
-                        screen.lock().confirm();
-                    }
+                Err(ReadlineError::Eof | ReadlineError::Interrupted) => {
+                    screen.lock().confirm();
                     screen.stop_editing();
-                    return match error {
-                        _ if is_end => Ok(None),
-                        ReadlineError::Io(error) => Err(failure("use the terminal", error)),
-                        ReadlineError::Errno(error) => {
-                            Err(failure("use the terminal", error.into()))
-                        }
-                        error => Err(Error::failed("cannot use the terminal", error)),
-                    };
+                    return Ok(None);
+                }
+                Err(error) => {
+                    screen.stop_editing();
+                    let doing = "use the terminal";
+                    return Err(match error {
+                        ReadlineError::Io(error) => failure(doing, error),
+                        ReadlineError::Errno(error) => failure(doing, error.into()),
+                        error => Error::failed(format!("cannot {doing}"), error),
+                    });
                 }
             }
         }
@@ -509,7 +515,32 @@ fn colours_wanted() -> bool {
 
 /// Gives the editor what there is to print, in front of its prompt: wherever it paints that, it has
 /// first cleared the lines from there on.
-struct Painter(Screen);
+struct Painter {
+    screen: Screen,
+    prompt: String,
+    cursor: Cell<Cursor>,
+}
+
+/// Where the editor believes its cursor to be.
+#[derive(Clone, Copy, Default)]
+struct Cursor {
+    /// The row, counted from the prompt's.
+    row: usize,
+    /// The width that the terminal had, in columns.
+    columns: usize,
+}
+
+impl Painter {
+    fn cursor(&self, line: &str, position: usize) -> Cursor {
+        let size = terminal_size_of(io::stdout());
+        let columns = size.map_or(80, |(Width(columns), _)| usize::from(columns));
+        let before = self.prompt.chars().chain(line[..position].chars());
+        Cursor {
+            row: row(before, columns),
+            columns,
+        }
+    }
+}
 
 impl Highlighter for Painter {
     fn highlight_prompt<'b, 's: 'b, 'p: 'b>(
@@ -521,7 +552,7 @@ impl Highlighter for Painter {
         if !is_usual {
             return Cow::Borrowed(prompt);
         }
-        let mut state = self.0.lock();
+        let mut state = self.screen.lock();
         // It comes again only when it has written what it fetched before.
         state.confirm();
         state.is_woken = false;
@@ -529,19 +560,54 @@ impl Highlighter for Painter {
             return Cow::Borrowed(prompt);
         };
         state.fetched = Some(batch.passes);
-        self.0.shared.room.notify_all();
-        self.0.shared.news.notify_one();
+        self.screen.shared.room.notify_all();
+        self.screen.shared.news.notify_one();
         Cow::Owned(String::from_utf8_lossy(&batch.bytes).into_owned() + prompt)
+    }
+
+    /// The editor asks this after each of its changes.
+    fn highlight_char(&self, line: &str, position: usize, _: CmdKind) -> bool {
+        self.cursor.set(self.cursor(line, position));
+        false
+    }
+}
+
+impl Hinter for Painter {
+    type Hint = String;
+
+    /// The editor asks this before it paints its line anew, and so before it clears the rows that
+    /// the line took. In a terminal that has become wider, the line takes fewer by now, and the
+    /// rows above it, which it would clear, too, are messages: so the cursor goes down beforehand.
+    fn hint(&self, line: &str, position: usize, _: &Context<'_>) -> Option<String> {
+        let believed = self.cursor.get();
+        let cursor = self.cursor(line, position);
+        if cursor.columns > believed.columns && cursor.row < believed.row {
+            // If this fails, the editor's next write does, too, which is told.
+            _ = write_all("\n".repeat(believed.row - cursor.row).as_bytes());
+        }
+        None
     }
 }
 
 impl Helper for Painter {}
 impl Validator for Painter {}
-impl Hinter for Painter {
-    type Hint = String;
-}
 impl Completer for Painter {
     type Candidate = String;
+}
+
+/// In which row `text` ends that starts in the first of so many `columns`, the way the editor counts.
+fn row(text: impl Iterator<Item = char>, columns: usize) -> usize {
+    let (mut row, mut column) = (0, 0);
+    for c in text {
+        let width = GraphemeClusterMode::WcWidth.width(c.encode_utf8(&mut [0; 4]));
+        column += usize::from(width);
+        if c == '\n' {
+            (row, column) = (row + 1, 0);
+        } else if column > columns {
+            (row, column) = (row + 1, usize::from(width));
+        }
+    }
+    row + usize::from(column == columns)
 }
 
 /// Wakes the editor whenever there is something to fetch, and once more to hear that it is written.
@@ -613,4 +679,183 @@ fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, 
     condition
         .wait(guard)
         .unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const ON_TERMINAL: Style = Style {
+        is_terminal: true,
+        takes_notices: true,
+        has_colours: false,
+        shows_senders: true,
+    };
+
+    /// A screen on which a line is being edited, and its painter.
+    fn editing() -> (Screen, Painter) {
+        let screen = Screen::with_style(ON_TERMINAL);
+        screen.lock().mode = Mode::Editing;
+        let painter = Painter {
+            screen: screen.clone(),
+            prompt: "alice> ".into(),
+            cursor: Cell::default(),
+        };
+        (screen, painter)
+    }
+
+    fn offsets(offsets: &[(i32, i64)]) -> Offsets {
+        offsets.iter().copied().collect()
+    }
+
+    #[test]
+    fn a_message_counts_as_shown_when_the_editor_comes_again() {
+        let (screen, painter) = editing();
+        screen.message(b"bob", b"hi", (0, 7)).unwrap();
+        screen.message(b"bob", b"ho", (1, 3)).unwrap();
+        assert_eq!(
+            painter.highlight_prompt("alice> ", true),
+            "bob: hi\nbob: ho\nalice> "
+        );
+        assert_eq!(screen.shown(), offsets(&[]));
+        screen.passed(offsets(&[(0, 9)]));
+        assert_eq!(screen.shown(), offsets(&[]));
+        assert_eq!(painter.highlight_prompt("alice> ", true), "alice> ");
+        assert_eq!(screen.shown(), offsets(&[(0, 9), (1, 4)]));
+        screen.passed(offsets(&[(1, 5)]));
+        assert_eq!(screen.shown(), offsets(&[(0, 9), (1, 5)]));
+    }
+
+    #[test]
+    fn messages_wait_while_the_history_is_searched() {
+        let (screen, painter) = editing();
+        screen.message(b"bob", b"hi", (0, 0)).unwrap();
+        let search = "(reverse-i-search)`': ";
+        assert_eq!(painter.highlight_prompt(search, false), search);
+        assert_eq!(
+            painter.highlight_prompt("alice> ", true),
+            "bob: hi\nalice> "
+        );
+    }
+
+    #[test]
+    fn what_waits_when_the_user_leaves_stays_unread() {
+        let (screen, painter) = editing();
+        screen.message(b"bob", b"seen", (0, 0)).unwrap();
+        painter.highlight_prompt("alice> ", true);
+        screen.message(b"bob", b"unseen", (0, 1)).unwrap();
+        screen.lock().confirm();
+        screen.stop_editing();
+        screen.message(b"bob", b"late", (0, 2)).unwrap();
+        screen.passed(offsets(&[(0, 3)]));
+        screen.flush().unwrap();
+        assert_eq!(screen.shown(), offsets(&[(0, 1)]));
+    }
+
+    #[test]
+    fn a_burst_waits_outside_and_a_notice_does_not() {
+        let (screen, painter) = editing();
+        let others = screen.clone();
+        let printing = thread::spawn(move || {
+            for offset in 0..10_000 {
+                others.message(b"bob", &[b'x'; 100], (0, offset)).unwrap();
+            }
+        });
+        while screen.lock().waiting.len() < BATCHES {
+            thread::yield_now();
+        }
+        screen.notice("the broker has gone");
+        let mut shown = String::new();
+        while !printing.is_finished() || !screen.lock().waiting.is_empty() {
+            assert!(screen.lock().waiting.len() <= BATCHES);
+            shown += &painter.highlight_prompt("", true);
+        }
+        assert_eq!(shown.matches("bob: ").count(), 10_000);
+        assert!(shown.contains("\nthe broker has gone\n"));
+        painter.highlight_prompt("", true);
+        assert_eq!(screen.shown(), offsets(&[(0, 10_000)]));
+    }
+
+    #[test]
+    fn the_editor_is_woken_until_all_is_written() {
+        struct Woken(mpsc::Sender<()>);
+        impl ExternalPrinter for Woken {
+            fn print(&mut self, text: String) -> rustyline::Result<()> {
+                assert_eq!(text, WAKE);
+                self.0
+                    .send(())
+                    .map_err(|_| io::Error::from(ErrorKind::BrokenPipe).into())
+            }
+        }
+        let (screen, painter) = editing();
+        let (wake, woken) = mpsc::channel();
+        let shared = Arc::clone(&screen.shared);
+        thread::spawn(move || keep_awake(&shared, Woken(wake)));
+        screen.message(b"bob", &[b'x'; SIP], (0, 0)).unwrap();
+        screen.message(b"bob", b"y", (0, 1)).unwrap();
+        // Two batches, and once more to hear that the second one is written.
+        for _ in 0..3 {
+            woken.recv_timeout(Duration::from_secs(5)).unwrap();
+            painter.highlight_prompt("alice> ", true);
+        }
+        assert_eq!(screen.shown(), offsets(&[(0, 2)]));
+        assert!(woken.recv_timeout(Duration::from_millis(100)).is_err());
+    }
+
+    #[test]
+    fn a_terminal_is_given_what_it_can_show_and_a_pipe_the_bytes() {
+        let plain = Style {
+            is_terminal: false,
+            takes_notices: false,
+            shows_senders: false,
+            ..ON_TERMINAL
+        };
+        let colours = Style {
+            has_colours: true,
+            ..ON_TERMINAL
+        };
+        for (style, shown) in [
+            (plain, &b"\x1b[2J\xff\r\n"[..]),
+            (ON_TERMINAL, "b^[ob: ^[[2J\u{FFFD}^M\n".as_bytes()),
+            (
+                colours,
+                "\x1b[1;35mb^[ob: \x1b[0m^[[2J\u{FFFD}^M\n".as_bytes(),
+            ),
+        ] {
+            let mut out = Vec::new();
+            style.message(&mut out, b"b\x1bob", b"\x1b[2J\xff\r");
+            assert_eq!(out, shown, "{style:?}");
+        }
+    }
+
+    #[test]
+    fn each_line_of_a_notice_is_safe_to_show() {
+        let mut out = Vec::new();
+        let style = Style {
+            has_colours: true,
+            ..ON_TERMINAL
+        };
+        style.notice(&mut out, "cannot go on: \x1b[2J\nTry again.");
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "\x1b[2mcannot go on: ^[[2J\x1b[0m\n\x1b[2mTry again.\x1b[0m\n"
+        );
+    }
+
+    #[test]
+    fn rows_are_counted_as_a_terminal_wraps() {
+        for (text, columns, expected) in [
+            ("", 10, 0),
+            ("123456789", 10, 0),
+            ("1234567890", 10, 1),
+            ("12345678901", 10, 1),
+            ("你好世界a", 10, 0),
+            ("a你好世界你", 10, 1),
+            ("a\nb", 10, 1),
+        ] {
+            assert_eq!(row(text.chars(), columns), expected, "{text:?}");
+        }
+    }
 }

@@ -8,7 +8,7 @@ use crate::tty::{CTRL_C, CTRL_D, CTRL_G, CTRL_R, ENTER, LEFT, Tty};
 /// Opens `me`'s chat with `peer`, up to its prompt.
 fn chat(on: &Kafka, me: &str, peer: &str) -> Tty {
     let chat = on.program("chat", &[me, peer]).on_a_terminal(24, 80);
-    chat.wait_for(&format!("{me}> "));
+    chat.wait_for(&format!("{me}>"));
     chat
 }
 
@@ -62,13 +62,13 @@ pub(crate) fn lines_go_both_ways_at_once(on: &Kafka) {
 pub(crate) fn names_are_asked_for_at_the_terminal(on: &Kafka) {
     let (me, peer) = (user("alice"), user("bob"));
     let alice = on.program("chat", &[]).on_a_terminal(24, 80);
-    alice.wait_for("What is your name? ");
+    alice.wait_for("What is your name?");
     alice.line("a b");
     alice.wait_for("can't be a name");
     alice.line(&me);
-    alice.wait_for("Who do you want to connect to? ");
+    alice.wait_for("Who do you want to connect to?");
     alice.line(&peer);
-    alice.wait_for(&format!("{me}> "));
+    alice.wait_for(&format!("{me}>"));
     alice.line("hello");
     assert_eq!(wait_for_lines(on, &peer, 1), "hello\n");
 }

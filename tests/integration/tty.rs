@@ -132,17 +132,6 @@ impl Tty {
         self.shown.0.lock().unwrap().raw.clone()
     }
 
-    /// The cell that the cursor is on, as row and column.
-    pub(crate) fn cursor(&self) -> (u16, u16) {
-        self.shown
-            .0
-            .lock()
-            .unwrap()
-            .screen
-            .screen()
-            .cursor_position()
-    }
-
     /// Waits until the screen contains this.
     #[track_caller]
     pub(crate) fn wait_for(&self, text: &str) {
