@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The deadline of every wait that has none of its own. Generous: machines are noisy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Which Kafka a test's programs talk to.
 pub(crate) enum Kafka {
