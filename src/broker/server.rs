@@ -378,10 +378,12 @@ impl Shared {
             if bytes >= min_bytes || failed || watched.is_empty() || left.is_zero() {
                 break response;
             }
+            // Whoever waits holds no memory.
+            drop(response);
             if watching {
                 thread::park_timeout(left.min(WATCH_INTERVAL));
                 if is_gone(stream) {
-                    break response;
+                    break Response::to(header);
                 }
             }
             // Before the next read, so that nothing comes unnoticed between the two.
