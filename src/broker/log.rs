@@ -871,10 +871,10 @@ mod tests {
         }
         fs::remove_dir(&file).unwrap();
         fs::rename(&aside, &file).unwrap();
-        // What a write that failed left behind, too.
-        let mut torn = fs::read(&file).unwrap();
-        torn.extend(&numbered(1)[..20]);
-        fs::write(&file, torn).unwrap();
+        // What a write that failed left behind, and could not take back, must not come back either.
+        let mut left = [numbered(1), numbered(1)].concat();
+        message::assign_offsets(&mut left, 1, |_, _| ());
+        fs::write(&file, [fs::read(&file).unwrap(), left].concat()).unwrap();
         assert_eq!(bob(&log).append(&mut numbered(2)).unwrap(), 1);
         let expected = without_offset(&[numbered(0), numbered(2)]);
         assert_eq!(read_from(&bob(&log), 0, 1000), expected);
