@@ -859,14 +859,20 @@ mod tests {
     #[test]
     fn messages_that_can_not_be_written_leave_the_log_as_it_was() {
         let dir = TempDir::new().unwrap();
-        let log = open(&dir, LIMITS);
+        let limits = Limits {
+            segment_bytes: 1 << 20,
+            ..LIMITS
+        };
+        let log = open(&dir, limits);
         bob(&log).append(&mut numbered(0)).unwrap();
         let file = files(&dir).remove(0);
         let aside = dir.path().join("aside");
         fs::rename(&file, &aside).unwrap();
         fs::create_dir(&file).unwrap();
         for _ in 0..3 {
-            let appended = bob(&log).append(&mut numbered(1));
+            // Long enough to be noted in the index, were it written.
+            let long = encode(None, None, Some(&[b'x'; 2 * INDEX_INTERVAL as usize]));
+            let appended = bob(&log).append(&mut [long, numbered(1)].concat());
             assert!(matches!(appended, Err(NotAppended::Io)));
         }
         fs::remove_dir(&file).unwrap();
