@@ -3,8 +3,8 @@
 //! It is no replacement for Kafka: one node, one partition a topic, no replicas, no transactions,
 //! no group membership. Whoever outgrows it names a real one.
 //!
-//! [`wire`] knows the protocol's bytes, [`message`] the format of messages, [`log`] and [`groups`]
-//! what lies on disk, and [`server`] sockets; only the last knows the others.
+//! `wire` knows the protocol's bytes, `message` the format of messages, `log` and `groups`
+//! what lies on disk, and `server` sockets; only the last knows the others.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
