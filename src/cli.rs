@@ -113,9 +113,10 @@ impl Connection {
             all = properties::parse(&text)?;
         }
         for property in &self.properties {
-            let (name, value) = property
-                .split_once('=')
-                .ok_or_else(|| Error::usage(format!("'{property}' (-X) is no NAME=VALUE")))?;
+            // What is wrong may be a password: it is not repeated.
+            let (name, value) = property.split_once('=').ok_or_else(|| {
+                Error::usage("a property given with -X has no '=': it should read NAME=VALUE")
+            })?;
             all.push((name.trim().to_string(), value.to_string()));
         }
         Ok(all)
