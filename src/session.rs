@@ -309,8 +309,9 @@ struct Sent {
 
 impl Deliveries for Sent {
     fn acknowledged(&self, first: u64, count: u64, partition: i32, offset: i64) {
-        self.ledger.acknowledged(first, count, partition, offset);
         lock(&self.conversation).sent(partition, offset, count);
+        // Last: whoever waits for the ledger may look at the conversation next.
+        self.ledger.acknowledged(first, count, partition, offset);
     }
 
     fn failed(&self, line: u64, why: &Error) {
