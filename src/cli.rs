@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::client::{self, Cluster, Listener, Options, Start};
+use crate::client::{self, Cluster, DELIVERY_TIMEOUT, Listener, Options, Start};
 use crate::embedded::{self, Found};
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -138,6 +138,26 @@ impl Connection {
                 Error::usage("this account has no home directory for the embedded broker's log")
                     .hint("Name a folder with --data-dir DIR.")
             })
+    }
+}
+
+/// How lines are delivered.
+#[derive(Args, Debug)]
+pub struct Delivery {
+    /// Give a line up that is not acknowledged after so many seconds
+    #[arg(
+        long = "delivery-timeout",
+        value_name = "SECONDS",
+        default_value_t = DELIVERY_TIMEOUT.as_secs(),
+        value_parser = clap::value_parser!(u64).range(1..=86_400)
+    )]
+    seconds: u64,
+}
+
+impl Delivery {
+    /// How long a line is tried before it is given up.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(self.seconds)
     }
 }
 
