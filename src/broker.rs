@@ -3,8 +3,8 @@
 //! It is no replacement for Kafka: one node, one partition a topic, no replicas, no transactions,
 //! no group membership. Whoever outgrows it names a real one.
 //!
-//! [`wire`] knows the protocol's bytes, [`message`] the format of messages, [`log`] and [`groups`]
-//! what lies on disk, and [`server`] sockets; only the last knows the others.
+//! `wire` knows the protocol's bytes, `message` the format of messages, `log` and `groups`
+//! what lies on disk, and `server` sockets; only the last knows the others.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -31,7 +31,8 @@ pub struct Config {
     pub max_group_offsets: usize,
     /// How many bytes a request can have. A connection that announces more is closed.
     pub max_request_bytes: usize,
-    /// How many connections are served at a time. Further ones are closed at once.
+    /// How many connections are served at a time. For one more, whoever has been silent for longest
+    /// has to go; if nobody is silent, the new one is closed at once.
     pub max_connections: usize,
     /// How long a request may take to come in, or a response to go out, once it has begun.
     pub request_timeout: Duration,

@@ -59,7 +59,14 @@ pub enum Event {
         /// What was seen.
         why: String,
     },
-    /// It is there again.
+    /// The broker is reached, but can't do what it is asked; that is being tried again.
+    Refused {
+        /// Which broker, as `host:port`.
+        broker: String,
+        /// What it said.
+        why: String,
+    },
+    /// It is there again, or can do it again.
     Back {
         /// Which broker, as `host:port`.
         broker: String,
@@ -80,6 +87,9 @@ impl fmt::Display for Event {
         match self {
             Event::Lost { broker, why } => {
                 write!(f, "connection to {broker} lost ({why}), retrying")
+            }
+            Event::Refused { broker, why } => {
+                write!(f, "{broker} can't do it for now ({why}), retrying")
             }
             Event::Back { broker } => write!(f, "connection to {broker} is back"),
             Event::Missed {

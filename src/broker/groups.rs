@@ -56,8 +56,8 @@ struct State {
 }
 
 impl Groups {
-    /// Opens the file, which is made where there is none, and cuts off a torn tail. At most `max`
-    /// pairs of group and topic are kept.
+    /// Opens the file, which is made where there is none. A torn tail is not looked at, and cut off
+    /// by the next commit. At most `max` pairs of group and topic are kept.
     pub(super) fn open(path: &Path, max: usize) -> io::Result<Groups> {
         let mut file = OpenOptions::new()
             .read(true)
@@ -78,7 +78,6 @@ impl Groups {
                 needed -= size(&key, &old);
             }
         }
-        file.set_len(len)?;
         Ok(Groups {
             path: path.to_path_buf(),
             max,
@@ -270,6 +269,26 @@ mod tests {
             let groups = open(&dir);
             assert_eq!(groups.committed("g", "t"), expected, "cut at {cut}");
             assert_eq!(groups.committed("g", "u"), Some(at(9)), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_takes_its_record_and_what_follows() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("offsets");
+        for offset in 0..3 {
+            open(&dir)
+                .commit("g", vec![("t".into(), at(offset))])
+                .unwrap();
+        }
+        let whole = fs::read(&path).unwrap();
+        let record = whole.len() / 3;
+        for byte in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[byte] ^= 1;
+            fs::write(&path, changed).unwrap();
+            let expected = (byte / record).checked_sub(1).map(|n| at(n as i64));
+            assert_eq!(open(&dir).committed("g", "t"), expected, "byte {byte}");
         }
     }
 

@@ -859,22 +859,28 @@ mod tests {
     #[test]
     fn messages_that_can_not_be_written_leave_the_log_as_it_was() {
         let dir = TempDir::new().unwrap();
-        let log = open(&dir, LIMITS);
+        let limits = Limits {
+            segment_bytes: 1 << 20,
+            ..LIMITS
+        };
+        let log = open(&dir, limits);
         bob(&log).append(&mut numbered(0)).unwrap();
         let file = files(&dir).remove(0);
         let aside = dir.path().join("aside");
         fs::rename(&file, &aside).unwrap();
         fs::create_dir(&file).unwrap();
         for _ in 0..3 {
-            let appended = bob(&log).append(&mut numbered(1));
+            // Long enough to be noted in the index, were it written.
+            let long = encode(None, None, Some(&[b'x'; 2 * INDEX_INTERVAL as usize]));
+            let appended = bob(&log).append(&mut [long, numbered(1)].concat());
             assert!(matches!(appended, Err(NotAppended::Io)));
         }
         fs::remove_dir(&file).unwrap();
         fs::rename(&aside, &file).unwrap();
-        // What a write that failed left behind, too.
-        let mut torn = fs::read(&file).unwrap();
-        torn.extend(&numbered(1)[..20]);
-        fs::write(&file, torn).unwrap();
+        // What a write that failed left behind, and could not take back, must not come back either.
+        let mut left = [numbered(1), numbered(1)].concat();
+        message::assign_offsets(&mut left, 1, |_, _| ());
+        fs::write(&file, [fs::read(&file).unwrap(), left].concat()).unwrap();
         assert_eq!(bob(&log).append(&mut numbered(2)).unwrap(), 1);
         let expected = without_offset(&[numbered(0), numbered(2)]);
         assert_eq!(read_from(&bob(&log), 0, 1000), expected);

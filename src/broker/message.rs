@@ -138,9 +138,6 @@ pub(super) fn down_convert(buffer: &mut Vec<u8>, start: usize) {
             break;
         }
         let timestamp = if buffer[from + MAGIC] == 0 { 0 } else { 8 };
-        if size < MIN_BYTES + timestamp {
-            break;
-        }
         if timestamp > 0 || to < from {
             buffer.copy_within(from..from + TIMESTAMP, to);
             buffer.copy_within(from + TIMESTAMP + timestamp..from + size, to + TIMESTAMP);

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,9 @@ const SPARE_DESCRIPTORS: usize = 16;
 /// How long to wait before trying again to accept after a failure, of which there may be many.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
+/// How long a new connection waits at most for the end of the one whose place it takes.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How often a waiting fetch looks whether its client is still there.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -65,14 +68,37 @@ struct Shared {
     config: Config,
     stopping: AtomicBool,
     connections: Mutex<HashMap<u64, Connection>>,
+    /// Told when a connection has ended.
+    ended: Condvar,
+    /// Counts requests, by which it is known which connection has been silent for longest.
+    clock: AtomicU64,
 }
 
 /// What is needed to end a connection from outside.
 #[derive(Debug)]
 struct Connection {
-    stream: Arc<TcpStream>,
+    client: Arc<Client>,
     thread: JoinHandle<()>,
 }
+
+impl Connection {
+    /// Makes its thread end as soon as it has done what it is doing.
+    fn close(&self) {
+        let _ = self.client.stream.shutdown(Shutdown::Both);
+        // A waiting fetch then sees that its client is gone.
+        self.thread.thread().unpark();
+    }
+}
+
+/// Who is at the other end.
+#[derive(Debug)]
+struct Client {
+    stream: TcpStream,
+    /// The time on the clock of its last answer, or [`BUSY`] as long as the next one is not ready.
+    silent_since: AtomicU64,
+}
+
+const BUSY: u64 = u64::MAX;
 
 impl Server {
     /// Accepts connections from now on.
@@ -91,6 +117,8 @@ impl Server {
             config,
             stopping: AtomicBool::new(false),
             connections: Mutex::default(),
+            ended: Condvar::new(),
+            clock: AtomicU64::new(0),
         });
         let acceptor = thread::Builder::new().name("broker".into()).spawn({
             let shared = Arc::clone(&shared);
@@ -119,9 +147,7 @@ impl Server {
             let finished = acceptor.is_finished();
             let connections = std::mem::take(&mut *self.shared.connections());
             for connection in connections.into_values() {
-                let _ = connection.stream.shutdown(Shutdown::Both);
-                // A waiting fetch then sees that its client is gone.
-                connection.thread.thread().unpark();
+                connection.close();
                 ended.push(connection.thread);
             }
             if finished {
@@ -163,35 +189,64 @@ impl Shared {
     }
 
     fn admit(self: &Arc<Self>, id: u64, stream: TcpStream) -> io::Result<()> {
-        let _spare: Vec<_> = (0..SPARE_DESCRIPTORS)
-            .map(|_| self.log.spare_descriptor())
-            .collect::<io::Result<_>>()?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(self.config.request_timeout))?;
-        let stream = Arc::new(stream);
+        let client = Arc::new(Client {
+            stream,
+            silent_since: AtomicU64::new(self.clock.fetch_add(1, Ordering::Relaxed)),
+        });
         // Held until the connection is noted, so that it can't end before.
-        let mut connections = self.connections();
-        if connections.len() >= self.config.max_connections {
+        let Some(mut connections) = self.room() else {
             return Ok(());
-        }
+        };
         let builder = thread::Builder::new()
             .name("broker connection".into())
             .stack_size(STACK_BYTES);
         let thread = builder.spawn({
             let guard = Ended(Arc::clone(self), id);
-            let stream = Arc::clone(&stream);
+            let client = Arc::clone(&client);
             move || {
                 // However it ends, also by a panic, the client sees the connection closed.
-                let _ = guard.0.serve(&stream);
+                let _ = guard.0.serve(&client);
+                drop(client);
             }
         })?;
-        connections.insert(id, Connection { stream, thread });
+        connections.insert(id, Connection { client, thread });
         Ok(())
+    }
+
+    /// Sees to it that there is room for one more connection: if there is none, whoever has been
+    /// silent for longest has to go. `None` if nobody is silent.
+    fn room(&self) -> Option<MutexGuard<'_, HashMap<u64, Connection>>> {
+        let full = |connections: &mut HashMap<u64, Connection>| {
+            let spare: io::Result<Vec<_>> = (0..SPARE_DESCRIPTORS)
+                .map(|_| self.log.spare_descriptor())
+                .collect();
+            connections.len() >= self.config.max_connections || spare.is_err()
+        };
+        let mut connections = self.connections();
+        if full(&mut connections) {
+            let silent_since = |c: &&Connection| c.client.silent_since.load(Ordering::Relaxed);
+            let silent = connections.values().min_by_key(silent_since)?;
+            if silent_since(&silent) == BUSY {
+                return None;
+            }
+            silent.close();
+            let waited = self
+                .ended
+                .wait_timeout_while(connections, END_TIMEOUT, full);
+            connections = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if full(&mut connections) {
+                return None;
+            }
+        }
+        Some(connections)
     }
 
     /// Answers the requests of a connection, one after the other, until it ends or sends what can't
     /// be read.
-    fn serve(&self, stream: &TcpStream) -> io::Result<()> {
+    fn serve(&self, client: &Client) -> io::Result<()> {
+        let stream = &client.stream;
         let address = stream.local_addr()?;
         let node = Node {
             node_id: NODE_ID,
@@ -200,10 +255,15 @@ impl Shared {
         };
         loop {
             let mut request = self.read(stream)?;
+            client.silent_since.store(BUSY, Ordering::Relaxed);
             let Ok((header, request)) = wire::parse(&mut request) else {
                 return Ok(());
             };
-            if let Some(response) = self.answer(&node, &header, request, stream) {
+            let response = self.answer(&node, &header, request, stream);
+            // Before it is written, so that who has an answer counts as silent.
+            let now = self.clock.fetch_add(1, Ordering::Relaxed);
+            client.silent_since.store(now, Ordering::Relaxed);
+            if let Some(response) = response {
                 self.write(stream, &response.finish())?;
             }
         }
@@ -378,10 +438,12 @@ impl Shared {
             if bytes >= min_bytes || failed || watched.is_empty() || left.is_zero() {
                 break response;
             }
+            // Whoever waits holds no memory.
+            drop(response);
             if watching {
                 thread::park_timeout(left.min(WATCH_INTERVAL));
                 if is_gone(stream) {
-                    break response;
+                    break Response::to(header);
                 }
             }
             // Before the next read, so that nothing comes unnoticed between the two.
@@ -519,6 +581,7 @@ struct Ended(Arc<Shared>, u64);
 impl Drop for Ended {
     fn drop(&mut self) {
         self.0.connections().remove(&self.1);
+        self.0.ended.notify_all();
     }
 }
 
@@ -946,22 +1009,31 @@ mod tests {
         let (_dir, broker) = broker(Config::default());
         let mut writer = client(&broker);
         let reader = connect(&broker);
-        (&reader).write_all(&fetch(0, 60_000, 1, 0, 1000)).unwrap();
-        // Nothing comes before there is something.
-        reader
-            .set_read_timeout(Some(Duration::from_millis(100)))
-            .unwrap();
-        assert!((&reader).read(&mut [0]).is_err());
-        reader.set_read_timeout(Some(DEADLINE)).unwrap();
-        say(&mut writer, "now").unwrap();
-        let (error_code, end, set) = fetched(0, &response(&reader).unwrap());
-        assert_eq!((error_code, end), (0, 1));
-        assert_eq!(set, encode(None, Some(b"alice"), Some(b"now")));
+        let mut fastest = DEADLINE;
+        for n in 0..5 {
+            (&reader).write_all(&fetch(0, 60_000, 1, n, 1000)).unwrap();
+            // Nothing comes before there is something.
+            reader
+                .set_read_timeout(Some(Duration::from_millis(50)))
+                .unwrap();
+            assert!((&reader).read(&mut [0]).is_err());
+            reader.set_read_timeout(Some(DEADLINE)).unwrap();
+            let before = Instant::now();
+            say(&mut writer, "now").unwrap();
+            let (error_code, end, set) = fetched(0, &response(&reader).unwrap());
+            fastest = fastest.min(before.elapsed());
+            assert_eq!((error_code, end), (0, n + 1));
+            let message = encode(None, Some(b"alice"), Some(b"now"));
+            assert_eq!(set[8..], message[8..]);
+        }
+        // Not only when it looks up now and then.
+        assert!(fastest < WATCH_INTERVAL / 4, "{fastest:?}");
         // Too little for what is asked: what there is, when the time is over.
         let before = Instant::now();
         let answer = ask(&reader, &fetch(0, 200, 1 << 20, 0, 1000)).unwrap();
         assert!(before.elapsed() >= Duration::from_millis(200));
-        assert_eq!(fetched(0, &answer).2, set);
+        assert_eq!(fetched(0, &answer).1, 5);
+        assert!(!fetched(0, &answer).2.is_empty());
     }
 
     #[test]
@@ -994,25 +1066,24 @@ mod tests {
     #[test]
     fn stopping_is_prompt_with_a_thousand_connections_and_waiting_fetches() {
         let (dir, mut broker) = broker(Config::default());
-        client(&broker);
+        let mut writer = client(&broker);
+        say(&mut writer, "first").unwrap();
         // Both ends of a connection are this process's, which may not have as many descriptors.
         let mut streams = Vec::new();
         for n in 0..1000.min((descriptors() - 200) / 2) {
             let mut stream = connect(&broker);
             if n % 2 == 0 {
-                stream.write_all(&fetch(0, i32::MAX, 1, 0, 1000)).unwrap();
+                stream.write_all(&fetch(0, i32::MAX, 1, 1, 1000)).unwrap();
             }
             streams.push(stream);
         }
         assert_eq!(ask(&streams[1], &request(18, 0, &[])).unwrap()[..2], [0, 0]);
-        let mut writer = client(&broker);
-        say(&mut writer, "others are served").unwrap();
-        assert_eq!(lines(&mut writer, 0).len(), 1);
+        assert_eq!(lines(&mut client(&broker), 0).len(), 1);
 
         let (address, before) = (broker.address(), Instant::now());
         broker.stop();
         let took = before.elapsed();
-        assert!(took < Duration::from_secs(1), "{took:?}");
+        assert!(took < WATCH_INTERVAL * 2 / 3, "{took:?}");
         assert!(is_closed(&streams[1]));
         // Address and log are free again, while the clients still hold their ends.
         let listener = TcpListener::bind(address).unwrap();
@@ -1032,22 +1103,41 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_too_many_is_closed_and_there_is_room_when_another_ends() {
+    fn one_connection_too_many_takes_the_place_of_the_one_silent_for_longest() {
         let config = Config {
             max_connections: 2,
             ..Config::default()
         };
         let (_dir, broker) = broker(config);
-        let two = [connect(&broker), connect(&broker)];
-        for stream in &two {
-            ask(stream, &request(18, 0, &[])).unwrap();
+        let versions = request(18, 0, &[]);
+        let [one, two] = [connect(&broker), connect(&broker)];
+        for stream in [&one, &two, &one] {
+            ask(stream, &versions).unwrap();
         }
-        assert!(is_closed(&connect(&broker)));
-        drop(two);
-        let until = Instant::now() + DEADLINE;
-        while ask(&connect(&broker), &request(18, 0, &[])).is_err() {
-            assert!(Instant::now() < until);
-            thread::yield_now();
+        let three = connect(&broker);
+        ask(&three, &versions).unwrap();
+        assert!(is_closed(&two));
+        ask(&one, &versions).unwrap();
+    }
+
+    #[test]
+    fn who_is_being_answered_does_not_go_for_another() {
+        let config = Config {
+            max_connections: 1,
+            ..Config::default()
+        };
+        let (_dir, broker) = broker(config);
+        client(&broker);
+        let (versions, until) = (request(18, 0, &[]), Instant::now() + DEADLINE);
+        loop {
+            let mut waiting = connect(&broker);
+            waiting.write_all(&fetch(0, 1000, 1, 0, 1000)).unwrap();
+            // Before the fetch has been read, this one gets the place.
+            if ask(&connect(&broker), &versions).is_err() {
+                assert_eq!(fetched(0, &response(&waiting).unwrap()).1, 0);
+                return;
+            }
+            assert!(Instant::now() < until, "the place was always taken");
         }
     }
 

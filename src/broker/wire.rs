@@ -195,7 +195,7 @@ pub(super) fn parse(request: &mut [u8]) -> Result<(Header, Request<'_>)> {
             acks: r.i16()?,
             topics: {
                 let _timeout = r.i32()?;
-                r.topics(8, |r| {
+                r.topics(|r| {
                     Ok(ProducePartition {
                         partition: r.i32()?,
                         records: r.bytes()?,
@@ -208,7 +208,7 @@ pub(super) fn parse(request: &mut [u8]) -> Result<(Header, Request<'_>)> {
             Request::Fetch {
                 max_wait: Duration::from_millis(r.count()? as u64),
                 min_bytes: r.count()?,
-                topics: r.topics(16, |r| {
+                topics: r.topics(|r| {
                     Ok(FetchPartition {
                         partition: r.i32()?,
                         fetch_offset: r.i64()?,
@@ -221,7 +221,7 @@ pub(super) fn parse(request: &mut [u8]) -> Result<(Header, Request<'_>)> {
             let _replica_id = r.i32()?;
             let counted = api_version == 0;
             Request::ListOffsets {
-                topics: r.topics(12, |r| {
+                topics: r.topics(|r| {
                     Ok(ListOffsetsPartition {
                         partition: r.i32()?,
                         timestamp: r.i64()?,
@@ -231,7 +231,7 @@ pub(super) fn parse(request: &mut [u8]) -> Result<(Header, Request<'_>)> {
             }
         }
         METADATA => {
-            let topics = r.nullable_array(2, Reader::string)?;
+            let topics = r.nullable_array(Reader::string)?;
             Request::Metadata {
                 // Version 0 had no null: there, none meant all.
                 topics: topics.filter(|topics| api_version > 0 || !topics.is_empty()),
@@ -246,7 +246,7 @@ pub(super) fn parse(request: &mut [u8]) -> Result<(Header, Request<'_>)> {
             }
             Request::OffsetCommit {
                 group,
-                topics: r.topics(14, |r| {
+                topics: r.topics(|r| {
                     Ok(OffsetCommitPartition {
                         partition: r.i32()?,
                         committed_offset: r.i64()?,
@@ -262,7 +262,7 @@ pub(super) fn parse(request: &mut [u8]) -> Result<(Header, Request<'_>)> {
         }
         OFFSET_FETCH => Request::OffsetFetch {
             group: r.string()?,
-            topics: r.topics(4, Reader::i32)?,
+            topics: r.topics(Reader::i32)?,
         },
         FIND_COORDINATOR => {
             let _group = r.string()?;
@@ -321,35 +321,30 @@ impl<'a> Reader<'a> {
         self.take(usize::try_from(size).map_err(|_| Unreadable)?)
     }
 
-    /// An array of elements that take `least` bytes each, or more.
+    /// An array. It grows as its elements are read: none of them is read from no bytes, so that it
+    /// stays in proportion to the request, whatever its count says.
     fn nullable_array<T>(
         &mut self,
-        least: usize,
         mut element: impl FnMut(&mut Self) -> Result<T>,
     ) -> Result<Option<Vec<T>>> {
         let count = match self.i32()? {
             -1 => return Ok(None),
             count => usize::try_from(count).map_err(|_| Unreadable)?,
         };
-        if count > self.0.len() / least {
-            return Err(Unreadable);
-        }
         (0..count)
             .map(|_| element(self))
             .collect::<Result<_>>()
             .map(Some)
     }
 
-    /// An array of topics, the elements of whose partitions take `least` bytes each, or more.
     fn topics<P>(
         &mut self,
-        least: usize,
         mut partition: impl FnMut(&mut Self) -> Result<P>,
     ) -> Result<Vec<Topic<'a, P>>> {
-        let topics = self.nullable_array(6, |r| {
+        let topics = self.nullable_array(|r| {
             Ok(Topic {
                 name: r.string()?,
-                partitions: r.nullable_array(least, &mut partition)?.ok_or(Unreadable)?,
+                partitions: r.nullable_array(&mut partition)?.ok_or(Unreadable)?,
             })
         })?;
         topics.ok_or(Unreadable)

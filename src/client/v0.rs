@@ -255,7 +255,7 @@ fn in_words(code: KafkaCode) -> &'static str {
         KafkaCode::GroupAuthorizationFailed => "you are not allowed to use this consumer group",
         KafkaCode::ClusterAuthorizationFailed => "you are not allowed to use this cluster",
         KafkaCode::UnsupportedVersion => "the broker no longer speaks this version",
-        _ => "the broker met an error of its own, and its log says which",
+        _ => "the broker met an error of its own; is its disk full?",
     }
 }
 
@@ -443,20 +443,23 @@ impl Link {
 
     /// Takes note of trouble with a call, and pauses before the next one, not beyond `end`.
     ///
-    /// The user hears of it when the first new attempt has failed as well: a broker that is back
-    /// by then was hardly away.
+    /// The user hears of it when new attempts have failed as well: a broker that is back by then
+    /// was hardly away.
     fn trouble(&mut self, trouble: &Trouble, end: Instant) {
         let down = self.down.get_or_insert(Down {
             attempts: 0,
             told: false,
         });
         down.attempts += 1;
-        if down.attempts > 1 && !down.told && matches!(trouble, Trouble::Connection(_)) {
+        let (broker, why) = (self.cluster.broker.clone(), trouble.why());
+        let (event, attempts) = match trouble {
+            Trouble::Connection(_) => (Event::Lost { broker, why }, 2),
+            // An election takes a moment, and a few attempts.
+            _ => (Event::Refused { broker, why }, 5),
+        };
+        if down.attempts >= attempts && !down.told {
             down.told = true;
-            (self.listener)(Event::Lost {
-                broker: self.cluster.broker.clone(),
-                why: trouble.why(),
-            });
+            (self.listener)(event);
         }
         let pause = FIRST_PAUSE * 2u32.saturating_pow((down.attempts - 1).min(10));
         thread::sleep(

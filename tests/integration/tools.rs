@@ -1,7 +1,7 @@
 //! Other people's programs on the embedded broker.
 
 use crate::others;
-use crate::support::Kafka;
+use crate::support::{Kafka, Program, free_port, random_lines};
 
 macro_rules! on_the_embedded_broker {
     ($needs:literal: $($name:ident;)*) => {
@@ -26,4 +26,45 @@ on_the_embedded_broker! {
 on_the_embedded_broker! {
     "needs kcat":
     kcat_writes_and_reads;
+}
+
+/// Fills a disk of 3 MB under the log, looks at what is there, and makes room.
+const FULL_DISK: &str = r#"
+    mount -t tmpfs -o size=3m tmpfs "$1"
+    options="--embedded=$2 --data-dir $1/log"
+    "$PUBLISHER" alice bob $options < "$3/in" 2> "$3/err" &
+    until grep -q "is its disk full" "$3/err"; do sleep 0.1; done
+    "$SUBSCRIBER" bob $options --from earliest --until-end > "$3/part"
+    mount -o remount,size=64m "$1"
+    wait $!
+    "$SUBSCRIBER" bob $options --from earliest --until-end > "$3/out"
+"#;
+
+#[test]
+#[ignore = "needs to mount a small disk (unshare)"]
+fn a_full_disk_is_told_and_nothing_is_lost_when_there_is_room_again() {
+    let (disk, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = |dir: &tempfile::TempDir| dir.path().display().to_string();
+    let input = random_lines(3, 100_000, 60);
+    std::fs::write(files.path().join("in"), &input).unwrap();
+    Program::other("unshare", &["-rm", "bash", "-euc", FULL_DISK, "bash"])
+        .arg(path(&disk))
+        .arg(free_port().to_string())
+        .arg(path(&files))
+        .env("PUBLISHER", env!("CARGO_BIN_EXE_publisher"))
+        .env("SUBSCRIBER", env!("CARGO_BIN_EXE_subscriber"))
+        .run()
+        .code(0);
+    let read = |name: &str| std::fs::read(files.path().join(name)).unwrap();
+    let part = read("part");
+    assert!(
+        !part.is_empty() && part.len() < input.len(),
+        "{}",
+        part.len()
+    );
+    assert!(input.starts_with(&part), "the log is not whole");
+    assert!(
+        read("out") == input,
+        "what came in the end is not what went in"
+    );
 }
