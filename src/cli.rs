@@ -1,6 +1,7 @@
 //! The command line that the programs share, the two questions, and how a program ends.
 
 use std::fmt::Display;
+use std::fs;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::process::{self, ExitCode};
@@ -13,7 +14,7 @@ use clap::{Args, ValueEnum};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::client::{self, Cluster, DELIVERY_TIMEOUT, Listener, Options, Start};
+use crate::client::{self, Cluster, DELIVERY_TIMEOUT, Listener, Options, Start, properties};
 use crate::embedded::{self, Found};
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -49,6 +50,24 @@ pub struct Connection {
     )]
     embedded: Option<u16>,
 
+    /// Set a property of librdkafka, as kcat's -X does; again and again
+    #[arg(
+        short = 'X',
+        long = "property",
+        value_name = "NAME=VALUE",
+        conflicts_with = "embedded"
+    )]
+    properties: Vec<String>,
+
+    /// Read properties from a file, as kcat's -F does
+    #[arg(
+        short = 'F',
+        long = "config",
+        value_name = "FILE",
+        conflicts_with = "embedded"
+    )]
+    config: Option<PathBuf>,
+
     /// Where the embedded broker keeps its log [default: the platform's data directory]
     #[arg(long, value_name = "DIR", env = "KAFKA_CHAT_DATA_DIR")]
     data_dir: Option<PathBuf>,
@@ -61,13 +80,45 @@ impl Connection {
         let variable = std::env::var("KAFKA_BOOTSTRAP_SERVERS").ok();
         let variable = variable.filter(|servers| self.embedded.is_none() && !servers.is_empty());
         let named = self.bootstrap_servers.clone().or(variable);
+        let properties = self.properties()?;
+        let elsewhere = properties
+            .iter()
+            .any(|(name, _)| name == "bootstrap.servers");
         client::connect(&match named {
             Some(servers) => Options {
                 servers: bootstrap_servers(&servers)?,
-                ..Options::default()
+                properties,
+                revive: None,
             },
-            None => self.local()?,
+            None if properties.is_empty() => self.local()?,
+            // With properties it is a Kafka that is meant, never the embedded broker.
+            None => Options {
+                servers: match elsewhere {
+                    true => Vec::new(),
+                    false => vec![format!("localhost:{PORT}")],
+                },
+                properties,
+                revive: None,
+            },
         })
+    }
+
+    /// The properties of the file, and behind them, so that they win, those of the command line.
+    fn properties(&self) -> Result<Vec<(String, String)>> {
+        let mut all = Vec::new();
+        if let Some(file) = &self.config {
+            let text = fs::read_to_string(file).map_err(|why| {
+                Error::usage(format!("cannot read {} (-F): {why}", file.display()))
+            })?;
+            all = properties::parse(&text)?;
+        }
+        for property in &self.properties {
+            let (name, value) = property
+                .split_once('=')
+                .ok_or_else(|| Error::usage(format!("'{property}' (-X) is no NAME=VALUE")))?;
+            all.push((name.trim().to_string(), value.to_string()));
+        }
+        Ok(all)
     }
 
     /// Whoever serves on this machine; the embedded broker, if nobody does.

@@ -2,7 +2,10 @@
 //!
 //! The programs see only what is here; the crates behind it don't leave their own files.
 
+#[cfg(feature = "librdkafka")]
+mod librdkafka;
 mod probe;
+pub mod properties;
 mod v0;
 
 use std::collections::BTreeMap;
@@ -227,14 +230,34 @@ pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
         let v0 = v0::V0::new(&options.servers, server.clone(), revive);
         return Ok(Box::new(v0));
     }
+    if !options.properties.is_empty() {
+        return modern(options, || {
+            Error::usage(
+                "-X and -F need a build with the feature librdkafka, which this one is without",
+            )
+        });
+    }
     let found = ask(&options.servers, PATIENCE)?;
     if found.speaks_version_0() {
         let v0 = v0::V0::new(&options.servers, found.server, None);
         return Ok(Box::new(v0));
     }
-    Err(Error::failed(
-        format!("cannot talk to the Kafka at {}", found.server),
-        "it is version 4 or later, which no longer speaks what crate kafka does (KIP-896)",
-    )
-    .hint("Build with the feature librdkafka, which is on by default."))
+    modern(options, || {
+        Error::failed(
+            format!("cannot talk to the Kafka at {}", found.server),
+            "it is version 4 or later, which no longer speaks what crate kafka does (KIP-896), and \
+             this build is without the feature librdkafka",
+        )
+        .hint("Build it with that feature, which is on unless --no-default-features is given.")
+    })
+}
+
+#[cfg(feature = "librdkafka")]
+fn modern(options: &Options, _without: impl FnOnce() -> Error) -> Result<Box<dyn Cluster>> {
+    librdkafka::connect(options)
+}
+
+#[cfg(not(feature = "librdkafka"))]
+fn modern(_options: &Options, without: impl FnOnce() -> Error) -> Result<Box<dyn Cluster>> {
+    Err(without())
 }

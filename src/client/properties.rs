@@ -1,0 +1,286 @@
+//! A properties file, as kcat's `-F` and Kafka's own tools read it, in librdkafka's names.
+
+use crate::error::{Error, Result};
+
+/// Properties of Kafka's Java clients, often found on a cloud's page, that mean nothing here:
+/// what they configure is either Java's own or fixed by what the programs do.
+const JAVA_ONLY: &[&str] = &[
+    "auto.include.jmx.reporter",
+    "basic.auth.credentials.source",
+    "basic.auth.user.info",
+    "buffer.memory",
+    "default.api.timeout.ms",
+    "exclude.internal.topics",
+    "interceptor.classes",
+    "key.deserializer",
+    "key.serializer",
+    "max.block.ms",
+    "max.poll.records",
+    "metric.reporters",
+    "metrics.num.samples",
+    "metrics.recording.level",
+    "metrics.sample.window.ms",
+    "partitioner.class",
+    "partitioner.ignore.keys",
+    "sasl.client.callback.handler.class",
+    "sasl.login.callback.handler.class",
+    "sasl.login.class",
+    "schema.registry.url",
+    "security.providers",
+    "ssl.engine.factory.class",
+    "ssl.protocol",
+    "ssl.enabled.protocols",
+    "ssl.keymanager.algorithm",
+    "ssl.trustmanager.algorithm",
+    "value.deserializer",
+    "value.serializer",
+];
+
+/// The properties in `text`, in their order, with the names that only Kafka's Java clients know
+/// turned into librdkafka's.
+///
+/// Syntax: `name=value` lines, also with `:`; blank lines and those that start with `#` or `!` are
+/// left out; a `\` at the end of a line continues it, and one before `\ = : # !`, a space, `t`, `n`
+/// or `r` is Java's escape. Any other `\` stands for itself, as in a file written for kcat.
+///
+/// Fails with a usage error that names the line or the property, never its value. Whether a name
+/// exists is not known here.
+pub fn parse(text: &str) -> Result<Vec<(String, String)>> {
+    translate(read(text)?)
+}
+
+fn read(text: &str) -> Result<Vec<(String, String)>> {
+    let mut properties = Vec::new();
+    let mut lines = text.lines().enumerate();
+    while let Some((number, line)) = lines.next() {
+        let mut logical = line.trim().to_string();
+        if logical.is_empty() || logical.starts_with(['#', '!']) {
+            continue;
+        }
+        while continues(&logical) {
+            logical.pop();
+            match lines.next() {
+                Some((_, next)) => logical.push_str(next.trim()),
+                None => break,
+            }
+        }
+        let separator = separator(&logical).ok_or_else(|| {
+            Error::usage(format!(
+                "line {} of the properties has no '=': it should read NAME=VALUE",
+                number + 1
+            ))
+        })?;
+        let name = unescape(logical[..separator].trim());
+        if name.is_empty() {
+            return Err(Error::usage(format!(
+                "line {} of the properties has no name before the '='",
+                number + 1
+            )));
+        }
+        properties.push((name, unescape(logical[separator + 1..].trim())));
+    }
+    Ok(properties)
+}
+
+/// Whether the line goes on in the next: an even number of `\` at its end are escapes themselves.
+fn continues(line: &str) -> bool {
+    let slashes = line.len() - line.trim_end_matches('\\').len();
+    slashes % 2 == 1
+}
+
+/// Where the first `=` or `:` is that no `\` escapes.
+fn separator(line: &str) -> Option<usize> {
+    let mut escaped = false;
+    line.char_indices().find_map(|(at, c)| {
+        let found = !escaped && (c == '=' || c == ':');
+        escaped = c == '\\' && !escaped;
+        found.then_some(at)
+    })
+}
+
+fn unescape(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        let meant = match (c, rest.peek()) {
+            ('\\', Some('t')) => Some('\t'),
+            ('\\', Some('n')) => Some('\n'),
+            ('\\', Some('r')) => Some('\r'),
+            ('\\', Some(&next)) if "\\=:#! ".contains(next) => Some(next),
+            _ => None,
+        };
+        if meant.is_some() {
+            rest.next();
+        }
+        plain.push(meant.unwrap_or(c));
+    }
+    plain
+}
+
+fn translate(properties: Vec<(String, String)>) -> Result<Vec<(String, String)>> {
+    let value_of = |wanted: &str| {
+        let found = properties.iter().rfind(|(name, _)| name == wanted);
+        found.map_or("", |(_, value)| value.as_str())
+    };
+    let pem_trust = value_of("ssl.truststore.type").eq_ignore_ascii_case("PEM");
+    let pem_keys = value_of("ssl.keystore.type").eq_ignore_ascii_case("PEM");
+    let mut translated = Vec::with_capacity(properties.len());
+    for (name, value) in &properties {
+        let mut put = |name: &str, value: &str| translated.push((name.into(), value.into()));
+        match name.as_str() {
+            "sasl.jaas.config" => {
+                put("sasl.username", &jaas(value, "username")?);
+                put("sasl.password", &jaas(value, "password")?);
+            }
+            "ssl.truststore.location" if pem_trust || value.ends_with(".pem") => {
+                put("ssl.ca.location", value);
+            }
+            "ssl.truststore.location" => {
+                return Err(Error::usage(
+                    "ssl.truststore.location names a Java key store, which can't be read here",
+                )
+                .hint(
+                    "Write its certificates into a PEM file (keytool -list -rfc -keystore FILE) and name that as ssl.ca.location.",
+                ));
+            }
+            "ssl.truststore.certificates" => put("ssl.ca.pem", value),
+            "ssl.truststore.password" | "ssl.truststore.type" | "ssl.keystore.type" => {}
+            "ssl.keystore.location" if pem_keys => {
+                put("ssl.certificate.location", value);
+                put("ssl.key.location", value);
+            }
+            "ssl.keystore.certificate.chain" => put("ssl.certificate.pem", value),
+            "ssl.keystore.key" => put("ssl.key.pem", value),
+            // In Java, nothing means that host names are not checked.
+            "ssl.endpoint.identification.algorithm" if value.is_empty() => put(name, "none"),
+            // The only value besides use_all_dns_ips was dropped by Java's clients, too.
+            "client.dns.lookup" if value == "default" => {}
+            "max.request.size" => put("message.max.bytes", value),
+            // Class names of Java; librdkafka has the same strategies by short names.
+            "partition.assignment.strategy" if value.contains("org.apache.kafka") => {}
+            java if JAVA_ONLY.contains(&java) => {}
+            _ => put(name, value),
+        }
+    }
+    Ok(translated)
+}
+
+/// The value of `option` in a JAAS line: `Module required username="alice" password="secret";`.
+fn jaas(line: &str, option: &str) -> Result<String> {
+    let missing = || {
+        Error::usage(format!(
+            "sasl.jaas.config has no {option}=\"…\": only user name and password are understood in it"
+        ))
+    };
+    let start = line
+        .match_indices(option)
+        .find_map(|(at, _)| {
+            let apart = line[..at].ends_with(char::is_whitespace);
+            let value = line[at + option.len()..].trim_start().strip_prefix('=')?;
+            apart.then(|| value.trim_start())
+        })
+        .ok_or_else(missing)?;
+    let Some(quote) = start.chars().next().filter(|c| "\"'".contains(*c)) else {
+        let bare = start.split([';', ' ']).next().unwrap_or_default();
+        return Ok(bare.to_string());
+    };
+    let mut value = String::new();
+    let mut inside = start[1..].chars();
+    while let Some(c) = inside.next() {
+        match c {
+            '\\' => value.extend(inside.next()),
+            c if c == quote => return Ok(value),
+            c => value.push(c),
+        }
+    }
+    Err(missing())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Vec<(String, String)> {
+        parse(text).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        let owned = |&(name, value): &(&str, &str)| (name.to_string(), value.to_string());
+        pairs.iter().map(owned).collect()
+    }
+
+    #[test]
+    fn lines_are_names_and_values_in_order() {
+        assert_eq!(
+            parsed(
+                "# a comment\n! another\r\n\n  linger.ms = 5 \nacks=all\nclient.id: me\nssl.ca.location=\n"
+            ),
+            pairs(&[
+                ("linger.ms", "5"),
+                ("acks", "all"),
+                ("client.id", "me"),
+                ("ssl.ca.location", "")
+            ])
+        );
+    }
+
+    #[test]
+    fn values_may_hold_separators_and_comment_signs() {
+        assert_eq!(
+            parsed("sasl.password=a=b:c#d!e"),
+            pairs(&[("sasl.password", "a=b:c#d!e")])
+        );
+    }
+
+    #[test]
+    fn a_backslash_continues_a_line_or_escapes_and_else_stands_for_itself() {
+        assert_eq!(
+            parsed("debug=broker,\\\n    security\nclient.id=a\\:b\\\\c\\d"),
+            pairs(&[("debug", "broker,security"), ("client.id", "a:b\\c\\d")])
+        );
+    }
+
+    #[test]
+    fn a_line_without_a_separator_is_named_by_number_and_not_shown() {
+        let error = parse("acks=all\nsecret").unwrap_err().to_string();
+        assert!(error.contains("line 2"), "{error}");
+        assert!(!error.contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn what_a_cloud_shows_for_java_becomes_librdkafka() {
+        let text = "bootstrap.servers=pkc-1.cloud:9092\nsecurity.protocol=SASL_SSL\n\
+            sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required username='KEY' password=\"s\\\\\"ecret=\";\n\
+            sasl.mechanism=PLAIN\nclient.dns.lookup=use_all_dns_ips\nsession.timeout.ms=45000\nacks=all\n\
+            ssl.endpoint.identification.algorithm=\nssl.truststore.type=PEM\nssl.truststore.location=/ca\n\
+            key.serializer=org.apache.kafka.common.serialization.StringSerializer\n";
+        assert_eq!(
+            parsed(text),
+            pairs(&[
+                ("bootstrap.servers", "pkc-1.cloud:9092"),
+                ("security.protocol", "SASL_SSL"),
+                ("sasl.username", "KEY"),
+                ("sasl.password", "s\"ecret="),
+                ("sasl.mechanism", "PLAIN"),
+                ("client.dns.lookup", "use_all_dns_ips"),
+                ("session.timeout.ms", "45000"),
+                ("acks", "all"),
+                ("ssl.endpoint.identification.algorithm", "none"),
+                ("ssl.ca.location", "/ca"),
+            ])
+        );
+    }
+
+    #[test]
+    fn a_jaas_line_without_a_password_is_a_usage_error_that_shows_nothing_of_it() {
+        let error = parse("sasl.jaas.config=Module required username=\"hidden\";").unwrap_err();
+        assert!(error.to_string().contains("password="), "{error}");
+        assert!(!error.to_string().contains("hidden"), "{error}");
+    }
+
+    #[test]
+    fn a_java_key_store_is_refused_with_the_way_out() {
+        let error = parse("ssl.truststore.location=/etc/kafka/client.jks").unwrap_err();
+        assert!(error.to_string().contains("keytool"), "{error}");
+    }
+}
