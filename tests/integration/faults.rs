@@ -35,9 +35,26 @@ struct Plan {
     patience: Duration,
 }
 
+/// One of the rounds of a run.
+struct Strike<'a> {
+    /// Which, from 0 on.
+    round: u64,
+    /// The topic that is written to.
+    topic: &'a str,
+    load: &'a Load,
+    lines: u64,
+}
+
+impl Strike<'_> {
+    /// Lets the lines of this round come.
+    fn allow(&self) {
+        self.load.allow(self.lines);
+    }
+}
+
 /// Has lines sent and read by way of `on`, lets `strike` do its worst once a round while they are under
 /// way, and checks what was written to the log and what the reader made of it.
-fn run(on: &Kafka, plan: &Plan, mut strike: impl FnMut(u64, &mut dyn FnMut())) -> Report {
+fn run(on: &Kafka, plan: &Plan, mut strike: impl FnMut(Strike<'_>)) -> Report {
     let topic = user("log");
     let each = plan.lines / SENDERS as u64;
     let reader = on
@@ -45,7 +62,12 @@ fn run(on: &Kafka, plan: &Plan, mut strike: impl FnMut(u64, &mut dyn FnMut())) -
         .start();
     let load = Load::start(on, &topic, SENDERS, each, plan.seed);
     for round in 0..plan.rounds {
-        strike(round, &mut || load.allow(each * (round + 1) / plan.rounds));
+        strike(Strike {
+            round,
+            topic: &topic,
+            load: &load,
+            lines: each * (round + 1) / plan.rounds,
+        });
     }
     let sent = load.end(plan.patience);
     let log = on
@@ -166,8 +188,8 @@ fn nothing_goes_wrong_when_hosts_are_killed_under_load() {
         patience: PATIENCE,
     };
     let mut chance = Chance::new(plan.seed);
-    let report = run(&hosts.clients(), &plan, |_, allow| {
-        allow();
+    let report = run(&hosts.clients(), &plan, |strike| {
+        strike.allow();
         thread::sleep(chance.pause(30));
         hosts.kill();
     });
@@ -184,8 +206,8 @@ fn nothing_goes_wrong_when_the_host_stands_still_for_a_while() {
         patience: PATIENCE,
     };
     let mut chance = Chance::new(plan.seed);
-    let report = run(&hosts.clients(), &plan, |_, allow| {
-        allow();
+    let report = run(&hosts.clients(), &plan, |strike| {
+        strike.allow();
         thread::sleep(chance.pause(30));
         hosts.pause(Duration::from_secs(2));
     });
@@ -207,9 +229,9 @@ fn nothing_goes_wrong_when_answers_are_lost_or_cut() {
         seed: seed(),
         patience: PATIENCE,
     };
-    let report = run(&Kafka::Real(proxy.server()), &plan, |round, allow| {
-        proxy.arm(faults[round as usize % faults.len()]);
-        allow();
+    let report = run(&Kafka::Real(proxy.server()), &plan, |strike| {
+        proxy.arm(faults[strike.round as usize % faults.len()]);
+        strike.allow();
         proxy.wait();
     });
     assert_clean(report, plan.seed);
