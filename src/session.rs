@@ -7,8 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::{
-    Cluster, Consumer, DELIVERY_TIMEOUT, Deliveries, Event, Groups, Listener, Offsets, Pace,
-    Producer, Start,
+    Cluster, Consumer, Deliveries, Event, Groups, Listener, Offsets, Pace, Producer, Start,
 };
 use crate::conversation::{Conversation, Item, Unsigned};
 use crate::error::{Error, Result};
@@ -77,12 +76,15 @@ pub struct Reader {
 pub struct Writer {
     producer: Box<dyn Producer>,
     ledger: Arc<Ledger>,
+    delivery_timeout: Duration,
 }
 
 /// Opens a chat, from where the user last stopped reading the peer, or from the oldest line kept.
+/// A line is given up after `delivery_timeout`.
 pub fn open(
     cluster: &dyn Cluster,
     parties: Parties,
+    delivery_timeout: Duration,
     screen: Screen,
 ) -> Result<(Session, Reader, Writer)> {
     let mut groups = cluster.groups()?;
@@ -111,7 +113,7 @@ pub fn open(
         &parties.me,
         parties.writes(),
         Pace::Typed,
-        DELIVERY_TIMEOUT,
+        delivery_timeout,
         deliveries,
         // The consumer's connection tells enough.
         Arc::new(|_| {}),
@@ -134,7 +136,12 @@ pub fn open(
         consumer,
         session: session.clone(),
     };
-    Ok((session, reader, Writer { producer, ledger }))
+    let writer = Writer {
+        producer,
+        ledger,
+        delivery_timeout,
+    };
+    Ok((session, reader, writer))
 }
 
 /// Tells the user what happens to the connection, and the conversation what may be missing.
@@ -209,7 +216,7 @@ impl Writer {
 
     /// Waits until all lines are delivered or given up.
     pub fn flush(&mut self) {
-        self.producer.flush(DELIVERY_TIMEOUT * 2);
+        self.producer.flush(self.delivery_timeout * 2);
     }
 }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::thread;
 
 use clap::Parser;
-use kafka_chat::cli::{self, Connection};
+use kafka_chat::cli::{self, Connection, Delivery};
 use kafka_chat::conversation::Unsigned;
 use kafka_chat::error::{Error, Result};
 use kafka_chat::lines::Line;
@@ -29,6 +29,8 @@ struct Arguments {
     /// Talk with the tutorial's chat.py, which swaps the topics and signs nothing
     #[arg(long)]
     tutorial: bool,
+    #[command(flatten)]
+    delivery: Delivery,
     #[command(flatten)]
     connection: Connection,
 }
@@ -56,8 +58,9 @@ fn chat(arguments: Arguments) -> Result<()> {
     }
     let cluster = arguments.connection.connect()?;
     let mut terminal = Terminal::open(&parties.me)?;
+    let timeout = arguments.delivery.timeout();
     let (session, reader, mut writer) =
-        session::open(cluster.as_ref(), parties, terminal.screen())?;
+        session::open(cluster.as_ref(), parties, timeout, terminal.screen())?;
 
     let ending = session.clone();
     cli::on_signal(move || ending.end())?;

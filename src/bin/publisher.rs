@@ -4,8 +4,8 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::Parser;
-use kafka_chat::cli::{self, Connection};
-use kafka_chat::client::{DELIVERY_TIMEOUT, Pace};
+use kafka_chat::cli::{self, Connection, Delivery};
+use kafka_chat::client::Pace;
 use kafka_chat::error::Result;
 use kafka_chat::ledger::Ledger;
 use kafka_chat::lines::{Line, Lines};
@@ -18,6 +18,8 @@ struct Arguments {
     me: Option<String>,
     /// Whom to write to: the topic of that name; asked for if left out
     peer: Option<String>,
+    #[command(flatten)]
+    delivery: Delivery,
     #[command(flatten)]
     connection: Connection,
 }
@@ -34,8 +36,8 @@ fn publish(arguments: Arguments) -> Result<()> {
     let cluster = arguments.connection.connect()?;
     let ledger = Ledger::new();
     let notices = cli::listener();
-    let mut producer =
-        cluster.producer(&me, &peer, pace, DELIVERY_TIMEOUT, ledger.clone(), notices)?;
+    let timeout = arguments.delivery.timeout();
+    let mut producer = cluster.producer(&me, &peer, pace, timeout, ledger.clone(), notices)?;
     let interrupted = ledger.clone();
     cli::on_signal(move || interrupted.interrupted(typed))?;
 
@@ -50,6 +52,6 @@ fn publish(arguments: Arguments) -> Result<()> {
             break;
         }
     }
-    producer.flush(DELIVERY_TIMEOUT * 2);
+    producer.flush(timeout * 2);
     ledger.verdict()
 }

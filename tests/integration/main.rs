@@ -1,13 +1,15 @@
 //! The programs, really run: through pipes, and `chat` on a pseudo-terminal.
 //!
 //! Everything under `kafka` needs a real Kafka, everything under `tools` kcat or Python;
-//! `scripts/test-kafka` starts what they need and runs them.
+//! `scripts/test-kafka` starts what they need and runs them. `scripts/test-faults` runs what is under
+//! `faults::full`.
 
 // A test that meets the unexpected has failed.
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
 mod chatting;
+mod faults;
 mod hosting;
 mod kafka;
 mod one_way;
