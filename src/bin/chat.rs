@@ -64,10 +64,7 @@ fn chat(arguments: Arguments) -> Result<()> {
     let ending = session.clone();
     thread::spawn(move || cli::exit(reader.run().and(ending.end())));
     let ending = session.clone();
-    thread::spawn(move || {
-        terminal::wait_until_closed();
-        cli::exit(ending.end())
-    });
+    terminal::on_closed(move || cli::exit(ending.end()));
 
     while let Some(line) = terminal.next_line()? {
         match line {
