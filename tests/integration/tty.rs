@@ -35,7 +35,6 @@ pub(crate) struct Tty {
     shown: Arc<(Mutex<Shown>, Condvar)>,
     found: Termios,
     /// Whoever looks at the terminal does so until this is dropped.
-    #[expect(dead_code)]
     looking: Option<UnixStream>,
 }
 
@@ -196,6 +195,15 @@ impl Tty {
         assert!(is_enough, "no {what}\nran: {}\nshown:\n{report}", self.what);
     }
 
+    /// The most memory that it has had, in kB.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.unwrap().trim().trim_end_matches(" kB");
+        peak.parse().unwrap()
+    }
+
     /// Sends it a signal by name.
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
@@ -223,6 +231,17 @@ impl Tty {
         let shown = state.lock().unwrap();
         drop(changed.wait_timeout_while(shown, PATIENCE, |shown| !shown.ended));
         (status, tcgetattr(&*self.pty).unwrap() == self.found)
+    }
+
+    /// Closes the terminal, as one closes a window, and fails unless the program then ends with
+    /// this exit code.
+    #[track_caller]
+    pub(crate) fn closes_with(mut self, code: i32) {
+        // The thread that looks at it has the other half.
+        self.pty = Arc::new(open().unwrap().0);
+        self.looking = None;
+        let (status, _) = self.wait_for_end();
+        assert_eq!(status.code(), Some(code), "{}", self.what);
     }
 
     /// Fails unless it ends with this exit code, and leaves its terminal as it was.
