@@ -1,6 +1,6 @@
 //! One user's chat with another: the conversation, fed from Kafka, shown on a screen.
 
-use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -64,6 +64,7 @@ pub struct Session {
     screen: Screen,
     ledger: Arc<Ledger>,
     bookkeeper: mpsc::Sender<mpsc::Sender<()>>,
+    has_ended: Arc<AtomicBool>,
 }
 
 /// The half of a chat that shows what the peer writes; for a thread of its own.
@@ -131,6 +132,7 @@ pub fn open(
         screen,
         ledger: ledger.clone(),
         bookkeeper: bookkeeper.start()?,
+        has_ended: Arc::default(),
     };
     let reader = Reader {
         consumer,
@@ -170,16 +172,10 @@ impl Reader {
         let items = lock(conversation).polled(&self.consumer.position());
         show(screen, items)?;
         loop {
-            let mut shown = Ok(());
-            self.consumer.poll(POLL, &mut |record| {
+            self.consumer.try_poll(POLL, |record| {
                 let items = lock(conversation).record(record);
-                shown = show(screen, items);
-                match shown {
-                    Ok(()) => ControlFlow::Continue(()),
-                    Err(_) => ControlFlow::Break(()),
-                }
+                show(screen, items)
             })?;
-            shown?;
             let items = lock(conversation).polled(&self.consumer.position());
             show(screen, items)?;
             screen.flush()?;
@@ -222,8 +218,15 @@ impl Writer {
 
 impl Session {
     /// Ends the chat, within a second: leaves the terminal as it was, commits what was shown, and
-    /// says what the peer has not read. Fails if lines were not delivered, and names them.
-    pub fn end(&self) -> Result<()> {
+    /// says what the peer has not read. Fails with the `reason` why it could not go on, if there
+    /// is one, and else if lines were not delivered, which it names.
+    ///
+    /// Several threads may come to its end at once. Only the first one returns, and must end the
+    /// program.
+    pub fn end(&self, reason: Result<()>) -> Result<()> {
+        while self.has_ended.swap(true, Ordering::Relaxed) {
+            thread::park();
+        }
         self.screen.restore();
         self.ledger.wait(LAST_WAIT);
         let (done, is_done) = mpsc::channel();
@@ -233,7 +236,17 @@ impl Session {
         if let Some(unread) = lock(&self.conversation).unread() {
             self.screen.notice(&unread);
         }
-        self.ledger.verdict()
+        match (reason, self.ledger.verdict()) {
+            (Ok(()), verdict) => verdict,
+            // That nobody looks any more is no failure, but a line that was lost is one.
+            (Err(error), verdict) if error.is_closed_pipe() => verdict.and(Err(error)),
+            (Err(error), verdict) => {
+                if let Err(undelivered) = verdict {
+                    self.screen.notice(&undelivered.to_string());
+                }
+                Err(error)
+            }
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use kafka_chat::cli::{self, Connection, Delivery};
 use kafka_chat::conversation::Unsigned;
 use kafka_chat::error::{Error, Result};
 use kafka_chat::lines::Line;
-use kafka_chat::session::{self, Parties};
+use kafka_chat::session::{self, Parties, Writer};
 use kafka_chat::terminal::{self, Terminal};
 
 /// Talks with PEER, and with nobody else
@@ -63,15 +63,15 @@ fn chat(arguments: Arguments) -> Result<()> {
         session::open(cluster.as_ref(), parties, timeout, terminal.screen())?;
 
     let ending = session.clone();
-    cli::on_signal(move || ending.end())?;
+    cli::on_signal(move || ending.end(Ok(())))?;
     let ending = session.clone();
-    thread::spawn(move || cli::exit(reader.run().and(ending.end())));
+    thread::spawn(move || cli::exit(ending.end(reader.run())));
     let ending = session.clone();
-    thread::spawn(move || {
-        terminal::wait_until_closed();
-        cli::exit(ending.end())
-    });
+    terminal::on_closed(move || cli::exit(ending.end(Ok(()))));
+    session.end(write(&mut terminal, &mut writer))
+}
 
+fn write(terminal: &mut Terminal, writer: &mut Writer) -> Result<()> {
     while let Some(line) = terminal.next_line()? {
         match line {
             Line::Whole(text) => writer.send(text),
@@ -81,5 +81,5 @@ fn chat(arguments: Arguments) -> Result<()> {
     if !io::stdin().is_terminal() {
         writer.flush();
     }
-    session.end()
+    Ok(())
 }
