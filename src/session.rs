@@ -12,6 +12,7 @@ use crate::client::{
 use crate::conversation::{Conversation, Item, Unsigned};
 use crate::error::{Error, Result};
 use crate::ledger::Ledger;
+use crate::lines::Line;
 use crate::name::Name;
 use crate::terminal::Screen;
 
@@ -25,17 +26,38 @@ const LAST_WAIT: Duration = Duration::from_millis(400);
 /// Who talks with whom, and over which topics.
 #[derive(Debug, Clone)]
 pub struct Parties {
-    /// The user.
-    pub me: Name,
-    /// The only one whose lines are shown.
-    pub peer: Name,
-    /// What to do with lines that carry no name.
-    pub unsigned: Unsigned,
-    /// The topics are swapped, as in the tutorial's `chat.py`: read the peer's, write one's own.
-    pub swapped: bool,
+    me: Name,
+    peer: Name,
+    unsigned: Unsigned,
+    swapped: bool,
 }
 
 impl Parties {
+    /// `me` talks with `peer`, whose lines alone are shown; with `unsigned`, so are those without a
+    /// name. With `tutorial`, the topics are swapped and nobody signs, as in its `chat.py`.
+    ///
+    /// Fails if the two are the same.
+    pub fn new(me: Name, peer: Name, unsigned: bool, tutorial: bool) -> Result<Parties> {
+        if me == peer {
+            return Err(Error::usage(format!("{me} can't chat with themselves")));
+        }
+        Ok(Parties {
+            me,
+            peer,
+            unsigned: match (tutorial, unsigned) {
+                (true, _) => Unsigned::Peers,
+                (_, true) => Unsigned::Shown,
+                _ => Unsigned::Hidden,
+            },
+            swapped: tutorial,
+        })
+    }
+
+    /// The user.
+    pub fn me(&self) -> &Name {
+        &self.me
+    }
+
     /// The topic that is read: the user's own.
     fn reads(&self) -> &Name {
         if self.swapped { &self.peer } else { &self.me }
@@ -200,14 +222,13 @@ fn show(screen: &Screen, items: Vec<Item>) -> Result<()> {
 }
 
 impl Writer {
-    /// Sends one line.
-    pub fn send(&mut self, text: &[u8]) {
-        self.producer.send(self.ledger.number(), text);
-    }
-
-    /// Takes note of a line that is too long to be sent.
-    pub fn too_long(&mut self, bytes: u64) {
-        self.ledger.too_long(self.ledger.number(), bytes);
+    /// Sends a line, or takes note of one that is too long to be sent.
+    pub fn send(&mut self, line: &Line<'_>) {
+        let number = self.ledger.number();
+        match line {
+            Line::Whole(text) => self.producer.send(number, text),
+            Line::TooLong { bytes } => self.ledger.too_long(number, *bytes),
+        }
     }
 
     /// Waits until all lines are delivered or given up.
