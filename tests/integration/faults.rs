@@ -4,6 +4,7 @@
 //! compared with what the publishers were given and said. Here are a few rounds of it; `full`, run by
 //! `scripts/test-faults`, has many, and real Kafkas.
 
+mod away;
 mod check;
 mod full;
 mod load;
@@ -42,6 +43,7 @@ struct Strike<'a> {
     /// The topic that is written to.
     topic: &'a str,
     load: &'a Load,
+    reader: &'a Running,
     lines: u64,
 }
 
@@ -49,6 +51,18 @@ impl Strike<'_> {
     /// Lets the lines of this round come.
     fn allow(&self) {
         self.load.allow(self.lines);
+    }
+
+    /// Lets the lines of this round come, and waits until some of them, or of those that still
+    /// waited, get through: else one strike after the other would hit what has not recovered yet.
+    fn allow_and_see(&self) {
+        let seen = self.reader.stdout.bytes().len();
+        self.allow();
+        let goes_on = self
+            .reader
+            .stdout
+            .wait(PATIENCE * 2, |read| read.len() > seen);
+        assert!(goes_on, "nothing comes through in round {}", self.round);
     }
 }
 
@@ -66,6 +80,7 @@ fn run(on: &Kafka, plan: &Plan, mut strike: impl FnMut(Strike<'_>)) -> Report {
             round,
             topic: &topic,
             load: &load,
+            reader: &reader,
             lines: each * (round + 1) / plan.rounds,
         });
     }
@@ -189,7 +204,7 @@ fn nothing_goes_wrong_when_hosts_are_killed_under_load() {
     };
     let mut chance = Chance::new(plan.seed);
     let report = run(&hosts.clients(), &plan, |strike| {
-        strike.allow();
+        strike.allow_and_see();
         thread::sleep(chance.pause(30));
         hosts.kill();
     });
@@ -207,7 +222,7 @@ fn nothing_goes_wrong_when_the_host_stands_still_for_a_while() {
     };
     let mut chance = Chance::new(plan.seed);
     let report = run(&hosts.clients(), &plan, |strike| {
-        strike.allow();
+        strike.allow_and_see();
         thread::sleep(chance.pause(30));
         hosts.pause(Duration::from_secs(2));
     });

@@ -177,6 +177,13 @@ impl Tty {
                 None => thread::sleep(Duration::from_millis(5)),
             }
         };
+        // Its last words may still be on their way.
+        let (state, changed) = &*self.shown;
+        let (shown, _) = changed
+            .wait_timeout_while(state.lock().unwrap(), PATIENCE, |shown| !shown.ended)
+            .unwrap();
+        assert!(shown.ended, "{}: its terminal is still in use", self.what);
+        drop(shown);
         (status, tcgetattr(&*self.pty).unwrap() == self.found)
     }
 
