@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use self::check::{Report, check};
-use self::load::{Chance, Load};
+use self::load::{Chance, Load, account};
 use self::proxy::{FETCH, Fault, PRODUCE, Proxy};
 use crate::support::{Kafka, PATIENCE, Running, user};
 
@@ -250,4 +250,34 @@ fn nothing_goes_wrong_when_answers_are_lost_or_cut() {
         proxy.wait();
     });
     assert_clean(report, plan.seed);
+}
+
+#[test]
+fn nothing_goes_wrong_when_everyone_hosts_in_turn_and_leaves() {
+    let on = Kafka::embedded();
+    let topic = user("log");
+    // Whoever comes first hosts, and takes the broker along when it ends: long before the others.
+    let senders: Vec<_> = (0..12)
+        .map(|n| {
+            let sender = user(&format!("s{n}"));
+            let lines: String = (1..=200).map(|n| format!("{sender} {n}\n")).collect();
+            let publisher = on
+                .program("publisher", &[&sender, &topic])
+                .input(lines)
+                .start();
+            thread::sleep(Duration::from_millis(20));
+            (sender, publisher)
+        })
+        .collect();
+    let sent: Vec<_> = senders
+        .into_iter()
+        .map(|(sender, publisher)| account(sender, 200, &publisher.wait().code(0)))
+        .collect();
+    let log = on
+        .program("subscriber", &[&topic, "--from", "earliest", "-e", "-s"])
+        .run()
+        .code(0)
+        .stdout;
+    let report = check(&sent, &log);
+    assert!(report.is_clean(), "{report}");
 }

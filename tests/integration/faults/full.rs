@@ -7,11 +7,11 @@ use std::io::{Write, stdout};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::check::Report;
-use super::load::Chance;
+use super::check::{Report, check};
+use super::load::{Chance, account};
 use super::proxy::{FETCH, Fault, PRODUCE, Proxy};
 use super::{Hosts, Plan, run, seed};
-use crate::support::{Ended, Kafka, PATIENCE, Program, setting};
+use crate::support::{Ended, Kafka, PATIENCE, Program, setting, user};
 
 /// What is done in a proxy, in turn.
 const FAULTS: [Fault; 5] = [
@@ -203,6 +203,42 @@ fn three_brokers_lose_their_leader() {
         cluster(&["start-node", &leader]);
     });
     conclude(&named("leader killed"), &plan, report);
+}
+
+#[test]
+#[ignore = "needs a real Kafka of three brokers"]
+fn three_brokers_of_which_too_few_are_left_take_no_line_for_delivered() {
+    let on = Kafka::real();
+    let (me, topic) = (user("alice"), user("bob"));
+    let mut publisher = on
+        .program("publisher", &[&me, &topic, "--delivery-timeout", "10"])
+        .start();
+    publisher.write(format!("{me} 1\n"));
+    on.program("subscriber", &[&topic, "--from", "earliest", "-n", "1"])
+        .run()
+        .code(0);
+    let leader = leader_in_full_sync(&topic);
+    let others = ["1", "2", "3"].into_iter().filter(|node| *node != leader);
+    for node in others.clone() {
+        cluster(&["signal", "KILL", node]);
+    }
+    publisher.write(format!("{me} 2\n{me} 3\n"));
+    publisher.close();
+    let ended = publisher.wait_within(Duration::from_secs(40)).code(1);
+    for node in others {
+        cluster(&["start-node", node]);
+    }
+    leader_in_full_sync(&topic);
+    let log = on
+        .program("subscriber", &[&topic, "--from", "earliest", "-e", "-s"])
+        .run()
+        .code(0)
+        .stdout;
+    let sent = account(me, 3, &ended);
+    assert!(sent.undelivered.contains(&2) && sent.undelivered.contains(&3));
+    let report = check(&[sent], &log);
+    tell(format_args!("{}: {report}", named("too few are left")));
+    assert!(report.is_clean(), "{report}");
 }
 
 /// The leader of the topic's one partition, once all three replicas are in sync.
