@@ -9,6 +9,7 @@ use kafka_chat::client::Pace;
 use kafka_chat::error::Result;
 use kafka_chat::ledger::Ledger;
 use kafka_chat::lines::{Line, Lines};
+use kafka_chat::progress::Progress;
 
 /// Sends each line of standard input to PEER
 #[derive(Parser)]
@@ -35,21 +36,25 @@ fn publish(arguments: Arguments) -> Result<()> {
     let pace = if typed { Pace::Typed } else { Pace::Piped };
     let cluster = arguments.connection.connect()?;
     let ledger = Ledger::new();
-    let notices = cli::listener();
+    let progress = Progress::of_input();
+    let notices = progress.listener();
     let timeout = arguments.delivery.timeout();
     let mut producer = cluster.producer(&me, &peer, pace, timeout, ledger.clone(), notices)?;
-    let interrupted = ledger.clone();
-    cli::on_signal(move || interrupted.interrupted(typed))?;
+    let (interrupted, shown) = (ledger.clone(), progress.clone());
+    cli::on_signal(move || {
+        shown.end();
+        interrupted.interrupted(typed)
+    })?;
 
     let mut lines = Lines::new(io::stdin().lock());
-    while let Some(line) = lines.next_line()? {
+    while !ledger.is_broken()
+        && let Some(line) = lines.next_line()?
+    {
+        progress.line(&line);
         let number = ledger.number();
         match line {
             Line::Whole(text) => producer.send(number, text),
             Line::TooLong { bytes } => ledger.too_long(number, bytes),
-        }
-        if ledger.is_broken() {
-            break;
         }
     }
     producer.flush(timeout * 2);

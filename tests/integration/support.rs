@@ -43,6 +43,18 @@ impl Kafka {
         Kafka::Real(setting("KAFKA_CHAT_TEST_SERVERS"))
     }
 
+    /// The same broker, for programs that only talk to it, and never run it.
+    pub(crate) fn by_address(&self) -> Kafka {
+        Kafka::Real(self.servers())
+    }
+
+    /// Runs the embedded broker until it is dropped.
+    pub(crate) fn host(&self) -> Running {
+        let host = self.program("subscriber", &["host"]).start();
+        host.wait_for_notice("a small broker of its own");
+        host
+    }
+
     /// `host:port,…`
     pub(crate) fn servers(&self) -> String {
         match self {
