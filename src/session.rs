@@ -20,6 +20,8 @@ use crate::terminal::Screen;
 const POLL: Duration = Duration::from_millis(400);
 /// How often the position is committed, and the peer's looked up.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// How many times in a row the position can't be committed until the user is told.
+const TELL_AFTER: u32 = 3;
 /// How long the end of a chat waits for what is under way: it has a second in all.
 const LAST_WAIT: Duration = Duration::from_millis(400);
 
@@ -117,7 +119,8 @@ pub fn open(
     };
     // What the listener tells may come before there is a conversation to tell it to.
     let told: Arc<Mutex<Option<Arc<Mutex<Conversation>>>>> = Arc::default();
-    let listener = listener(screen.clone(), told.clone());
+    let away = Arc::new(AtomicBool::new(false));
+    let listener = listener(screen.clone(), told.clone(), away.clone());
     let mut consumer = cluster.consumer(parties.reads(), start, listener.clone())?;
     let conversation = Arc::new(Mutex::new(Conversation::new(
         parties.me.clone(),
@@ -147,7 +150,8 @@ pub fn open(
         conversation: conversation.clone(),
         screen: screen.clone(),
         committed: Offsets::new(),
-        complained: false,
+        failures: 0,
+        away,
     };
     let session = Session {
         conversation,
@@ -169,8 +173,17 @@ pub fn open(
 }
 
 /// Tells the user what happens to the connection, and the conversation what may be missing.
-fn listener(screen: Screen, told: Arc<Mutex<Option<Arc<Mutex<Conversation>>>>>) -> Listener {
+fn listener(
+    screen: Screen,
+    told: Arc<Mutex<Option<Arc<Mutex<Conversation>>>>>,
+    away: Arc<AtomicBool>,
+) -> Listener {
     Arc::new(move |event| {
+        match event {
+            Event::Lost { .. } => away.store(true, Ordering::Relaxed),
+            Event::Back { .. } => away.store(false, Ordering::Relaxed),
+            _ => {}
+        }
         if let Event::Missed {
             partition, resumed, ..
         } = event
@@ -278,7 +291,10 @@ struct Bookkeeper {
     conversation: Arc<Mutex<Conversation>>,
     screen: Screen,
     committed: Offsets,
-    complained: bool,
+    /// How many times in a row a position could not be committed.
+    failures: u32,
+    /// The connection is lost, and the user has been told.
+    away: Arc<AtomicBool>,
 }
 
 impl Bookkeeper {
@@ -317,14 +333,19 @@ impl Bookkeeper {
         }
         let (group, topic) = (self.parties.position(), self.parties.reads());
         match self.groups.commit(&group, topic, &shown) {
-            Ok(()) => self.committed = shown,
-            // That the connection is lost is told elsewhere, and the next second tries again.
-            Err(error) if !self.complained => {
-                self.complained = true;
-                self.screen
-                    .notice(&format!("cannot save what you have read: {error}"));
+            Ok(()) => {
+                self.committed = shown;
+                self.failures = 0;
             }
-            Err(_) => {}
+            // The next second tries again, and that the connection is lost is told elsewhere.
+            Err(_) if self.away.load(Ordering::Relaxed) => {}
+            Err(error) => {
+                self.failures += 1;
+                if self.failures == TELL_AFTER {
+                    self.screen
+                        .notice(&format!("cannot save what you have read: {error}"));
+                }
+            }
         }
     }
 

@@ -8,7 +8,8 @@
 //!   back, and only what is missing is sent again;
 //! - a record larger than what is fetched comes back as nothing at all: the size is raised.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -146,6 +147,7 @@ impl Cluster for V0 {
         Ok(Box::new(V0Consumer {
             link,
             position,
+            first: BTreeMap::new(),
             fetch_bytes: FETCH_BYTES,
             pending: Vec::new(),
             checked: Instant::now(),
@@ -687,7 +689,17 @@ impl Sending {
                 _ => self.link.session = None,
             }
             if Instant::now() >= give_up {
-                let error = trouble.error(&self.link);
+                let error = Error::failed(
+                    format!(
+                        "cannot write to topic '{}' on {}",
+                        self.link.topic, self.link.cluster.broker
+                    ),
+                    format!(
+                        "not acknowledged within {} seconds ({})",
+                        self.delivery_timeout.as_secs(),
+                        trouble.why()
+                    ),
+                );
                 return self.give_up(batch, from, to, &error);
             }
             self.link.trouble(&trouble, give_up);
@@ -878,6 +890,8 @@ fn each_record<'a>(
 struct V0Consumer {
     link: Link,
     position: Offsets,
+    /// The first record given of each partition: its offset and mark.
+    first: BTreeMap<i32, (i64, u64)>,
     fetch_bytes: i32,
     /// Fetched, and not all given yet: `Break` came in between.
     pending: Vec<Response>,
@@ -947,8 +961,11 @@ impl V0Consumer {
         Ok(())
     }
 
-    /// A partition that was added since is read from its beginning.
+    /// A partition that was added since is read from its beginning. One that is not there any more,
+    /// since the topic was deleted and made again with fewer, is left alone.
     fn adopt(&mut self, partitions: BTreeSet<i32>) {
+        self.position
+            .retain(|partition, _| partitions.contains(partition));
         for partition in partitions {
             self.position.entry(partition).or_insert(0);
         }
@@ -963,7 +980,7 @@ impl V0Consumer {
         let responses = std::mem::take(&mut self.pending);
         let (mut some, mut stopped) = (false, false);
         let mut failed = Vec::new();
-        let position = &mut self.position;
+        let (position, first) = (&mut self.position, &mut self.first);
         each_record(&responses, |partition, record| {
             let at = position.entry(partition).or_insert(0);
             match record {
@@ -971,6 +988,9 @@ impl V0Consumer {
                 Ok(record) if record.offset >= *at => {
                     *at = record.offset + 1;
                     some = true;
+                    first
+                        .entry(partition)
+                        .or_insert_with(|| (record.offset, mark_of(&record)));
                     if each(record).is_break() {
                         stopped = true;
                         return Ok(ControlFlow::Break(()));
@@ -1013,11 +1033,25 @@ impl V0Consumer {
             })
     }
 
-    /// The log no longer has the position: goes on where it does, and says so.
+    /// The log does not have the position: goes on where it does, and says so.
+    ///
+    /// A log that lost its newest records is gone on with at its end: what is left of it has been
+    /// given. A new one of the same name, at its beginning.
     fn resume(&mut self, partition: i32) -> Result<(), Trouble> {
-        let oldest = self.link.offsets(FetchOffset::Earliest)?;
-        let resumed = oldest.get(&partition).copied().unwrap_or(0);
-        let wanted = self.position.insert(partition, resumed).unwrap_or(0);
+        let in_partition = |offsets: Offsets| offsets.get(&partition).copied().unwrap_or(0);
+        let oldest = in_partition(self.link.offsets(FetchOffset::Earliest)?);
+        let end = in_partition(self.link.offsets(FetchOffset::Latest)?);
+        let wanted = self.position.get(&partition).copied().unwrap_or(0);
+        if (oldest..=end).contains(&wanted) {
+            return Ok(());
+        }
+        let resumed = if wanted > end && self.is_same_log(partition, oldest, end)? {
+            end
+        } else {
+            self.first.remove(&partition);
+            oldest
+        };
+        self.position.insert(partition, resumed);
         (self.link.listener)(Event::Missed {
             partition,
             wanted,
@@ -1025,6 +1059,48 @@ impl V0Consumer {
         });
         Ok(())
     }
+
+    /// Whether the log is still the one whose first record was given earlier, as far as that can
+    /// be told: this version of the protocol has no word for it.
+    fn is_same_log(&mut self, partition: i32, oldest: i64, end: i64) -> Result<bool, Trouble> {
+        let Some(&(first, mark)) = self.first.get(&partition) else {
+            return Ok(false);
+        };
+        if first >= end {
+            return Ok(false);
+        }
+        // A new log begins at 0.
+        if first < oldest {
+            return Ok(true);
+        }
+        let mut found = None;
+        let mut size = FETCH_BYTES;
+        while found.is_none() && size <= MOST_FETCH_BYTES {
+            let topic = self.link.topic.clone();
+            let responses = self.link.call(REQUEST + LONG_POLL, move |client| {
+                client.fetch_messages([
+                    FetchPartition::new(&topic, partition, first).with_max_bytes(size)
+                ])
+            })?;
+            each_record(&responses, |_, record| match record {
+                Err(code) => Err(Trouble::Code(code)),
+                Ok(record) if record.offset < first => Ok(ControlFlow::Continue(())),
+                Ok(record) => {
+                    found = Some((record.offset, mark_of(&record)));
+                    Ok(ControlFlow::Break(()))
+                }
+            })?;
+            size *= 2;
+        }
+        Ok(found == Some((first, mark)))
+    }
+}
+
+/// What tells a record from another at the same offset.
+fn mark_of(record: &Record<'_>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (record.key, record.value).hash(&mut hasher);
+    hasher.finish()
 }
 
 struct V0Groups {

@@ -4,6 +4,7 @@
 //! compared with what the publishers were given and said. Here are a few rounds of it; `full`, run by
 //! `scripts/test-faults`, has many, and real Kafkas.
 
+mod away;
 mod check;
 mod full;
 mod load;
@@ -16,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use self::check::{Report, check};
-use self::load::{Chance, Load};
+use self::load::{Chance, Load, account};
 use self::proxy::{FETCH, Fault, PRODUCE, Proxy};
 use crate::support::{Kafka, PATIENCE, Running, user};
 
@@ -42,6 +43,7 @@ struct Strike<'a> {
     /// The topic that is written to.
     topic: &'a str,
     load: &'a Load,
+    reader: &'a Running,
     lines: u64,
 }
 
@@ -49,6 +51,18 @@ impl Strike<'_> {
     /// Lets the lines of this round come.
     fn allow(&self) {
         self.load.allow(self.lines);
+    }
+
+    /// Lets the lines of this round come, and waits until some of them, or of those that still
+    /// waited, get through: else one strike after the other would hit what has not recovered yet.
+    fn allow_and_see(&self) {
+        let seen = self.reader.stdout.bytes().len();
+        self.allow();
+        let goes_on = self
+            .reader
+            .stdout
+            .wait(PATIENCE * 2, |read| read.len() > seen);
+        assert!(goes_on, "nothing comes through in round {}", self.round);
     }
 }
 
@@ -66,6 +80,7 @@ fn run(on: &Kafka, plan: &Plan, mut strike: impl FnMut(Strike<'_>)) -> Report {
             round,
             topic: &topic,
             load: &load,
+            reader: &reader,
             lines: each * (round + 1) / plan.rounds,
         });
     }
@@ -189,7 +204,7 @@ fn nothing_goes_wrong_when_hosts_are_killed_under_load() {
     };
     let mut chance = Chance::new(plan.seed);
     let report = run(&hosts.clients(), &plan, |strike| {
-        strike.allow();
+        strike.allow_and_see();
         thread::sleep(chance.pause(30));
         hosts.kill();
     });
@@ -207,7 +222,7 @@ fn nothing_goes_wrong_when_the_host_stands_still_for_a_while() {
     };
     let mut chance = Chance::new(plan.seed);
     let report = run(&hosts.clients(), &plan, |strike| {
-        strike.allow();
+        strike.allow_and_see();
         thread::sleep(chance.pause(30));
         hosts.pause(Duration::from_secs(2));
     });
@@ -235,4 +250,34 @@ fn nothing_goes_wrong_when_answers_are_lost_or_cut() {
         proxy.wait();
     });
     assert_clean(report, plan.seed);
+}
+
+#[test]
+fn nothing_goes_wrong_when_everyone_hosts_in_turn_and_leaves() {
+    let on = Kafka::embedded();
+    let topic = user("log");
+    // Whoever comes first hosts, and takes the broker along when it ends: long before the others.
+    let senders: Vec<_> = (0..12)
+        .map(|n| {
+            let sender = user(&format!("s{n}"));
+            let lines: String = (1..=200).map(|n| format!("{sender} {n}\n")).collect();
+            let publisher = on
+                .program("publisher", &[&sender, &topic])
+                .input(lines)
+                .start();
+            thread::sleep(Duration::from_millis(20));
+            (sender, publisher)
+        })
+        .collect();
+    let sent: Vec<_> = senders
+        .into_iter()
+        .map(|(sender, publisher)| account(sender, 200, &publisher.wait().code(0)))
+        .collect();
+    let log = on
+        .program("subscriber", &[&topic, "--from", "earliest", "-e", "-s"])
+        .run()
+        .code(0)
+        .stdout;
+    let report = check(&sent, &log);
+    assert!(report.is_clean(), "{report}");
 }
