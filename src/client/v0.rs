@@ -158,6 +158,9 @@ impl Cluster for V0 {
     }
 }
 
+/// What is seen of a broker that ends, and of one that does not take what it was sent.
+const CLOSED: &str = "the broker closed the connection";
+
 /// Why a call did not succeed.
 #[derive(Debug)]
 enum Trouble {
@@ -197,6 +200,13 @@ impl Trouble {
                 "The broker does not create it by itself. To create it: kafka-topics.sh \
                      --bootstrap-server {broker} --create --topic {topic}"
             )),
+            Trouble::Connection(why) if why == CLOSED => failed(format!(
+                "{why}, as a port does that wants a login"
+            ))
+            .hint(
+                "Set security.protocol, sasl.mechanism, sasl.username and sasl.password, by -X or \
+                 in a file by -F.",
+            ),
             other => failed(other.why()),
         }
     }
@@ -222,7 +232,7 @@ impl From<KafkaError> for Trouble {
             },
             KafkaError::NoHostReachable => Trouble::Connection("no broker can be reached".into()),
             KafkaError::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Trouble::Connection("the broker closed the connection".into())
+                Trouble::Connection(CLOSED.into())
             }
             other => Trouble::Connection(other.to_string()),
         }
