@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::client::{self, Cluster, Listener, Options, Start, properties};
+use crate::client::{self, Cluster, DELIVERY_TIMEOUT, Listener, Options, Start, properties};
 use crate::embedded::{self, Found};
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -113,10 +113,9 @@ impl Connection {
             all = properties::parse(&text)?;
         }
         for property in &self.properties {
-            // What is wrong may be a password: it is not repeated.
-            let (name, value) = property.split_once('=').ok_or_else(|| {
-                Error::usage("a property given with -X has no '=': it should read NAME=VALUE")
-            })?;
+            let (name, value) = property
+                .split_once('=')
+                .ok_or_else(|| Error::usage(format!("'{property}' (-X) is no NAME=VALUE")))?;
             all.push((name.trim().to_string(), value.to_string()));
         }
         Ok(all)
@@ -190,6 +189,26 @@ impl Connection {
                 Error::usage("this account has no home directory for the embedded broker's log")
                     .hint("Name a folder with --data-dir DIR.")
             })
+    }
+}
+
+/// How lines are delivered.
+#[derive(Args, Debug)]
+pub struct Delivery {
+    /// Give a line up that is not acknowledged after so many seconds
+    #[arg(
+        long = "delivery-timeout",
+        value_name = "SECONDS",
+        default_value_t = DELIVERY_TIMEOUT.as_secs(),
+        value_parser = clap::value_parser!(u64).range(1..=86_400)
+    )]
+    seconds: u64,
+}
+
+impl Delivery {
+    /// How long a line is tried before it is given up.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(self.seconds)
     }
 }
 

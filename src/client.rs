@@ -174,6 +174,25 @@ pub trait Consumer: Send {
     fn end_offsets(&mut self) -> Result<Offsets>;
 }
 
+impl dyn Consumer {
+    /// As [`Consumer::poll`], with an `each` that may fail: that ends the poll, and is its result.
+    pub fn try_poll(
+        &mut self,
+        wait: Duration,
+        mut each: impl FnMut(Record<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut result = Ok(());
+        self.poll(wait, &mut |record| {
+            result = each(record);
+            match result {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        })?;
+        result
+    }
+}
+
 /// Reads and commits the offsets of consumer groups, without being a member of any.
 pub trait Groups: Send {
     /// The offsets that `group` has committed in `topic`; empty where it has not.

@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 
 /// How often a start is tried while other programs start, too.
 const TRIES: u32 = 20;
+/// How often, while the log can't be used.
+const LOG_TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// The place of an embedded broker on this machine, whether or not it runs in this process.
@@ -62,10 +64,15 @@ pub fn find_or_start(server: &str, port: u16, dir: PathBuf) -> Result<Found> {
                     });
                 }
             }
-        } else if place.serve()? {
-            return Ok(Found::Started(Arc::new(place)));
         } else {
-            // Another program has bound the port since: the next look finds it.
+            match place.serve() {
+                Ok(true) => return Ok(Found::Started(Arc::new(place))),
+                // Another program has bound the port since: the next look finds it.
+                Ok(false) => {}
+                // One that was killed lets go of its port a moment before its log.
+                Err(error) if n > LOG_TRIES => return Err(error),
+                Err(_) => {}
+            }
             thread::sleep(PAUSE);
         }
     }

@@ -31,6 +31,14 @@ impl<'a> Line<'a> {
             Line::Whole(text)
         }
     }
+
+    /// Its length.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Line::Whole(text) => text.len() as u64,
+            Line::TooLong { bytes } => *bytes,
+        }
+    }
 }
 
 /// Splits input at `\n`, and at nothing else; the last line needs none.

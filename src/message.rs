@@ -26,7 +26,10 @@ pub fn visible(bytes: &[u8]) -> Cow<'_, str> {
     while let Some(c) = rest.next() {
         let after = rest.clone().next();
         let stays = match c {
-            '\u{200C}' | '\u{200D}' => before.is_some_and(joins) && after.is_some_and(joins),
+            // A selector behind a joiner selects nothing, and does not stay itself.
+            '\u{200C}' | '\u{200D}' => {
+                before.is_some_and(joins) && after.is_some_and(|c| joins(c) && is_plain(c))
+            }
             _ if is_selector(c) => before.is_some_and(|base| can_select(base, c)),
             _ => is_plain(c),
         };
@@ -136,6 +139,11 @@ mod tests {
             ("next line", "a\u{85}b".as_bytes(), "a<U+0085>b"),
             ("carriage return", b"hello\rHELLO", "hello^MHELLO"),
             ("backspaces", b"no\x08\x08ok\x7f", "no^H^Hok^?"),
+            (
+                "joiner before a selector",
+                "👩\u{200c}\u{fe0f}".as_bytes(),
+                "👩<U+200C><U+FE0F>",
+            ),
             ("newline", b"hi\nbob: yes", "hi^Jbob: yes"),
             ("tab", b"a\tb", "a^Ib"),
             ("NUL", b"a\0b", "a^@b"),

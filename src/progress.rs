@@ -1,8 +1,8 @@
-//! How far a publisher is, on standard error, where that is a terminal.
+//! How far a publisher is, on standard error, where that is a terminal and standard input is none.
 
 use std::fmt::Write;
 use std::fs::File;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,11 +10,21 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
+use crate::cli;
+use crate::client::Listener;
+use crate::lines::Line;
+
 /// Lines, bytes and rate; and how much of it is done, where the input is a file.
 ///
-/// It shows nothing where standard error is no terminal, and goes away when it is dropped.
-#[derive(Debug)]
+/// It goes away with [`Progress::end`], or when it or one of its clones is dropped.
+#[derive(Debug, Clone)]
 pub struct Progress {
+    /// None where nobody watches.
+    shown: Option<Shown>,
+}
+
+#[derive(Debug, Clone)]
+struct Shown {
     bar: ProgressBar,
     lines: Arc<AtomicU64>,
 }
@@ -22,6 +32,46 @@ pub struct Progress {
 impl Progress {
     /// Progress through standard input.
     pub fn of_input() -> Progress {
+        let target = ProgressDrawTarget::stderr();
+        let is_watched = !target.is_hidden() && !io::stdin().is_terminal();
+        Progress {
+            shown: is_watched.then(|| Shown::new(target)),
+        }
+    }
+
+    /// One more line has been taken.
+    pub fn line(&self, line: &Line<'_>) {
+        if let Some(shown) = &self.shown {
+            shown.lines.fetch_add(1, Ordering::Relaxed);
+            shown.bar.inc(line.bytes() + 1);
+        }
+    }
+
+    /// Tells what happens to the connection, as [`cli::listener`], beside the progress.
+    pub fn listener(&self) -> Listener {
+        match self.shown.clone() {
+            None => cli::listener(),
+            // It is taken off the terminal meanwhile.
+            Some(shown) => Arc::new(move |event| shown.bar.suspend(|| cli::tell(event))),
+        }
+    }
+
+    /// Takes it off the terminal for good.
+    pub fn end(&self) {
+        if let Some(shown) = &self.shown {
+            shown.bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Shown {
+    fn new(target: ProgressDrawTarget) -> Shown {
         let length = input_length();
         let lines = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&lines);
@@ -36,27 +86,10 @@ impl Progress {
         .with_key("lines", move |_: &ProgressState, out: &mut dyn Write| {
             _ = write!(out, "{}", counted.load(Ordering::Relaxed));
         });
-        let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr());
+        let bar = ProgressBar::with_draw_target(length, target);
         bar.set_style(style);
         bar.enable_steady_tick(Duration::from_millis(200));
-        Progress { bar, lines }
-    }
-
-    /// One more line has been taken: `bytes` long, with its ending.
-    pub fn line(&self, bytes: u64) {
-        self.lines.fetch_add(1, Ordering::Relaxed);
-        self.bar.inc(bytes);
-    }
-
-    /// Takes the progress off the terminal while `aside` writes there.
-    pub fn aside<T>(&self, aside: impl FnOnce() -> T) -> T {
-        self.bar.suspend(aside)
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
+        Shown { bar, lines }
     }
 }
 

@@ -1,18 +1,18 @@
 //! One user's chat with another: the conversation, fed from Kafka, shown on a screen.
 
-use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::{
-    Cluster, Consumer, DELIVERY_TIMEOUT, Deliveries, Event, Groups, Listener, Offsets, Pace,
-    Producer, Start,
+    Cluster, Consumer, Deliveries, Event, Groups, Listener, Offsets, Pace, Producer, Start,
 };
 use crate::conversation::{Conversation, Item, Unsigned};
 use crate::error::{Error, Result};
 use crate::ledger::Ledger;
+use crate::lines::Line;
 use crate::name::Name;
 use crate::terminal::Screen;
 
@@ -26,17 +26,38 @@ const LAST_WAIT: Duration = Duration::from_millis(400);
 /// Who talks with whom, and over which topics.
 #[derive(Debug, Clone)]
 pub struct Parties {
-    /// The user.
-    pub me: Name,
-    /// The only one whose lines are shown.
-    pub peer: Name,
-    /// What to do with lines that carry no name.
-    pub unsigned: Unsigned,
-    /// The topics are swapped, as in the tutorial's `chat.py`: read the peer's, write one's own.
-    pub swapped: bool,
+    me: Name,
+    peer: Name,
+    unsigned: Unsigned,
+    swapped: bool,
 }
 
 impl Parties {
+    /// `me` talks with `peer`, whose lines alone are shown; with `unsigned`, so are those without a
+    /// name. With `tutorial`, the topics are swapped and nobody signs, as in its `chat.py`.
+    ///
+    /// Fails if the two are the same.
+    pub fn new(me: Name, peer: Name, unsigned: bool, tutorial: bool) -> Result<Parties> {
+        if me == peer {
+            return Err(Error::usage(format!("{me} can't chat with themselves")));
+        }
+        Ok(Parties {
+            me,
+            peer,
+            unsigned: match (tutorial, unsigned) {
+                (true, _) => Unsigned::Peers,
+                (_, true) => Unsigned::Shown,
+                _ => Unsigned::Hidden,
+            },
+            swapped: tutorial,
+        })
+    }
+
+    /// The user.
+    pub fn me(&self) -> &Name {
+        &self.me
+    }
+
     /// The topic that is read: the user's own.
     fn reads(&self) -> &Name {
         if self.swapped { &self.peer } else { &self.me }
@@ -65,6 +86,7 @@ pub struct Session {
     screen: Screen,
     ledger: Arc<Ledger>,
     bookkeeper: mpsc::Sender<mpsc::Sender<()>>,
+    has_ended: Arc<AtomicBool>,
 }
 
 /// The half of a chat that shows what the peer writes; for a thread of its own.
@@ -77,12 +99,15 @@ pub struct Reader {
 pub struct Writer {
     producer: Box<dyn Producer>,
     ledger: Arc<Ledger>,
+    delivery_timeout: Duration,
 }
 
 /// Opens a chat, from where the user last stopped reading the peer, or from the oldest line kept.
+/// A line is given up after `delivery_timeout`.
 pub fn open(
     cluster: &dyn Cluster,
     parties: Parties,
+    delivery_timeout: Duration,
     screen: Screen,
 ) -> Result<(Session, Reader, Writer)> {
     let mut groups = cluster.groups()?;
@@ -111,7 +136,7 @@ pub fn open(
         &parties.me,
         parties.writes(),
         Pace::Typed,
-        DELIVERY_TIMEOUT,
+        delivery_timeout,
         deliveries,
         // The consumer's connection tells enough.
         Arc::new(|_| {}),
@@ -129,12 +154,18 @@ pub fn open(
         screen,
         ledger: ledger.clone(),
         bookkeeper: bookkeeper.start()?,
+        has_ended: Arc::default(),
     };
     let reader = Reader {
         consumer,
         session: session.clone(),
     };
-    Ok((session, reader, Writer { producer, ledger }))
+    let writer = Writer {
+        producer,
+        ledger,
+        delivery_timeout,
+    };
+    Ok((session, reader, writer))
 }
 
 /// Tells the user what happens to the connection, and the conversation what may be missing.
@@ -163,16 +194,10 @@ impl Reader {
         let items = lock(conversation).polled(&self.consumer.position());
         show(screen, items)?;
         loop {
-            let mut shown = Ok(());
-            self.consumer.poll(POLL, &mut |record| {
+            self.consumer.try_poll(POLL, |record| {
                 let items = lock(conversation).record(record);
-                shown = show(screen, items);
-                match shown {
-                    Ok(()) => ControlFlow::Continue(()),
-                    Err(_) => ControlFlow::Break(()),
-                }
+                show(screen, items)
             })?;
-            shown?;
             let items = lock(conversation).polled(&self.consumer.position());
             show(screen, items)?;
             screen.flush()?;
@@ -197,26 +222,32 @@ fn show(screen: &Screen, items: Vec<Item>) -> Result<()> {
 }
 
 impl Writer {
-    /// Sends one line.
-    pub fn send(&mut self, text: &[u8]) {
-        self.producer.send(self.ledger.number(), text);
-    }
-
-    /// Takes note of a line that is too long to be sent.
-    pub fn too_long(&mut self, bytes: u64) {
-        self.ledger.too_long(self.ledger.number(), bytes);
+    /// Sends a line, or takes note of one that is too long to be sent.
+    pub fn send(&mut self, line: &Line<'_>) {
+        let number = self.ledger.number();
+        match line {
+            Line::Whole(text) => self.producer.send(number, text),
+            Line::TooLong { bytes } => self.ledger.too_long(number, *bytes),
+        }
     }
 
     /// Waits until all lines are delivered or given up.
     pub fn flush(&mut self) {
-        self.producer.flush(DELIVERY_TIMEOUT * 2);
+        self.producer.flush(self.delivery_timeout * 2);
     }
 }
 
 impl Session {
     /// Ends the chat, within a second: leaves the terminal as it was, commits what was shown, and
-    /// says what the peer has not read. Fails if lines were not delivered, and names them.
-    pub fn end(&self) -> Result<()> {
+    /// says what the peer has not read. Fails with the `reason` why it could not go on, if there
+    /// is one, and else if lines were not delivered, which it names.
+    ///
+    /// Several threads may come to its end at once. Only the first one returns, and must end the
+    /// program.
+    pub fn end(&self, reason: Result<()>) -> Result<()> {
+        while self.has_ended.swap(true, Ordering::Relaxed) {
+            thread::park();
+        }
         self.screen.restore();
         self.ledger.wait(LAST_WAIT);
         let (done, is_done) = mpsc::channel();
@@ -226,7 +257,17 @@ impl Session {
         if let Some(unread) = lock(&self.conversation).unread() {
             self.screen.notice(&unread);
         }
-        self.ledger.verdict()
+        match (reason, self.ledger.verdict()) {
+            (Ok(()), verdict) => verdict,
+            // That nobody looks any more is no failure, but a line that was lost is one.
+            (Err(error), verdict) if error.is_closed_pipe() => verdict.and(Err(error)),
+            (Err(error), verdict) => {
+                if let Err(undelivered) = verdict {
+                    self.screen.notice(&undelivered.to_string());
+                }
+                Err(error)
+            }
+        }
     }
 }
 
@@ -309,8 +350,9 @@ struct Sent {
 
 impl Deliveries for Sent {
     fn acknowledged(&self, first: u64, count: u64, partition: i32, offset: i64) {
-        self.ledger.acknowledged(first, count, partition, offset);
         lock(&self.conversation).sent(partition, offset, count);
+        // Last: whoever waits for the ledger may look at the conversation next.
+        self.ledger.acknowledged(first, count, partition, offset);
     }
 
     fn failed(&self, line: u64, why: &Error) {

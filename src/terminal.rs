@@ -352,6 +352,14 @@ impl Screen {
         }
     }
 
+    /// Tells the user something that only a person needs to know: nothing, unless standard output
+    /// and standard error are a terminal.
+    pub fn hint(&self, text: &str) {
+        if self.shared.style.takes_notices {
+            self.notice(text);
+        }
+    }
+
     /// The positions up to which everything has been written to the terminal, or to where standard
     /// output leads. Partitions of which nothing was given are not there.
     pub fn shown(&self) -> Offsets {
@@ -631,21 +639,21 @@ fn keep_awake(shared: &Shared, mut printer: impl ExternalPrinter) {
     }
 }
 
-/// Waits until whoever reads standard output has gone: the other end of a pipe, or the terminal.
-/// For ever, where standard output is something that stays.
-pub fn wait_until_closed() {
-    let stdout = io::stdout();
-    loop {
-        // Errors and hang-ups are told without being asked for.
-        let mut watched = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
-        match poll(&mut watched, PollTimeout::NONE) {
-            Ok(0) | Err(Errno::EINTR) => {}
-            Ok(_) => return,
-            Err(_) => loop {
-                thread::park();
-            },
+/// Does `last`, on a thread of its own, when whoever reads standard output has gone: the other end
+/// of a pipe, or the terminal. Never, where standard output is something that stays.
+pub fn on_closed(last: impl FnOnce() + Send + 'static) {
+    thread::spawn(move || {
+        let stdout = io::stdout();
+        loop {
+            // Errors and hang-ups are told without being asked for.
+            let mut watched = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+            match poll(&mut watched, PollTimeout::NONE) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return last(),
+                Err(_) => return,
+            }
         }
-    }
+    });
 }
 
 /// Whether standard output takes something at once.

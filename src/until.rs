@@ -1,6 +1,7 @@
 //! When a subscriber has read all that it was asked for.
 
 use crate::client::Offsets;
+use crate::error::{Error, Result};
 
 /// The end of a reading: a number of messages, the ends of the log at the start, or neither.
 #[derive(Debug)]
@@ -15,9 +16,15 @@ impl Until {
         Until { left: count, ends }
     }
 
-    /// Whether there is an end at all.
-    pub fn is_bounded(&self) -> bool {
-        self.left.is_some() || self.ends.is_some()
+    /// The verdict when the user ends it: a failure only where there was an end to be reached.
+    pub fn interrupted(&self) -> Result<()> {
+        if self.left.is_none() && self.ends.is_none() {
+            return Ok(());
+        }
+        Err(Error::failed(
+            "interrupted",
+            "not all was read that was asked for",
+        ))
     }
 
     /// Whether the record at this place still belongs to what was asked for; if so, it counts.
@@ -48,6 +55,7 @@ mod tests {
     #[test]
     fn a_count_ends_after_that_many() {
         let mut until = Until::new(Some(2), None);
+        assert!(until.interrupted().is_err());
         assert!(until.takes(0, 7) && until.takes(1, 0));
         assert!(!until.takes(0, 8));
         assert!(until.is_reached(&Offsets::new()));
@@ -65,7 +73,7 @@ mod tests {
     #[test]
     fn without_either_it_goes_on() {
         let mut until = Until::new(None, None);
-        assert!(until.takes(0, i64::MAX) && !until.is_bounded());
+        assert!(until.takes(0, i64::MAX) && until.interrupted().is_ok());
         assert!(!until.is_reached(&Offsets::from([(0, i64::MAX)])));
     }
 }

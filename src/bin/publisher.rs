@@ -4,11 +4,12 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::Parser;
-use kafka_chat::cli::{self, Connection};
-use kafka_chat::client::{DELIVERY_TIMEOUT, Pace};
+use kafka_chat::cli::{self, Connection, Delivery};
+use kafka_chat::client::Pace;
 use kafka_chat::error::Result;
 use kafka_chat::ledger::Ledger;
 use kafka_chat::lines::{Line, Lines};
+use kafka_chat::progress::Progress;
 
 /// Sends each line of standard input to PEER
 #[derive(Parser)]
@@ -18,6 +19,8 @@ struct Arguments {
     me: Option<String>,
     /// Whom to write to: the topic of that name; asked for if left out
     peer: Option<String>,
+    #[command(flatten)]
+    delivery: Delivery,
     #[command(flatten)]
     connection: Connection,
 }
@@ -33,23 +36,27 @@ fn publish(arguments: Arguments) -> Result<()> {
     let pace = if typed { Pace::Typed } else { Pace::Piped };
     let cluster = arguments.connection.connect()?;
     let ledger = Ledger::new();
-    let notices = cli::listener();
-    let mut producer =
-        cluster.producer(&me, &peer, pace, DELIVERY_TIMEOUT, ledger.clone(), notices)?;
-    let interrupted = ledger.clone();
-    cli::on_signal(move || interrupted.interrupted(typed))?;
+    let progress = Progress::of_input();
+    let notices = progress.listener();
+    let timeout = arguments.delivery.timeout();
+    let mut producer = cluster.producer(&me, &peer, pace, timeout, ledger.clone(), notices)?;
+    let (interrupted, shown) = (ledger.clone(), progress.clone());
+    cli::on_signal(move || {
+        shown.end();
+        interrupted.interrupted(typed)
+    })?;
 
     let mut lines = Lines::new(io::stdin().lock());
-    while let Some(line) = lines.next_line()? {
+    while !ledger.is_broken()
+        && let Some(line) = lines.next_line()?
+    {
+        progress.line(&line);
         let number = ledger.number();
         match line {
             Line::Whole(text) => producer.send(number, text),
             Line::TooLong { bytes } => ledger.too_long(number, bytes),
         }
-        if ledger.is_broken() {
-            break;
-        }
     }
-    producer.flush(DELIVERY_TIMEOUT * 2);
+    producer.flush(timeout * 2);
     ledger.verdict()
 }

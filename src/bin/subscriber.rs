@@ -1,12 +1,10 @@
 //! Prints what arrives in the user's topic.
 
-use std::ops::ControlFlow;
 use std::process::ExitCode;
-use std::thread;
 
 use clap::Parser;
 use kafka_chat::cli::{self, Connection, From};
-use kafka_chat::error::{Error, Result};
+use kafka_chat::error::Result;
 use kafka_chat::terminal::{self, Screen};
 use kafka_chat::until::Until;
 
@@ -47,32 +45,24 @@ fn subscribe(arguments: Arguments) -> Result<()> {
     let mut until = Until::new(arguments.count, ends.transpose()?);
     let screen = Screen::open(arguments.show_sender);
     let stop = cli::stop_on_signal()?;
-    thread::spawn(|| {
-        terminal::wait_until_closed();
-        cli::exit(Ok(()))
-    });
+    terminal::on_closed(|| cli::exit(Ok(())));
 
+    let mut hint = Some(format!("waiting for messages to {me}; Ctrl-C ends"));
     while !until.is_reached(&consumer.position()) {
-        if stop.is_set() && until.is_bounded() {
-            return Err(Error::failed(
-                "interrupted",
-                "not all was read that was asked for",
-            ));
-        } else if stop.is_set() {
-            break;
+        if stop.is_set() {
+            return until.interrupted();
         }
-        let mut written = Ok(());
-        consumer.poll(cli::TICK, &mut |record| {
-            if until.takes(record.partition, record.offset) {
-                written =
-                    screen.message(record.key, record.value, (record.partition, record.offset));
-            }
-            match written {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
+        consumer.try_poll(cli::TICK, |record| {
+            let at = (record.partition, record.offset);
+            match until.takes(at.0, at.1) {
+                true => screen.message(record.key, record.value, at),
+                false => Ok(()),
             }
         })?;
-        written.and_then(|()| screen.flush())?;
+        screen.flush()?;
+        if let Some(hint) = hint.take().filter(|_| screen.shown().is_empty()) {
+            screen.hint(&hint);
+        }
     }
     Ok(())
 }

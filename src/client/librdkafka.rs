@@ -30,14 +30,11 @@ use super::{
 use crate::error::{Error, Result};
 use crate::name::Name;
 
-/// How long a cluster may take to answer at all, so that an error is there within five seconds.
+/// How long a cluster may take to answer, so that an error is there within five seconds.
 const REACH: Duration = Duration::from_millis(4500);
 
 /// How long a topic may take to be there, with a leader for every partition.
 const CREATE: Duration = Duration::from_secs(10);
-
-/// How long one request about offsets may take, with its retries.
-const ANSWER: Duration = Duration::from_secs(5);
 
 /// How often a consumer looks whether its topic has got more partitions.
 const GROWTH: Duration = Duration::from_secs(30);
@@ -252,6 +249,7 @@ impl Cluster for Librdkafka {
         let pause = |pause| producer.poll(pause);
         let leaders = self.await_topic(&link, producer.client(), &pause, &doing, topic.as_str())?;
         link.try_leader(producer.client(), &pause, &doing, topic.as_str(), &leaders)?;
+        link.seen().started = true;
         LineProducer::start(producer, link, sender, topic)
     }
 
@@ -297,6 +295,7 @@ impl Cluster for Librdkafka {
             looked: Instant::now(),
         };
         consumer.assign()?;
+        consumer.link.seen().started = true;
         Ok(Box::new(consumer))
     }
 
@@ -333,7 +332,9 @@ where
 fn refused(error: &KafkaError) -> Error {
     let reason = match error {
         // It may know the property by another name than the one that was given.
-        KafkaError::ClientConfig(_, reason, name, _) if !reason.contains(name.as_str()) => {
+        KafkaError::ClientConfig(_, reason, name, _)
+            if !reason.contains(&format!("\"{name}\"")) =>
+        {
             format!("{name}: {reason}")
         }
         KafkaError::ClientConfig(_, reason, _, _) => reason.clone(),
@@ -376,6 +377,8 @@ struct Link {
 struct Seen {
     /// The cluster has answered at least once.
     reached: bool,
+    /// All that is needed to begin was there, so that a lost connection is news, and no error.
+    started: bool,
     /// The broker's certificate was refused.
     untrusted: bool,
     /// What came in the way last, on any connection.
@@ -501,7 +504,7 @@ impl Link {
     /// All brokers are gone.
     fn lose(&self) {
         let seen = self.seen();
-        if !seen.reached || self.lost.swap(true, Ordering::Relaxed) {
+        if !seen.started || self.lost.swap(true, Ordering::Relaxed) {
             return;
         }
         let (broker, why) = match &seen.trouble {
@@ -570,7 +573,7 @@ impl Link {
         let Some((&partition, _)) = foreign.next() else {
             return Ok(());
         };
-        let answer = self.insist(ANSWER, pause, |patience| {
+        let answer = self.insist(REACH, pause, |patience| {
             match client.fetch_watermarks(topic, partition, patience) {
                 Err(error) if is_transient(&error) => Ok(None),
                 // Any answer will do.
@@ -597,6 +600,7 @@ impl Trouble {
             .unwrap_or(why);
         let why = match why.split_once(" failed: ") {
             Some((attempt, why)) if attempt.starts_with("Connect to") => why,
+            _ if why.starts_with("Disconnected") => "the connection was closed",
             _ => why,
         };
         Trouble {
@@ -719,7 +723,7 @@ fn list_offsets(
     leaders: &Leaders,
     which: Offset,
 ) -> Result<Offsets> {
-    let answer = link.insist(ANSWER, pause, |patience| {
+    let answer = link.insist(REACH, pause, |patience| {
         // Asking for the time -1 or -2 asks for all partitions at once, which asking for
         // watermarks does not.
         let wanted = list(topic, leaders.keys().map(|&partition| (partition, which)))?;
@@ -1229,7 +1233,7 @@ impl Groups for GroupOffsets {
         let reader = self.reader(group)?;
         let pause = |pause| serve(reader, pause);
         let leaders = await_topic(&link, reader.client(), &pause, &doing, topic.as_str())?;
-        let answer = link.insist(ANSWER, &pause, |patience| {
+        let answer = link.insist(REACH, &pause, |patience| {
             let wanted = list(
                 topic.as_str(),
                 leaders.keys().map(|&p| (p, Offset::Invalid)),
@@ -1251,8 +1255,12 @@ impl Groups for GroupOffsets {
         let offsets = offsets.iter();
         let offsets = offsets.map(|(&partition, &offset)| (partition, Offset::Offset(offset)));
         let list = list(topic.as_str(), offsets)?;
-        self.reader(group)?
-            .commit(&list, CommitMode::Sync)
+        let reader = self.reader(group)?;
+        // A commit waits for as long as the group's coordinator is away, and librdkafka has no
+        // other that says how it went. So see first whether it is there.
+        reader
+            .committed_offsets(list.clone(), REACH)
+            .and_then(|_| reader.commit(&list, CommitMode::Sync))
             .map_err(|error| failed(&doing, &error))
     }
 
@@ -1280,5 +1288,165 @@ impl Groups for GroupOffsets {
             )
         };
         Ok((offsets(Offset::Beginning)?, offsets(Offset::End)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// An address at which nothing listens, unless somebody is very quick.
+    fn nobody() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().to_string()
+    }
+
+    fn cluster(server: &str, properties: &[(&str, &str)]) -> Result<Box<dyn Cluster>> {
+        let owned = |&(name, value): &(&str, &str)| (name.to_string(), value.to_string());
+        connect(&Options {
+            servers: vec![server.to_string()],
+            properties: properties.iter().map(owned).collect(),
+            revive: None,
+        })
+    }
+
+    struct Ignored;
+
+    impl Deliveries for Ignored {
+        fn acknowledged(&self, _: u64, _: u64, _: i32, _: i64) {}
+        fn failed(&self, _: u64, _: &Error) {}
+    }
+
+    fn produce(server: &str, properties: &[(&str, &str)]) -> String {
+        let producer = cluster(server, properties).and_then(|cluster| {
+            cluster.producer(
+                &"alice".parse()?,
+                &"bob".parse()?,
+                Pace::Typed,
+                Duration::from_secs(1),
+                Arc::new(Ignored),
+                Arc::new(|_| {}),
+            )
+        });
+        producer.err().unwrap().to_string()
+    }
+
+    #[test]
+    fn a_property_that_does_not_exist_is_named_and_its_value_is_not_shown() {
+        let error = cluster("localhost:9092", &[("sasl.pasword", "secret")])
+            .err()
+            .unwrap();
+        assert!(error.to_string().contains("sasl.pasword"), "{error}");
+        assert!(!error.to_string().contains("secret"), "{error}");
+        assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn a_value_that_is_not_one_is_refused_under_the_name_that_was_given() {
+        let error = cluster("localhost:9092", &[("acks", "some")])
+            .err()
+            .unwrap();
+        assert!(error.to_string().starts_with("acks: "), "{error}");
+    }
+
+    #[test]
+    fn of_two_values_the_last_counts_whatever_the_name() {
+        let cluster = Librdkafka {
+            servers: vec!["localhost:9092".into()],
+            properties: vec![
+                ("linger.ms".into(), "7".into()),
+                ("queue.buffering.max.ms".into(), "8".into()),
+                ("auto.offset.reset".into(), "earliest".into()),
+            ],
+        };
+        let config = cluster.config(&[("linger.ms", "5")], CONSUMER_FIXED);
+        assert_eq!(config.get("linger.ms"), Some("8"));
+        assert_eq!(config.get("queue.buffering.max.ms"), None);
+        assert_eq!(config.get("auto.offset.reset"), Some("error"));
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[test]
+    fn what_needs_tls_says_how_to_build_it() {
+        for properties in [
+            &[("security.protocol", "ssl")][..],
+            &[("ssl.ca.location", "/ca.pem")],
+            &[
+                ("security.protocol", "sasl_plaintext"),
+                ("sasl.mechanism", "SCRAM-SHA-256"),
+                ("sasl.username", "alice"),
+                ("sasl.password", "secret"),
+            ],
+        ] {
+            let error = produce(&nobody(), properties);
+            assert!(error.contains("--features tls"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_address_where_nobody_listens_is_an_error_within_five_seconds() {
+        let server = nobody();
+        let start = Instant::now();
+        let error = produce(&server, &[]);
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            start.elapsed()
+        );
+        assert!(error.contains(&server), "{error}");
+        assert!(error.contains("Connection refused"), "{error}");
+    }
+
+    #[test]
+    fn a_port_that_closes_at_the_first_word_is_taken_for_tls() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = listener.local_addr().unwrap().to_string();
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                // Bytes left unread would make it a reset.
+                let _ = io::Read::read(&mut stream, &mut [0; 1024]);
+            }
+        });
+        let error = produce(&server, &[]);
+        assert!(error.contains("security.protocol=ssl"), "{error}");
+    }
+
+    #[test]
+    fn clients_end_quickly_while_the_broker_is_away() {
+        let away = cluster(&nobody(), &[]).unwrap();
+        let mut groups = away.groups().unwrap();
+        let topic = "bob".parse().unwrap();
+        groups.committed("chat:alice:bob", &topic).unwrap_err();
+        let start = Instant::now();
+        drop(groups);
+        assert!(
+            start.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            start.elapsed()
+        );
+    }
+
+    #[test]
+    fn librdkafkas_reasons_are_shortened() {
+        let cases = [
+            (
+                "localhost:9092/1: Connect to ipv4#127.0.0.1:9092 failed: Connection refused (after 0ms in state CONNECT)",
+                ("localhost:9092", "Connection refused"),
+            ),
+            (
+                "GroupCoordinator: [::1]:9092: Disconnected: connection closed by peer (after 9ms in state UP)",
+                ("[::1]:9092", "the connection was closed"),
+            ),
+            (
+                "sasl_ssl://k:9093/bootstrap: SASL authentication error: Authentication failed (after 3ms in state AUTH_REQ)",
+                ("k:9093", "Authentication failed"),
+            ),
+        ];
+        for (reason, expected) in cases {
+            let trouble = Trouble::parse(reason);
+            assert_eq!((trouble.broker.as_str(), trouble.why.as_str()), expected);
+        }
     }
 }

@@ -56,6 +56,14 @@ fn input_that_ends_before_it_names_anybody_is_a_usage_error() {
 }
 
 #[test]
+fn nobody_chats_with_themselves() {
+    Program::ours("chat", &["alice", "alice"])
+        .run()
+        .code(2)
+        .says(&["alice can't chat with themselves"]);
+}
+
+#[test]
 fn nothing_to_send_is_sent_and_that_is_fine() {
     let on = Kafka::embedded();
     let (me, peer) = (user("alice"), user("bob"));

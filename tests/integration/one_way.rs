@@ -1,6 +1,10 @@
 //! The one-way demo, on any Kafka: what `publisher` takes, `subscriber` prints.
 
-use crate::support::{Kafka, random_lines, user};
+use std::io::{Seek, Write};
+use std::time::Duration;
+
+use crate::support::{Capture, Kafka, random_lines, user};
+use crate::tty::CTRL_C;
 
 /// Sends `input` and reads it back from the start of the log.
 fn there_and_back(on: &Kafka, input: &[u8], lines: usize) {
@@ -129,6 +133,90 @@ pub(crate) fn lines_too_long_are_named_and_the_others_go_on(on: &Kafka) {
         .run()
         .code(0)
         .prints("first\nthird\n");
+}
+
+#[test]
+fn a_publisher_shows_its_progress_and_notices_beside_it() {
+    let on = Kafka::embedded();
+    let broker = on.host();
+    let (input, mut lines) = std::io::pipe().unwrap();
+    let publisher = on
+        .by_address()
+        .program("publisher", &["alice", "bob"])
+        .fed_on_a_terminal(input);
+    lines.write_all(b"one\ntwo\nthree\n").unwrap();
+    publisher.wait_for("3 lines, 14 B, ");
+    drop(broker);
+    lines.write_all(b"four\n").unwrap();
+    publisher.wait_for(" lost (");
+    publisher.wait_for("4 lines, 19 B, ");
+    let _broker = on.host();
+    publisher.wait_for(" is back");
+    drop(lines);
+    let publisher = publisher.ends_with(0);
+    let history = publisher.history();
+    let shown: Vec<&str> = history.lines().filter(|line| !line.is_empty()).collect();
+    let [lost, back] = shown[..] else {
+        panic!("not two notices:\n{history}")
+    };
+    assert!(
+        lost.starts_with("connection to ") && lost.ends_with(", retrying"),
+        "{history}"
+    );
+    assert!(
+        back.starts_with("connection to ") && back.ends_with(" is back"),
+        "{history}"
+    );
+}
+
+#[test]
+fn a_publisher_shows_how_far_through_a_file_it_is() {
+    let on = Kafka::embedded();
+    let _broker = on.host();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&random_lines(3, 50_000, 99)).unwrap();
+    file.rewind().unwrap();
+    let publisher = on
+        .program("publisher", &["alice", "bob"])
+        .fed_on_a_terminal(file);
+    let publisher = publisher.ends_with(0);
+    let raw = publisher.raw();
+    let raw = String::from_utf8_lossy(&raw);
+    assert!(raw.contains(" of 4.77 MiB ("), "{raw}");
+    assert_eq!(publisher.screen(), "");
+}
+
+#[test]
+fn a_publisher_without_a_terminal_says_nothing() {
+    let on = Kafka::embedded();
+    let _broker = on.host();
+    let publisher = on
+        .program("publisher", &["alice", "bob"])
+        .input("one\ntwo\n");
+    let ended = publisher.run().code(0).prints("");
+    assert_eq!(ended.stderr, "");
+}
+
+#[test]
+fn a_subscriber_that_waits_says_so_once_and_only_on_a_terminal() {
+    let on = Kafka::embedded();
+    let _broker = on.host();
+    let bob = on.program("subscriber", &["bob"]).on_a_terminal(24, 80);
+    let (other, output) = on.program("subscriber", &["bob"]).piped_on_a_terminal();
+    let output = Capture::of(output);
+    bob.wait_for("waiting for messages to bob; Ctrl-C ends");
+    let mut alice = on.program("publisher", &["alice", "bob"]).start();
+    // Nothing tells when the other one's start is settled, but a line that it shows.
+    while !output.wait(Duration::from_millis(200), |out| !out.is_empty()) {
+        alice.write("hello\n");
+    }
+    bob.wait_for("hello");
+    bob.keys(CTRL_C);
+    other.keys(CTRL_C);
+    let history = bob.ends_with(0).history();
+    assert_eq!(history.matches("waiting").count(), 1, "{history}");
+    assert_eq!(other.ends_with(0).screen(), "^C");
+    assert!(output.bytes().starts_with(b"hello\n"));
 }
 
 macro_rules! on_the_embedded_broker {

@@ -43,6 +43,18 @@ impl Kafka {
         Kafka::Real(setting("KAFKA_CHAT_TEST_SERVERS"))
     }
 
+    /// The same broker, for programs that only talk to it, and never run it.
+    pub(crate) fn by_address(&self) -> Kafka {
+        Kafka::Real(self.servers())
+    }
+
+    /// Runs the embedded broker until it is dropped.
+    pub(crate) fn host(&self) -> Running {
+        let host = self.program("subscriber", &["host"]).start();
+        host.wait_for_notice("a small broker of its own");
+        host
+    }
+
     /// `host:port,…`
     pub(crate) fn servers(&self) -> String {
         match self {
@@ -230,6 +242,12 @@ impl Running {
         stdin.write_all(text.as_ref()).unwrap();
     }
 
+    /// Gives it some standard input. Says whether it took that.
+    pub(crate) fn give(&mut self, input: &[u8]) -> bool {
+        let stdin = self.stdin.as_mut().expect("standard input is open");
+        stdin.write_all(input).is_ok()
+    }
+
     /// Ends its standard input.
     pub(crate) fn close(&mut self) {
         self.stdin = None;
@@ -316,6 +334,11 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
+    /// Its exit code, unless a signal ended it.
+    pub(crate) fn exit_code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
     /// Fails unless it ended with this exit code.
     #[track_caller]
     pub(crate) fn code(self, code: i32) -> Ended {
@@ -349,7 +372,8 @@ impl Ended {
         self
     }
 
-    fn report(&self) -> String {
+    /// What ran, how it ended, and what it printed.
+    pub(crate) fn report(&self) -> String {
         report(
             &self.what,
             &self.status.to_string(),

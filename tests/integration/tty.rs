@@ -1,12 +1,15 @@
 //! A program on a pseudo-terminal, and the screen that a person would see.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, PipeReader, Read, Write};
 use std::num::NonZero;
-use std::process::{Child, ExitStatus};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{Termios, tcgetattr};
 use pty_process::Size;
 use pty_process::blocking::{Pty, open};
@@ -31,6 +34,8 @@ pub(crate) struct Tty {
     pty: Arc<Pty>,
     shown: Arc<(Mutex<Shown>, Condvar)>,
     found: Termios,
+    /// Whoever looks at the terminal does so until this is dropped.
+    looking: Option<UnixStream>,
 }
 
 struct Shown {
@@ -42,13 +47,36 @@ struct Shown {
 impl Program {
     /// Starts it on a terminal of so many rows and columns.
     pub(crate) fn on_a_terminal(self, rows: u16, columns: u16) -> Tty {
+        self.redirected(rows, columns, |command| command)
+    }
+
+    /// Starts it on a terminal, with standard input from elsewhere.
+    pub(crate) fn fed_on_a_terminal(self, input: impl Into<Stdio>) -> Tty {
+        self.redirected(24, 80, |command| command.stdin(input))
+    }
+
+    /// Starts it on a terminal, with standard output into a pipe.
+    pub(crate) fn piped_on_a_terminal(self) -> (Tty, PipeReader) {
+        let (output, to) = std::io::pipe().unwrap();
+        (
+            self.redirected(24, 80, |command| command.stdout(to)),
+            output,
+        )
+    }
+
+    fn redirected(
+        self,
+        rows: u16,
+        columns: u16,
+        redirect: impl FnOnce(pty_process::blocking::Command) -> pty_process::blocking::Command,
+    ) -> Tty {
         let (pty, pts) = open().unwrap();
         pty.resize(Size::new(rows, columns)).unwrap();
         let found = tcgetattr(&pty).unwrap();
         let mut command = self.into_command();
         command.env("TERM", "xterm-256color").env_remove("NO_COLOR");
         let what = format!("{command:?}");
-        let child = pty_process::blocking::Command::from(command)
+        let child = redirect(command.into())
             .spawn(pts)
             .unwrap_or_else(|why| panic!("cannot run {what}: {why}"));
         let pty = Arc::new(pty);
@@ -61,9 +89,20 @@ impl Program {
             Condvar::new(),
         ));
         let (from, to) = (pty.clone(), shown.clone());
+        let (looking, looked) = UnixStream::pair().unwrap();
         thread::spawn(move || {
             let mut chunk = [0; 4096];
             loop {
+                let mut watched = [
+                    PollFd::new(from.as_fd(), PollFlags::POLLIN),
+                    PollFd::new(looked.as_fd(), PollFlags::POLLIN),
+                ];
+                _ = poll(&mut watched, PollTimeout::NONE);
+                if watched[1].any() == Some(true) {
+                    to.0.lock().unwrap().ended = true;
+                    to.1.notify_all();
+                    return;
+                }
                 let n = match (&*from).read(&mut chunk) {
                     Err(why) if why.kind() == ErrorKind::Interrupted => continue,
                     // A terminal that nobody has open any more reads as an error.
@@ -85,6 +124,7 @@ impl Program {
             pty,
             shown,
             found,
+            looking: Some(looking),
         }
     }
 }
@@ -155,6 +195,15 @@ impl Tty {
         assert!(is_enough, "no {what}\nran: {}\nshown:\n{report}", self.what);
     }
 
+    /// The most memory that it has had, in kB.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.unwrap().trim().trim_end_matches(" kB");
+        peak.parse().unwrap()
+    }
+
     /// Sends it a signal by name.
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
@@ -177,7 +226,22 @@ impl Tty {
                 None => thread::sleep(Duration::from_millis(5)),
             }
         };
+        // What it wrote last may still be on its way.
+        let (state, changed) = &*self.shown;
+        let shown = state.lock().unwrap();
+        drop(changed.wait_timeout_while(shown, PATIENCE, |shown| !shown.ended));
         (status, tcgetattr(&*self.pty).unwrap() == self.found)
+    }
+
+    /// Closes the terminal, as one closes a window, and fails unless the program then ends with
+    /// this exit code.
+    #[track_caller]
+    pub(crate) fn closes_with(mut self, code: i32) {
+        // The thread that looks at it has the other half.
+        self.pty = Arc::new(open().unwrap().0);
+        self.looking = None;
+        let (status, _) = self.wait_for_end();
+        assert_eq!(status.code(), Some(code), "{}", self.what);
     }
 
     /// Fails unless it ends with this exit code, and leaves its terminal as it was.

@@ -1,0 +1,229 @@
+//! Many rounds, on the embedded broker and on real Kafkas: `scripts/test-faults` runs them.
+//!
+//! `KAFKA_CHAT_TEST_ROUNDS` and `KAFKA_CHAT_TEST_LINES` make them fewer, `KAFKA_CHAT_TEST_SEED` the same again.
+
+// The figures are what these tests are run for.
+#![allow(clippy::print_stdout)]
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::check::Report;
+use super::load::Chance;
+use super::proxy::{FETCH, Fault, PRODUCE, Proxy};
+use super::{Hosts, Plan, run, seed};
+use crate::support::{Ended, Kafka, PATIENCE, Program, setting};
+
+/// What is done in a proxy, in turn.
+const FAULTS: [Fault; 5] = [
+    Fault::SwallowAcknowledgement,
+    Fault::ResetInAnswer(PRODUCE),
+    Fault::ResetInAnswer(FETCH),
+    Fault::HalfOpenAcknowledgement,
+    Fault::HalfOpen,
+];
+
+/// How long a broker stands still.
+const STANDSTILL: Duration = Duration::from_secs(20);
+
+/// A plan of so many rounds, or as many as the environment allows.
+fn plan(rounds: u64) -> Plan {
+    let number = |name| Some(std::env::var(name).ok()?.parse().unwrap());
+    Plan {
+        rounds: number("KAFKA_CHAT_TEST_ROUNDS").map_or(rounds, |most: u64| rounds.min(most)),
+        lines: number("KAFKA_CHAT_TEST_LINES").unwrap_or(100_000),
+        seed: seed(),
+        // A publisher gives up by itself after two minutes.
+        patience: Duration::from_secs(300),
+    }
+}
+
+#[track_caller]
+fn conclude(what: &str, plan: &Plan, report: Report) {
+    let Plan { rounds, seed, .. } = plan;
+    println!("{what}, {rounds} rounds, seed {seed}: {report}");
+    assert!(report.is_clean(), "{report}");
+}
+
+/// Has the proxy do everything that it can, in turn.
+fn through_a_proxy(what: &str, port: u16) {
+    let proxy = Proxy::of(port);
+    let plan = plan(15);
+    let mut chance = Chance::new(plan.seed);
+    let report = run(&Kafka::Real(proxy.server()), &plan, |strike| {
+        proxy.arm(FAULTS[strike.round as usize % FAULTS.len()]);
+        strike.allow();
+        // Connections that are half open are noticed when a request has had its time.
+        proxy.wait_within(Duration::from_secs(120));
+        thread::sleep(chance.pause(200));
+    });
+    conclude(what, &plan, report);
+}
+
+#[test]
+#[ignore = "takes long"]
+fn embedded_hosts_are_killed() {
+    let mut hosts = Hosts::new();
+    let plan = plan(50);
+    let mut chance = Chance::new(plan.seed);
+    let mut took = Vec::new();
+    let report = run(&hosts.clients(), &plan, |strike| {
+        strike.allow();
+        thread::sleep(chance.pause(60));
+        took.push(hosts.kill());
+    });
+    took.sort();
+    let (median, longest) = (took[took.len() / 2], took[took.len() - 1]);
+    println!("takeover: median {median:.0?}, longest {longest:.0?}");
+    conclude("embedded, hosts killed", &plan, report);
+    assert!(median < Duration::from_secs(2), "{took:?}");
+}
+
+#[test]
+#[ignore = "takes long"]
+fn embedded_host_stands_still() {
+    let hosts = Hosts::new();
+    let plan = plan(2);
+    let mut chance = Chance::new(plan.seed);
+    let report = run(&hosts.clients(), &plan, |strike| {
+        strike.allow();
+        thread::sleep(chance.pause(60));
+        hosts.pause(STANDSTILL);
+    });
+    conclude("embedded, host stands still", &plan, report);
+}
+
+#[test]
+#[ignore = "takes long"]
+fn embedded_through_a_proxy() {
+    let hosts = Hosts::new();
+    through_a_proxy("embedded, connections broken", hosts.port);
+}
+
+/// What the tests above would not see, if the checker or the faults were no good.
+#[cfg(feature = "test-no-read-back")]
+#[test]
+#[ignore = "needs a build that does not read back"]
+fn without_reading_back_lines_are_doubled() {
+    let hosts = Hosts::new();
+    let proxy = Proxy::of(hosts.port);
+    let plan = Plan {
+        rounds: 8,
+        lines: 8000,
+        ..plan(8)
+    };
+    let report = run(&Kafka::Real(proxy.server()), &plan, |strike| {
+        proxy.arm(Fault::SwallowAcknowledgement);
+        strike.allow();
+        proxy.wait();
+    });
+    println!("without reading back, seed {}: {report}", plan.seed);
+    assert!(report.doubled > 0, "{report}");
+    assert_eq!(report.lost, 0, "{report}");
+}
+
+/// Asks `scripts/kafka` to do something with the cluster of this run.
+fn cluster(arguments: &[&str]) -> Ended {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka");
+    let mut all = arguments.to_vec();
+    let dir = setting("KAFKA_CHAT_TEST_DIR");
+    all.extend(["--dir", &dir]);
+    Program::other(script, &all)
+        .start()
+        .wait_within(Duration::from_secs(180))
+        .code(0)
+}
+
+fn named(what: &str) -> String {
+    format!("Kafka {}, {what}", setting("KAFKA_CHAT_TEST_VERSION"))
+}
+
+#[test]
+#[ignore = "needs a real Kafka"]
+fn one_broker_is_killed() {
+    let plan = plan(20);
+    let mut chance = Chance::new(plan.seed);
+    let report = run(&Kafka::real(), &plan, |strike| {
+        strike.allow();
+        thread::sleep(chance.pause(150));
+        cluster(&["signal", "KILL", "1"]);
+        cluster(&["start-node", "1"]);
+    });
+    conclude(&named("broker killed"), &plan, report);
+}
+
+#[test]
+#[ignore = "needs a real Kafka"]
+fn one_broker_stands_still() {
+    let plan = plan(2);
+    let mut chance = Chance::new(plan.seed);
+    let report = run(&Kafka::real(), &plan, |strike| {
+        strike.allow();
+        thread::sleep(chance.pause(150));
+        cluster(&["signal", "STOP", "1"]);
+        thread::sleep(STANDSTILL);
+        cluster(&["signal", "CONT", "1"]);
+    });
+    conclude(&named("broker stands still"), &plan, report);
+}
+
+#[test]
+#[ignore = "needs a real Kafka"]
+fn one_broker_through_a_proxy() {
+    let servers = setting("KAFKA_CHAT_TEST_SERVERS");
+    let port = servers.strip_prefix("127.0.0.1:").unwrap();
+    through_a_proxy(&named("connections broken"), port.parse().unwrap());
+}
+
+#[test]
+#[ignore = "needs a real Kafka of three brokers"]
+fn three_brokers_lose_their_leader() {
+    let plan = plan(10);
+    let mut chance = Chance::new(plan.seed);
+    let report = run(&Kafka::real(), &plan, |strike| {
+        let leader = leader_in_full_sync(strike.topic);
+        strike.allow();
+        thread::sleep(chance.pause(150));
+        cluster(&["signal", "KILL", &leader]);
+        // Long enough for the others to go on without it.
+        thread::sleep(chance.pause(3000));
+        cluster(&["start-node", &leader]);
+    });
+    conclude(&named("leader killed"), &plan, report);
+}
+
+/// The leader of the topic's one partition, once all three replicas are in sync.
+fn leader_in_full_sync(topic: &str) -> String {
+    let servers = setting("KAFKA_CHAT_TEST_SERVERS");
+    let end = Instant::now() + Duration::from_secs(60).max(PATIENCE);
+    loop {
+        // `    partition 0, leader 2, replicas: 2,3,1, isrs: 2,3,1`
+        let seen = Program::other("kcat", &["-L", "-b", &servers, "-t", topic]).run();
+        let seen = String::from_utf8(seen.stdout).unwrap();
+        let found = seen.lines().find_map(|line| {
+            let (_, rest) = line.split_once("partition 0, leader ")?;
+            let (leader, rest) = rest.split_once(',')?;
+            let (_, in_sync) = rest.split_once("isrs: ")?;
+            (leader != "-1" && in_sync.trim().split(',').count() == 3).then(|| leader.to_string())
+        });
+        match found {
+            Some(leader) => return leader,
+            None => assert!(Instant::now() < end, "the replicas are not in sync\n{seen}"),
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+#[ignore = "needs a Kafka with ZooKeeper"]
+fn zookeeper_is_killed() {
+    let plan = plan(5);
+    let mut chance = Chance::new(plan.seed);
+    let report = run(&Kafka::real(), &plan, |strike| {
+        strike.allow();
+        thread::sleep(chance.pause(150));
+        cluster(&["signal", "KILL", "zookeeper"]);
+        cluster(&["start-node", "zookeeper"]);
+    });
+    conclude(&named("ZooKeeper killed"), &plan, report);
+}

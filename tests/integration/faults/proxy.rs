@@ -1,0 +1,285 @@
+//! A proxy between clients and one broker, which breaks things.
+//!
+//! It knows frames, whose requests they answer, and nothing more of the protocol: a frame is a size
+//! and so many bytes, and a request begins with its API key. A broker answers in order.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use nix::libc::linger;
+use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::support::{PATIENCE, free_port};
+
+/// API keys: <https://kafka.apache.org/protocol#protocol_api_keys>.
+pub(crate) const PRODUCE: i16 = 0;
+pub(crate) const FETCH: i16 = 1;
+const METADATA: i16 = 3;
+const FIND_COORDINATOR: i16 = 10;
+
+/// What happens to one connection, or to all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The next answer to a request of this API breaks off in its middle: the connection is reset.
+    ResetInAnswer(i16),
+    /// The next produce request reaches the broker; instead of the answer, the connection ends.
+    SwallowAcknowledgement,
+    /// The next produce request reaches the broker; the answer never comes, nor does anything
+    /// else on this connection, which stays open.
+    HalfOpenAcknowledgement,
+    /// Nothing comes through any more on the connections there are, and they stay open. New ones work.
+    HalfOpen,
+}
+
+/// A running proxy; dropping it ends its connections.
+pub(crate) struct Proxy {
+    port: u16,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    port: u16,
+    upstream: u16,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    armed: Option<Fault>,
+    connections: Vec<Arc<Connection>>,
+    ended: bool,
+}
+
+/// A client, and the connection made for it to the broker.
+struct Connection {
+    client: TcpStream,
+    broker: TcpStream,
+    /// The API keys of requests that are not answered yet.
+    asked: Mutex<VecDeque<i16>>,
+    /// Nothing comes through any more.
+    frozen: AtomicBool,
+    /// Its end is to be a reset.
+    reset: AtomicBool,
+}
+
+impl Proxy {
+    /// A proxy for the broker at this port of 127.0.0.1, on a port of its own.
+    pub(crate) fn of(upstream: u16) -> Proxy {
+        let port = free_port();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+        let shared = Arc::new(Shared {
+            port,
+            upstream,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let theirs = shared.clone();
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                if theirs.state.lock().unwrap().ended {
+                    return;
+                }
+                // A broker that is away is away for the client, too.
+                if let Ok(broker) = TcpStream::connect((Ipv4Addr::LOCALHOST, upstream)) {
+                    theirs.connect(client, broker);
+                }
+            }
+        });
+        Proxy { port, shared }
+    }
+
+    /// Its address.
+    pub(crate) fn server(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Makes this happen at the next opportunity.
+    pub(crate) fn arm(&self, fault: Fault) {
+        let mut state = self.shared.state.lock().unwrap();
+        if fault == Fault::HalfOpen {
+            for connection in &state.connections {
+                connection.frozen.store(true, Ordering::SeqCst);
+            }
+        } else {
+            state.armed = Some(fault);
+        }
+    }
+
+    /// Waits until what was armed has happened.
+    pub(crate) fn wait(&self) {
+        self.wait_within(PATIENCE);
+    }
+
+    /// Waits until what was armed has happened, at most this long.
+    pub(crate) fn wait_within(&self, patience: Duration) {
+        let state = self.shared.state.lock().unwrap();
+        let (state, _) = self
+            .shared
+            .changed
+            .wait_timeout_while(state, patience, |state| state.armed.is_some())
+            .unwrap();
+        assert_eq!(state.armed, None, "there was no opportunity");
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock().unwrap();
+        state.ended = true;
+        for connection in state.connections.drain(..) {
+            connection.end();
+        }
+        drop(state);
+        // Wakes the listener.
+        drop(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)));
+    }
+}
+
+impl Shared {
+    fn connect(self: &Arc<Shared>, client: TcpStream, broker: TcpStream) {
+        for stream in [&client, &broker] {
+            stream.set_nodelay(true).unwrap();
+        }
+        let connection = Arc::new(Connection {
+            client,
+            broker,
+            asked: Mutex::default(),
+            frozen: AtomicBool::new(false),
+            reset: AtomicBool::new(false),
+        });
+        self.state
+            .lock()
+            .unwrap()
+            .connections
+            .push(connection.clone());
+        let (shared, theirs) = (self.clone(), connection.clone());
+        thread::spawn(move || {
+            let _ = theirs.requests();
+            theirs.end();
+            shared.forget(&theirs);
+        });
+        let shared = self.clone();
+        thread::spawn(move || {
+            let _ = connection.answers(&shared);
+            connection.end();
+            shared.forget(&connection);
+        });
+    }
+
+    fn forget(&self, connection: &Arc<Connection>) {
+        let mut state = self.state.lock().unwrap();
+        state
+            .connections
+            .retain(|other| !Arc::ptr_eq(other, connection));
+    }
+
+    /// Takes the fault that is armed, if it is for an answer to this.
+    fn fault(&self, api: i16) -> Option<Fault> {
+        let mut state = self.state.lock().unwrap();
+        let is_due = match state.armed? {
+            Fault::ResetInAnswer(wanted) => wanted == api,
+            Fault::SwallowAcknowledgement | Fault::HalfOpenAcknowledgement => api == PRODUCE,
+            Fault::HalfOpen => false,
+        };
+        is_due.then(|| {
+            self.changed.notify_all();
+            state.armed.take()
+        })?
+    }
+}
+
+impl Connection {
+    fn requests(&self) -> io::Result<()> {
+        loop {
+            let frame = read_frame(&self.client)?;
+            let api = frame.get(4..6).and_then(|bytes| bytes.try_into().ok());
+            let api = api.map(i16::from_be_bytes).ok_or(ErrorKind::InvalidData)?;
+            if !self.frozen.load(Ordering::SeqCst) {
+                self.asked.lock().unwrap().push_back(api);
+                (&self.broker).write_all(&frame)?;
+            }
+        }
+    }
+
+    fn answers(&self, shared: &Shared) -> io::Result<()> {
+        loop {
+            let mut frame = read_frame(&self.broker)?;
+            let api = self.asked.lock().unwrap().pop_front();
+            let api = api.ok_or(ErrorKind::InvalidData)?;
+            if self.frozen.load(Ordering::SeqCst) {
+                continue;
+            }
+            match shared.fault(api) {
+                None => {}
+                Some(Fault::ResetInAnswer(_)) => {
+                    (&self.client).write_all(&frame[..frame.len() / 2])?;
+                    return self.reset();
+                }
+                Some(Fault::SwallowAcknowledgement) => return Ok(()),
+                Some(_) => {
+                    self.frozen.store(true, Ordering::SeqCst);
+                    continue;
+                }
+            }
+            if [METADATA, FIND_COORDINATOR].contains(&api) {
+                shared.stand_in(&mut frame);
+            }
+            (&self.client).write_all(&frame)?;
+        }
+    }
+
+    /// Makes the end of the connection a reset, which is sent when the last of us lets go of it.
+    fn reset(&self) -> io::Result<()> {
+        self.reset.store(true, Ordering::SeqCst);
+        let at_once = linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
+        setsockopt(&self.client, sockopt::Linger, &at_once)?;
+        Ok(())
+    }
+
+    fn end(&self) {
+        // To shut down the writing half would be an orderly end.
+        let _ = self
+            .client
+            .shutdown(match self.reset.load(Ordering::SeqCst) {
+                true => Shutdown::Read,
+                false => Shutdown::Both,
+            });
+        let _ = self.broker.shutdown(Shutdown::Both);
+    }
+}
+
+impl Shared {
+    /// Puts the proxy's port where an answer names the broker's, behind its host, so that clients
+    /// don't go past us: it is a number of four bytes in every version.
+    fn stand_in(&self, frame: &mut [u8]) {
+        let broker = |port: u16| [&b"127.0.0.1"[..], &u32::from(port).to_be_bytes()].concat();
+        let (theirs, ours) = (broker(self.upstream), broker(self.port));
+        for at in 0..frame.len().saturating_sub(theirs.len() - 1) {
+            if frame[at..].starts_with(&theirs) {
+                frame[at..at + ours.len()].copy_from_slice(&ours);
+            }
+        }
+    }
+}
+
+/// A frame with its size in front.
+fn read_frame(mut from: &TcpStream) -> io::Result<Vec<u8>> {
+    let mut size = [0; 4];
+    from.read_exact(&mut size)?;
+    let length = usize::try_from(i32::from_be_bytes(size)).map_err(|_| ErrorKind::InvalidData)?;
+    let mut frame = size.to_vec();
+    from.take(length as u64).read_to_end(&mut frame)?;
+    match frame.len() - size.len() {
+        n if n == length => Ok(frame),
+        _ => Err(ErrorKind::UnexpectedEof.into()),
+    }
+}
