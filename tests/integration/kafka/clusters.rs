@@ -77,20 +77,17 @@ fn where_topics_are_not_made_by_themselves_a_missing_one_is_named_and_how_to_mak
     let on = &cluster.kafka;
     for ours in Ours::all() {
         let (me, peer) = (user("alice"), user("bob"));
-        for program in both(ours, on, &peer) {
-            let remedy = format!(
-                "--bootstrap-server {} --create --topic {peer}",
-                on.servers()
-            );
+        // They wait for a while whether the topic is just being made: all at once.
+        let [publisher, subscriber] = both(ours, on, &peer).map(Program::start);
+        let chat = ours.program(on, "chat", &[&me, &peer]).start();
+        for (program, topic) in [(publisher, &peer), (subscriber, &peer), (chat, &me)] {
+            let create = format!("--bootstrap-server {} --create", on.servers());
             program
-                .run()
+                .wait()
                 .code(1)
-                .says(&[&peer, "there", "kafka-topics.sh", &remedy]);
+                .says(&["there", "kafka-topics.sh", &create])
+                .says(&[&format!("--topic {topic}")]);
         }
-        ours.program(on, "chat", &[&me, &peer])
-            .run()
-            .code(1)
-            .says(&[&me, "there", "kafka-topics.sh"]);
 
         for topic in [&me, &peer] {
             script(&cluster.dir, &["topic", topic]).run().code(0);
