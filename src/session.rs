@@ -36,7 +36,8 @@ pub struct Parties {
 
 impl Parties {
     /// `me` talks with `peer`, whose lines alone are shown; with `unsigned`, so are those without a
-    /// name. With `tutorial`, the topics are swapped and nobody signs, as in its `chat.py`.
+    /// name. With `tutorial`, the topics are swapped and lines without a name are the peer's, as
+    /// with its `chat.py`.
     ///
     /// Fails if the two are the same.
     pub fn new(me: Name, peer: Name, unsigned: bool, tutorial: bool) -> Result<Parties> {
@@ -131,7 +132,7 @@ pub fn open(
     *lock(&told) = Some(conversation.clone());
     let ledger = Ledger::new();
     let deliveries = Arc::new(Sent {
-        conversation: conversation.clone(),
+        conversation: (!parties.swapped).then(|| conversation.clone()),
         ledger: ledger.clone(),
         screen: screen.clone(),
     });
@@ -270,17 +271,7 @@ impl Session {
         if let Some(unread) = lock(&self.conversation).unread() {
             self.screen.notice(&unread);
         }
-        match (reason, self.ledger.verdict()) {
-            (Ok(()), verdict) => verdict,
-            // That nobody looks any more is no failure, but a line that was lost is one.
-            (Err(error), verdict) if error.is_closed_pipe() => verdict.and(Err(error)),
-            (Err(error), verdict) => {
-                if let Err(undelivered) = verdict {
-                    self.screen.notice(&undelivered.to_string());
-                }
-                Err(error)
-            }
-        }
+        self.ledger.verdict_after(reason)
     }
 }
 
@@ -363,14 +354,17 @@ impl Bookkeeper {
 
 /// Hears what becomes of the user's lines.
 struct Sent {
-    conversation: Arc<Mutex<Conversation>>,
+    /// None where the peer never says what they have read.
+    conversation: Option<Arc<Mutex<Conversation>>>,
     ledger: Arc<Ledger>,
     screen: Screen,
 }
 
 impl Deliveries for Sent {
     fn acknowledged(&self, first: u64, count: u64, partition: i32, offset: i64) {
-        lock(&self.conversation).sent(partition, offset, count);
+        if let Some(conversation) = &self.conversation {
+            lock(conversation).sent(partition, offset, count);
+        }
         // Last: whoever waits for the ledger may look at the conversation next.
         self.ledger.acknowledged(first, count, partition, offset);
     }

@@ -355,6 +355,18 @@ impl Ended {
         self
     }
 
+    /// Fails if this is anywhere in what it printed.
+    #[track_caller]
+    pub(crate) fn does_not_say(self, part: &str) -> Ended {
+        let both = [&self.stdout, self.stderr.as_bytes()].concat();
+        assert!(
+            !contains(&both, part.as_bytes()),
+            "{part:?}\n{}",
+            self.report()
+        );
+        self
+    }
+
     /// Fails unless its standard output is exactly this.
     #[track_caller]
     pub(crate) fn prints(self, expected: impl AsRef<[u8]>) -> Ended {
