@@ -69,6 +69,12 @@ impl Error {
         self
     }
 
+    /// Only what went wrong, for a sentence that goes on with a hint of its own.
+    pub fn without_hint(mut self) -> Error {
+        self.hint = None;
+        self
+    }
+
     /// Whether this is [`Error::closed_pipe`], which nobody needs to be told.
     pub fn is_closed_pipe(&self) -> bool {
         self.kind == Kind::ClosedPipe

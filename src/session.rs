@@ -307,12 +307,15 @@ impl Bookkeeper {
             .spawn(move || {
                 loop {
                     self.commit();
-                    self.look();
+                    if let Some(news) = self.look() {
+                        self.screen.notice(&news);
+                    }
                     match asked.recv_timeout(COMMIT_EVERY) {
                         Err(RecvTimeoutError::Timeout) => {}
                         Err(RecvTimeoutError::Disconnected) => return,
                         Ok(answer) => {
                             self.commit();
+                            // Whoever leaves need not know who has just come.
                             self.look();
                             let _ = answer.send(());
                         }
@@ -346,19 +349,15 @@ impl Bookkeeper {
         }
     }
 
-    fn look(&mut self) {
+    /// Looks how far the peer has read, and says what that tells.
+    fn look(&mut self) -> Option<String> {
         // The tutorial's scripts commit nothing.
         if self.parties.swapped {
-            return;
+            return None;
         }
         let (group, topic) = (self.parties.peers_position(), self.parties.writes());
-        let Ok(committed) = self.groups.committed(&group, topic) else {
-            return;
-        };
-        let news = lock(&self.conversation).peer_read(&committed, topic, Instant::now());
-        if let Some(news) = news {
-            self.screen.notice(&news);
-        }
+        let committed = self.groups.committed(&group, topic).ok()?;
+        lock(&self.conversation).peer_read(&committed, topic, Instant::now())
     }
 }
 

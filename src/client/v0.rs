@@ -9,6 +9,7 @@
 //! - a record larger than what is fetched comes back as nothing at all: the size is raised.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -165,22 +166,34 @@ impl Cluster for V0 {
     }
 }
 
+/// What a user may not have thought of when a broker closes the connection.
+const LOGIN: &str = "If it wants a login there: set security.protocol, sasl.mechanism, \
+                     sasl.username and sasl.password, by -X or in a file by -F.";
+/// The same when a broker says that it is to be found where nobody is.
+const ADVERTISED: &str =
+    "The broker's advertised.listeners must name an address that works from here.";
+
 /// Why a call did not succeed.
 #[derive(Debug)]
 enum Trouble {
     /// The broker said so.
     Code(KafkaCode),
-    /// The connection broke, or there was no answer in time.
-    Connection(String),
+    /// The connection broke, or there was no answer in time: why, and what may help.
+    Connection(String, Option<&'static str>),
     /// It will not get better by trying again.
     Final(Error),
 }
 
 impl Trouble {
+    /// The connection is of no use any more.
+    fn lost(why: impl fmt::Display) -> Trouble {
+        Trouble::Connection(why.to_string(), None)
+    }
+
     fn why(&self) -> String {
         match self {
             Trouble::Code(code) => in_words(*code).to_string(),
-            Trouble::Connection(why) => why.clone(),
+            Trouble::Connection(why, _) => why.clone(),
             Trouble::Final(error) => error.to_string(),
         }
     }
@@ -189,7 +202,7 @@ impl Trouble {
     fn is_final(&self) -> bool {
         match self {
             Trouble::Code(code) => is_final(*code),
-            Trouble::Connection(_) => false,
+            Trouble::Connection(..) => false,
             Trouble::Final(_) => true,
         }
     }
@@ -204,6 +217,7 @@ impl Trouble {
                 "The broker does not create it by itself. To create it: kafka-topics.sh \
                      --bootstrap-server {broker} --create --topic {topic}"
             )),
+            Trouble::Connection(why, Some(hint)) => failed(why).hint(hint),
             other => failed(other.why()),
         }
     }
@@ -225,13 +239,13 @@ impl From<KafkaError> for Trouble {
             ),
             KafkaError::ArcSelf(inner) => match &*inner {
                 KafkaError::Kafka(code) => Trouble::Code(*code),
-                other => Trouble::Connection(other.to_string()),
+                other => Trouble::lost(other),
             },
-            KafkaError::NoHostReachable => Trouble::Connection("no broker can be reached".into()),
+            KafkaError::NoHostReachable => Trouble::lost("no broker can be reached"),
             KafkaError::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Trouble::Connection("the broker closed the connection".into())
+                Trouble::Connection("the broker closed the connection".into(), Some(LOGIN))
             }
-            other => Trouble::Connection(other.to_string()),
+            other => Trouble::lost(other),
         }
     }
 }
@@ -317,13 +331,11 @@ impl Session {
         let _ = self.jobs.send(job);
         match told.recv_timeout(patience) {
             Ok(result) => result.map_err(Trouble::from),
-            Err(RecvTimeoutError::Timeout) => Err(Trouble::Connection(format!(
+            Err(RecvTimeoutError::Timeout) => Err(Trouble::lost(format!(
                 "no answer within {} seconds",
                 patience.as_secs()
             ))),
-            Err(RecvTimeoutError::Disconnected) => {
-                Err(Trouble::Connection("the answer made no sense".into()))
-            }
+            Err(RecvTimeoutError::Disconnected) => Err(Trouble::lost("the answer made no sense")),
         }
     }
 }
@@ -377,7 +389,7 @@ impl Link {
     fn connect(&mut self) -> Result<BTreeSet<i32>, Trouble> {
         if self.session.is_none() {
             if let Some(revive) = &self.cluster.revive {
-                revive().map_err(|error| Trouble::Connection(error.to_string()))?;
+                revive().map_err(Trouble::lost)?;
             }
             // Crate kafka asks them in order, and would stay with a first one that never answers.
             let mut servers = self.cluster.servers.clone();
@@ -415,11 +427,11 @@ impl Link {
         for host in hosts.iter().filter(|h| !self.cluster.servers.contains(h)) {
             if let Err(error) = probe::connect(host, REQUEST) {
                 self.session = None;
-                return Err(Trouble::Connection(format!(
-                    "{} can be reached, but says that the topic is led by the broker at {host}, \
-                     and that one can't ({error})",
-                    self.cluster.broker
-                )));
+                let why = format!(
+                    "that broker was reached, but sends its clients on to another address: {}",
+                    error.without_hint()
+                );
+                return Err(Trouble::Connection(why, Some(ADVERTISED)));
             }
         }
         let wait = if hosts.len() > 1 {
@@ -437,10 +449,10 @@ impl Link {
         work: impl FnOnce(&mut KafkaClient) -> Result<T, KafkaError> + Send + 'static,
     ) -> Result<T, Trouble> {
         let Some(session) = &self.session else {
-            return Err(Trouble::Connection("there is no connection".into()));
+            return Err(Trouble::lost("there is no connection"));
         };
         let result = session.call(patience, work);
-        if let Err(Trouble::Connection(_)) = &result {
+        if let Err(Trouble::Connection(..)) = &result {
             self.session = None;
         }
         result
@@ -466,7 +478,7 @@ impl Link {
         down.attempts += 1;
         let (broker, why) = (self.cluster.broker.clone(), trouble.why());
         let (event, attempts) = match trouble {
-            Trouble::Connection(_) => (Event::Lost { broker, why }, 2),
+            Trouble::Connection(..) => (Event::Lost { broker, why }, 2),
             // An election takes a moment, and a few attempts.
             _ => (Event::Refused { broker, why }, 5),
         };
@@ -683,7 +695,7 @@ impl Sending {
                     return self.give_up(batch, from, to, &error);
                 }
                 // It may have been written all the same.
-                Trouble::Connection(_)
+                Trouble::Connection(..)
                 | Trouble::Code(
                     KafkaCode::RequestTimedOut
                     | KafkaCode::NotEnoughReplicasAfterAppend
@@ -756,9 +768,7 @@ impl Sending {
                 Ok(())
             }
             Some(Err(code)) => Err(Trouble::Code(code)),
-            None => Err(Trouble::Connection(
-                "the answer did not name the partition".into(),
-            )),
+            None => Err(Trouble::lost("the answer did not name the partition")),
         }
     }
 
@@ -827,7 +837,7 @@ impl Sending {
         let leader = self.link.leaders.get(&self.partition);
         let leader = leader.ok_or(Trouble::Code(KafkaCode::LeaderNotAvailable))?;
         let written = probe::end_of_log(leader, &self.link.topic, self.partition, REQUEST)
-            .map_err(Trouble::Connection)?;
+            .map_err(Trouble::lost)?;
         let start = Instant::now();
         loop {
             let ends = self.link.offsets(FetchOffset::Latest)?;

@@ -1,8 +1,12 @@
 //! `chat` as people use it, each on a terminal of their own.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::support::{Kafka, Running, user};
+use kafka_chat::client::{self, Options, Pace};
+use kafka_chat::ledger::Ledger;
+
+use crate::support::{Kafka, PATIENCE, Running, user};
 use crate::tty::{CTRL_C, CTRL_D, CTRL_G, CTRL_R, ENTER, LEFT, Tty};
 
 /// Within a second, as a person sees it; the machine's noise is allowed as much again, and more.
@@ -347,11 +351,38 @@ const INJECTIONS: [(&[u8], &str); 14] = [
     (b"bell\x07del\x7f", "bell^Gdel^?"),
 ];
 
+/// Sends any bytes at all as one message.
+fn send_value(on: &Kafka, sender: &str, topic: &str, value: &[u8]) {
+    let cluster = client::connect(&Options {
+        servers: vec![on.servers()],
+        ..Options::default()
+    });
+    let (sender, topic) = (sender.parse().unwrap(), topic.parse().unwrap());
+    let ledger = Ledger::new();
+    let mut producer = cluster
+        .unwrap()
+        .producer(
+            &sender,
+            &topic,
+            Pace::Typed,
+            PATIENCE,
+            ledger.clone(),
+            Arc::new(|_| {}),
+        )
+        .unwrap();
+    producer.send(ledger.number(), value);
+    assert!(producer.flush(PATIENCE));
+    ledger.verdict().unwrap();
+}
+
 #[test]
 fn what_others_send_is_text_on_a_terminal_and_raw_in_a_pipe() {
     let on = Kafka::embedded();
-    let (chat, mut writer, _) = with_a_writer(&on);
+    let (chat, mut writer, peer) = with_a_writer(&on);
     let me = chat_name(&chat);
+    // No program of ours puts a newline into a message, but others can.
+    send_value(&on, &peer, me, b"one\nmallory: two");
+    chat.wait_for(": one^Jmallory: two");
     let mut all = Vec::new();
     for (bytes, _) in INJECTIONS {
         all.extend(bytes);
@@ -387,7 +418,7 @@ fn what_others_send_is_text_on_a_terminal_and_raw_in_a_pipe() {
     on.program("subscriber", &[me, "--from", "earliest", "-e"])
         .run()
         .code(0)
-        .prints(&all);
+        .prints([b"one\nmallory: two\n", &all[..]].concat());
 }
 
 /// Ends a chat in every way, with a line half typed.
