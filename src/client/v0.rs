@@ -44,6 +44,8 @@ const TOPIC: Duration = Duration::from_secs(10);
 const LONG_POLL: Duration = Duration::from_millis(400);
 /// The same where several brokers lead partitions: they are asked one after the other.
 const SHORT_POLL: Duration = Duration::from_millis(20);
+/// How long a request may still be under way to the log after its connection has broken.
+const STRAGGLING: Duration = Duration::from_millis(250);
 /// How often the list of partitions is looked at again.
 const METADATA_AGE: Duration = Duration::from_secs(60);
 /// The pause before the first retry, which doubles up to the longest one.
@@ -82,6 +84,7 @@ impl V0 {
             topic: topic.to_string(),
             listener,
             session: None,
+            leaders: BTreeMap::new(),
             down: None,
         }
     }
@@ -343,6 +346,8 @@ struct Link {
     topic: String,
     listener: Listener,
     session: Option<Session>,
+    /// The leader of each partition, as `host:port`.
+    leaders: BTreeMap<i32, String>,
     down: Option<Down>,
 }
 
@@ -412,12 +417,12 @@ impl Link {
         if leaders.is_empty() {
             return Err(Trouble::Code(KafkaCode::UnknownTopicOrPartition));
         }
-        let mut partitions = BTreeSet::new();
-        let mut hosts = BTreeSet::new();
-        for (partition, leader) in leaders {
-            hosts.insert(leader.ok_or(Trouble::Code(KafkaCode::LeaderNotAvailable))?);
-            partitions.insert(partition);
-        }
+        self.leaders = leaders
+            .into_iter()
+            .map(|(partition, leader)| Some((partition, leader?)))
+            .collect::<Option<_>>()
+            .ok_or(Trouble::Code(KafkaCode::LeaderNotAvailable))?;
+        let hosts: BTreeSet<&String> = self.leaders.values().collect();
         // Crate kafka would wait for minutes to connect to an address that leads nowhere.
         for host in hosts.iter().filter(|h| !self.cluster.servers.contains(h)) {
             if let Err(error) = probe::connect(host, REQUEST) {
@@ -435,7 +440,7 @@ impl Link {
             LONG_POLL
         };
         self.call(REQUEST, move |client| client.set_fetch_max_wait_time(wait))?;
-        Ok(partitions)
+        Ok(self.leaders.keys().copied().collect())
     }
 
     fn call<T: Send + 'static>(
@@ -823,18 +828,27 @@ impl Sending {
         Ok((found, at))
     }
 
-    /// The end of the partition, once it holds still: what was under way when the connection broke
-    /// may be written a moment later, and on a cluster it is seen when the replicas have it.
+    /// The end of the partition, once nothing can come to lie before it any more.
+    ///
+    /// What was under way when the connection broke may be written a moment later. And what is
+    /// written is not seen before all replicas have it, which after an election takes a moment, too.
     fn settled_end(&mut self) -> Result<i64, Trouble> {
-        let mut last = None;
+        thread::sleep(STRAGGLING);
+        let leader = self.link.leaders.get(&self.partition);
+        let leader = leader.ok_or(Trouble::Code(KafkaCode::LeaderNotAvailable))?;
+        let written = probe::end_of_log(leader, &self.link.topic, self.partition, REQUEST)
+            .map_err(Trouble::lost)?;
+        let start = Instant::now();
         loop {
             let ends = self.link.offsets(FetchOffset::Latest)?;
             let end = ends.get(&self.partition).copied().unwrap_or(0);
-            if last == Some(end) {
+            if end >= written {
                 return Ok(end);
             }
-            last = Some(end);
-            thread::sleep(Duration::from_millis(250));
+            if start.elapsed() > TOPIC {
+                return Err(Trouble::Code(KafkaCode::NotEnoughReplicas));
+            }
+            thread::sleep(FIRST_PAUSE);
         }
     }
 

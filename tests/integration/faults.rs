@@ -13,6 +13,8 @@ mod proxy;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -279,5 +281,46 @@ fn nothing_goes_wrong_when_everyone_hosts_in_turn_and_leaves() {
         .code(0)
         .stdout;
     let report = check(&sent, &log);
+    assert!(report.is_clean(), "{report}");
+}
+
+#[test]
+fn a_lost_acknowledgement_is_cleared_up_while_others_go_on_writing() {
+    let hosts = Hosts::new();
+    let proxy = Proxy::of(hosts.port);
+    let topic = user("log");
+    let mut busy = hosts
+        .clients()
+        .program("publisher", &[&user("busy"), &topic])
+        .start();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let until = is_over.clone();
+    let busy = thread::spawn(move || {
+        while !until.load(Ordering::Relaxed) && busy.give(b"x\n") {
+            thread::sleep(Duration::from_millis(2));
+        }
+    });
+    proxy.arm(Fault::SwallowAcknowledgement);
+    let sender = user("sender");
+    let ended = Kafka::Real(proxy.server())
+        .program("publisher", &[&sender, &topic])
+        .input(format!("{sender} 1\n"))
+        .run();
+    is_over.store(true, Ordering::Relaxed);
+    busy.join().unwrap();
+    proxy.wait();
+    let log = hosts
+        .clients()
+        .program("subscriber", &[&topic, "--from", "earliest", "-e", "-s"])
+        .run()
+        .code(0)
+        .stdout;
+    let log: Vec<u8> = log
+        .split_inclusive(|byte| *byte == b'\n')
+        .filter(|line| line.starts_with(sender.as_bytes()))
+        .flatten()
+        .copied()
+        .collect();
+    let report = check(&[account(sender, 1, &ended.code(0))], &log);
     assert!(report.is_clean(), "{report}");
 }

@@ -71,7 +71,8 @@ impl Away {
     }
 }
 
-fn chat(on: &Kafka, me: &str, peer: &str, options: &[&str]) -> Tty {
+/// Opens a chat, up to its prompt.
+pub(super) fn chat(on: &Kafka, me: &str, peer: &str, options: &[&str]) -> Tty {
     let chat = on
         .program("chat", &[&[me, peer], options].concat())
         .on_a_terminal(24, 100);

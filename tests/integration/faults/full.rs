@@ -7,11 +7,13 @@ use std::io::{Write, stdout};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::away::chat;
 use super::check::{Report, check};
 use super::load::{Chance, account};
 use super::proxy::{FETCH, Fault, PRODUCE, Proxy};
 use super::{Hosts, Plan, run, seed};
 use crate::support::{Ended, Kafka, PATIENCE, Program, setting, user};
+use crate::tty::{CTRL_C, CTRL_D};
 
 /// What is done in a proxy, in turn.
 const FAULTS: [Fault; 5] = [
@@ -186,6 +188,55 @@ fn one_broker_through_a_proxy() {
     let servers = setting("KAFKA_CHAT_TEST_SERVERS");
     let port = servers.strip_prefix("127.0.0.1:").unwrap();
     through_a_proxy(&named("connections broken"), port.parse().unwrap());
+}
+
+#[test]
+#[ignore = "needs a real Kafka"]
+fn one_broker_is_away_from_chats() {
+    let on = Kafka::real();
+    let (me, peer) = (user("alice"), user("bob"));
+    let alice = chat(&on, &me, &peer, &[]);
+    alice.line("zero");
+    on.program("subscriber", &[&peer, "--from", "earliest", "-n", "1"])
+        .run()
+        .code(0);
+    cluster(&["signal", "KILL", "1"]);
+    alice.wait_for(" lost (");
+    alice.line("one");
+    alice.line("two");
+    cluster(&["start-node", "1"]);
+    alice.wait_for(" is back");
+    let bob = chat(&on, &peer, &me, &[]);
+    bob.wait_for(&format!("{me}: two"));
+    bob.line("three");
+    alice.wait_for(&format!("{peer}: three"));
+    cluster(&["signal", "KILL", "1"]);
+    bob.wait_for(" lost (");
+    bob.line("never");
+    bob.wait_for("never");
+    let start = Instant::now();
+    bob.keys(CTRL_C);
+    let history = bob.ends_with(1).history();
+    let took = start.elapsed();
+    cluster(&["start-node", "1"]);
+    assert!(took < Duration::from_millis(1500), "{took:?}\n{history}");
+    assert!(
+        history.contains("1 of 2 lines was not delivered"),
+        "{history}"
+    );
+    alice.wait("a second return on the screen", |screen| {
+        screen.contents().matches(" is back").count() == 2
+    });
+    alice.keys(CTRL_D);
+    let history = alice.ends_with(0).history();
+    for notice in [" lost (", " is back"] {
+        assert_eq!(history.matches(notice).count(), 2, "{notice}\n{history}");
+    }
+    let log = on
+        .program("subscriber", &[&peer, "--from", "earliest", "-e"])
+        .run()
+        .code(0);
+    log.prints("zero\none\ntwo\n");
 }
 
 #[test]
