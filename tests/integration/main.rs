@@ -1,7 +1,7 @@
 //! The programs, really run: through pipes, and `chat` on a pseudo-terminal.
 //!
 //! Everything under `kafka` needs a real Kafka, under `secured` a secured one, under
-//! `without_librdkafka` Kafka 4 and a build for which that is too new, and under `tools` kcat or
+//! `unserved` Kafka 4 and a build for which that is too new, and under `tools` kcat or
 //! Python; `scripts/test-kafka` starts what they need and runs them. `scripts/test-faults` runs what
 //! is under `faults::full`.
 
@@ -23,4 +23,4 @@ mod support;
 mod tools;
 mod tty;
 #[cfg(not(feature = "librdkafka"))]
-mod without_librdkafka;
+mod unserved;
