@@ -852,7 +852,7 @@ impl Reports {
         progress.settled >= wanted
     }
 
-    /// `size` is how many bytes the line has.
+    /// `size` is how many bytes the line has, with its sender's name.
     fn fail(&self, line: u64, size: usize, link: &Link, code: Code) {
         let seen = link.seen();
         let trouble = match &seen.trouble {
@@ -860,6 +860,14 @@ impl Reports {
             None => String::new(),
         };
         let error = match (code, &seen.hopeless) {
+            // The first, as it says nothing of the connection, and nothing of other lines.
+            (Code::MessageSizeTooLarge, _) => match size < BATCH / 2 {
+                // librdkafka does not split a batch that is refused.
+                true => Error::too_large().hint(
+                    "The line is not large, its batch may be: -X batch.size=BYTES makes batches smaller.",
+                ),
+                false => Error::too_large(),
+            },
             (_, Some(error)) => error.clone(),
             (Code::MessageTimedOut, _) => Error::failed(
                 &self.doing,
@@ -869,14 +877,6 @@ impl Reports {
                 &self.doing,
                 format!("ended before it was acknowledged{trouble}"),
             ),
-            (Code::MessageSizeTooLarge, _) => {
-                let error = Error::failed(&self.doing, "more than it takes (max.message.bytes)");
-                match size < BATCH / 2 {
-                    // librdkafka does not split a batch that is refused.
-                    true => error.hint("The line is not large, its batch may be: -X batch.size=BYTES makes batches smaller."),
-                    false => error,
-                }
-            }
             (code, _) => failure(&self.doing, code),
         };
         drop(seen);
@@ -900,7 +900,11 @@ impl ProducerContext for Context<Reports> {
             }
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
-                let size = message.payload().map_or(0, <[u8]>::len);
+                let size = [message.key(), message.payload()]
+                    .into_iter()
+                    .flatten()
+                    .map(<[u8]>::len)
+                    .sum();
                 self.role.fail(line, size, &self.link, code);
             }
         }
