@@ -108,7 +108,10 @@ fn what_needs_openssl_says_which_feature_to_build() {
 
 #[cfg(feature = "tls")]
 mod tls {
+    use std::io::Write as _;
+
     use super::*;
+    use crate::support::Program;
 
     /// The options of a login over TLS, with the cluster's own CA.
     fn secured(mechanism: &str, user: &str, password: &str) -> Vec<String> {
@@ -144,6 +147,27 @@ mod tls {
                 one_line_goes_through(&on, &by_file("alice"), &by_file("bob"));
             }
         }
+    }
+
+    #[test]
+    #[ignore = "needs a secured Kafka"]
+    fn a_file_that_names_the_servers_too_is_all_that_is_needed() {
+        let mut properties = std::fs::read(file("client-alice-scram.properties")).unwrap();
+        let servers = listener("SASL_SSL").servers();
+        properties.extend(format!("bootstrap.servers={servers}\n").bytes());
+        let mut cloud = tempfile::NamedTempFile::new().unwrap();
+        cloud.write_all(&properties).unwrap();
+        let by_file = |name, arguments: &[&str]| {
+            let program = Program::ours(name, arguments);
+            program.arg("-F").arg(cloud.path())
+        };
+        let topic = user("bob");
+        let publisher = by_file("publisher", &["alice", &topic]);
+        publisher.input("hello\n").run().code(0);
+        by_file("subscriber", &[&topic, "--from", "earliest", "-e"])
+            .run()
+            .code(0)
+            .prints("hello\n");
     }
 
     #[test]

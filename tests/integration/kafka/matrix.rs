@@ -1,6 +1,6 @@
 //! What each client writes, each client reads: ours, kcat's, and kafka-python.
 
-use super::Ours;
+use super::{Ours, cluster};
 use crate::others;
 use crate::support::{Kafka, Program, user};
 
@@ -71,6 +71,8 @@ fn each_reads_what_each_has_written(lines: &[u8]) {
         // A failure shows what the reader printed, and so this name.
         let me = user(&format!("{writer:?}").replace(['(', ')'], "-"));
         let peer = user("bob");
+        // kafka-python does not wait until each of several brokers knows of a new topic.
+        cluster(&["topic", &peer]);
         writer.write(&on, &peer, &me, lines);
         let expected = with_key(lines, &me, ": ");
         for reader in Client::all() {
