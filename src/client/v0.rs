@@ -836,8 +836,12 @@ impl Sending {
         thread::sleep(STRAGGLING);
         let leader = self.link.leaders.get(&self.partition);
         let leader = leader.ok_or(Trouble::Code(KafkaCode::LeaderNotAvailable))?;
-        let written = probe::end_of_log(leader, &self.link.topic, self.partition, REQUEST)
-            .map_err(Trouble::lost)?;
+        let written = probe::end_of_log(leader, &self.link.topic, self.partition, REQUEST);
+        let written = written.map_err(|why| {
+            // Else the next attempt would ask the same one again.
+            self.link.session = None;
+            Trouble::lost(why)
+        })?;
         let start = Instant::now();
         loop {
             let ends = self.link.offsets(FetchOffset::Latest)?;
