@@ -724,16 +724,28 @@ fn list_offsets(
     which: Offset,
 ) -> Result<Offsets> {
     let answer = link.insist(REACH, pause, |patience| {
-        // Asking for the time -1 or -2 asks for all partitions at once, which asking for
-        // watermarks does not.
-        let wanted = list(topic, leaders.keys().map(|&partition| (partition, which)))?;
-        match reader.offsets_for_times(wanted, patience) {
-            Ok(list) => Ok(offsets(&list).filter(|offsets| offsets.len() == leaders.len())),
-            Err(error) if is_transient(&error) => Ok(None),
-            Err(error) => Err(failed(doing, &error)),
-        }
+        ask_offsets(reader, patience, doing, topic, leaders, which)
     })?;
     answer.ok_or_else(|| link.unanswered(doing, leaders))
+}
+
+/// As [`list_offsets`], once; without an answer that may be there later, none.
+fn ask_offsets(
+    reader: &Reader,
+    patience: Duration,
+    doing: &str,
+    topic: &str,
+    leaders: &Leaders,
+    which: Offset,
+) -> Result<Option<Offsets>> {
+    // Asking for the time -1 or -2 asks for all partitions at once, which asking for watermarks
+    // does not.
+    let wanted = list(topic, leaders.keys().map(|&partition| (partition, which)))?;
+    match reader.offsets_for_times(wanted, patience) {
+        Ok(list) => Ok(offsets(&list).filter(|offsets| offsets.len() == leaders.len())),
+        Err(error) if is_transient(&error) => Ok(None),
+        Err(error) => Err(failed(doing, &error)),
+    }
 }
 
 fn failed(doing: &str, error: &KafkaError) -> Error {
@@ -1095,10 +1107,19 @@ impl TopicConsumer {
         Ok(())
     }
 
-    /// Goes on at the oldest record where the log no longer has the offset to be read next.
+    /// Goes on at the oldest record where the log no longer has the offset to be read next. If the
+    /// cluster can't say for now where that is, the next look asks again.
     fn resume(&mut self) -> Result<()> {
-        let first = self.offsets(Offset::Beginning)?;
-        let end = self.offsets(Offset::End)?;
+        let ask = |which| {
+            let (doing, topic) = (&self.doing, &self.topic);
+            ask_offsets(&self.reader, LOST / 2, doing, topic, &self.leaders, which)
+        };
+        let Some(first) = ask(Offset::Beginning)? else {
+            return Ok(());
+        };
+        let Some(end) = ask(Offset::End)? else {
+            return Ok(());
+        };
         for (partition, position) in &mut self.position {
             let (Some(&first), Some(end)) = (first.get(partition), end.get(partition)) else {
                 continue;
