@@ -87,7 +87,8 @@ const CONSUMER: &[(&str, &str)] = &[
 const CONSUMER_FIXED: &[(&str, &str)] = &[
     ("enable.auto.commit", "false"),
     ("enable.auto.offset.store", "false"),
-    ("enable.partition.eof", "false"),
+    // The last record may be one that is not given, such as the marker that ends a transaction.
+    ("enable.partition.eof", "true"),
     // An offset that is gone must be told, not jumped over.
     ("auto.offset.reset", "error"),
 ];
@@ -1137,6 +1138,20 @@ impl TopicConsumer {
         self.assign()
     }
 
+    /// Moves a position over what is not given behind the last record: markers of transactions,
+    /// and records of aborted ones.
+    fn pass_end(&mut self, partition: i32) {
+        // What librdkafka itself has come to by now; asking the broker would be too late, as there
+        // may be more records by then. It has none where nothing came since reading was started.
+        if let Ok(list) = self.reader.position()
+            && let Some(found) = list.find_partition(&self.topic, partition)
+            && let Offset::Offset(passed) = found.offset()
+            && let Some(position) = self.position.get_mut(&partition)
+        {
+            *position = passed.max(*position);
+        }
+    }
+
     fn offsets(&self, which: Offset) -> Result<Offsets> {
         // Polling here would lose records.
         let pause = thread::sleep;
@@ -1202,6 +1217,10 @@ impl Consumer for TopicConsumer {
                     if each(record).is_break() {
                         break;
                     }
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    self.pass_end(partition);
+                    left = left.min(end.saturating_duration_since(Instant::now()));
                 }
                 Some(Err(error)) => {
                     let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
