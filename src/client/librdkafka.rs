@@ -213,10 +213,6 @@ impl Librdkafka {
 }
 
 impl Cluster for Librdkafka {
-    fn broker(&self) -> &str {
-        self.servers.first().map_or("", String::as_str)
-    }
-
     fn producer(
         &self,
         sender: &Name,
@@ -1306,32 +1302,6 @@ impl Groups for GroupOffsets {
             .committed_offsets(list.clone(), REACH)
             .and_then(|_| reader.commit(&list, CommitMode::Sync))
             .map_err(|error| failed(&doing, &error))
-    }
-
-    fn bounds(&mut self, topic: &Name) -> Result<(Offsets, Offsets)> {
-        let link = Arc::clone(&self.link);
-        let doing = format!(
-            "cannot read the offsets of topic {} at {}",
-            topic.as_str(),
-            link.servers()
-        );
-        // Any client will do, and each costs a connection.
-        let group = self.readers.keys().next().cloned();
-        let reader = self.reader(group.as_deref().unwrap_or("kafka-chat"))?;
-        let pause = |pause| serve(reader, pause);
-        let leaders = await_topic(&link, reader.client(), &pause, &doing, topic.as_str())?;
-        let offsets = |which| {
-            list_offsets(
-                &link,
-                reader,
-                &pause,
-                &doing,
-                topic.as_str(),
-                &leaders,
-                which,
-            )
-        };
-        Ok((offsets(Offset::Beginning)?, offsets(Offset::End)?))
     }
 }
 
