@@ -761,7 +761,9 @@ fn list(
         list.add_partition_offset(topic, partition, offset)
             .map_err(|error| {
                 failed(
-                    &format!("cannot use offset {offset:?} of topic {topic}"),
+                    &format!(
+                        "cannot use the offset given for partition {partition} of topic {topic}"
+                    ),
                     &error,
                 )
             })?;
@@ -880,7 +882,7 @@ impl Reports {
             (_, Some(error)) => error.clone(),
             (Code::MessageTimedOut, _) => Error::failed(
                 &self.doing,
-                format!("not acknowledged within {:?}{trouble}", self.timeout),
+                format!("not acknowledged within {} seconds{trouble}", self.timeout.as_secs()),
             ),
             (Code::PurgeQueue | Code::PurgeInflight, _) => Error::failed(
                 &self.doing,
