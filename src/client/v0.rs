@@ -91,10 +91,6 @@ impl V0 {
 }
 
 impl Cluster for V0 {
-    fn broker(&self) -> &str {
-        &self.broker
-    }
-
     fn producer(
         &self,
         sender: &Name,
@@ -1176,15 +1172,6 @@ impl Groups for V0Groups {
                         .map(|(partition, offset)| CommitOffset::new(&topic, *partition, *offset)),
                 )
             })
-        })
-    }
-
-    fn bounds(&mut self, topic: &Name) -> Result<(Offsets, Offsets)> {
-        self.with(topic, |link| {
-            Ok((
-                link.offsets(FetchOffset::Earliest)?,
-                link.offsets(FetchOffset::Latest)?,
-            ))
         })
     }
 }
