@@ -1194,10 +1194,20 @@ mod tests {
     }
 
     #[test]
-    fn a_key_keeps_its_partition() {
+    fn the_partition_is_kafkas() {
         let partitions = BTreeSet::from([0, 1, 2, 3, 4, 5]);
-        let first = partition_for(b"alice", &partitions);
-        assert_eq!(first, partition_for(b"alice", &partitions));
-        assert!(partitions.contains(&first));
+        for (key, partition) in [
+            ("21", 0),
+            ("foobar", 0),
+            ("a-little-bit-long-string", 2),
+            ("a-little-bit-longer-string", 5),
+            ("abc", 3),
+        ] {
+            assert_eq!(
+                partition_for(key.as_bytes(), &partitions),
+                partition,
+                "{key}"
+            );
+        }
     }
 }
