@@ -187,8 +187,12 @@ impl Trouble {
         Trouble::Connection(why.to_string(), None)
     }
 
-    fn why(&self) -> String {
+    fn why(&self, cluster: &V0) -> String {
         match self {
+            // The embedded broker has this one for an error of its disk.
+            Trouble::Code(KafkaCode::Unknown) if cluster.revive.is_some() => {
+                "the broker could not write its log: is its disk full?".into()
+            }
             Trouble::Code(code) => in_words(*code).to_string(),
             Trouble::Connection(why, _) => why.clone(),
             Trouble::Final(error) => error.to_string(),
@@ -208,14 +212,15 @@ impl Trouble {
     fn error(self, link: &Link) -> Error {
         let (topic, broker) = (&link.topic, &link.cluster.broker);
         let failed = |why| Error::failed(format!("cannot use topic '{topic}' on {broker}"), why);
+        let why = self.why(&link.cluster);
         match self {
             Trouble::Final(error) => error,
-            Trouble::Code(KafkaCode::UnknownTopicOrPartition) => failed(self.why()).hint(format!(
+            Trouble::Code(KafkaCode::UnknownTopicOrPartition) => failed(why).hint(format!(
                 "The broker does not create it by itself. To create it: kafka-topics.sh \
                      --bootstrap-server {broker} --create --topic {topic}"
             )),
             Trouble::Connection(why, Some(hint)) => failed(why).hint(hint),
-            other => failed(other.why()),
+            _ => failed(why),
         }
     }
 }
@@ -273,7 +278,8 @@ fn in_words(code: KafkaCode) -> &'static str {
         KafkaCode::GroupAuthorizationFailed => "you are not allowed to use this consumer group",
         KafkaCode::ClusterAuthorizationFailed => "you are not allowed to use this cluster",
         KafkaCode::UnsupportedVersion => "the broker no longer speaks this version",
-        _ => "the broker met an error of its own; is its disk full?",
+        // Crate kafka knows none of the newer codes.
+        _ => "the broker answered with an error that this client does not know",
     }
 }
 
@@ -471,7 +477,7 @@ impl Link {
             told: false,
         });
         down.attempts += 1;
-        let (broker, why) = (self.cluster.broker.clone(), trouble.why());
+        let (broker, why) = (self.cluster.broker.clone(), trouble.why(&self.cluster));
         let (event, attempts) = match trouble {
             Trouble::Connection(..) => (Event::Lost { broker, why }, 2),
             // An election takes a moment, and a few attempts.
@@ -709,7 +715,7 @@ impl Sending {
                     format!(
                         "not acknowledged within {} seconds ({})",
                         self.delivery_timeout.as_secs(),
-                        trouble.why()
+                        trouble.why(&self.link.cluster)
                     ),
                 );
                 return self.give_up(batch, from, to, &error);
