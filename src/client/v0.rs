@@ -642,6 +642,18 @@ impl Drop for V0Producer {
     }
 }
 
+/// Whether lines that were sent without an acknowledgement are in the log.
+#[derive(Clone, Copy)]
+enum Unclear {
+    /// They are not: to be sent.
+    No,
+    /// Nobody knows: looked for, and sent again if they are not there.
+    Maybe,
+    /// The leader has them, by this code, and shows them when its replicas have them, too. Sent
+    /// again only if that leader is lost.
+    Written(KafkaCode),
+}
+
 /// The sending thread's side of a producer.
 struct Sending {
     link: Link,
@@ -666,7 +678,7 @@ impl Sending {
 
     /// Brings the lines `from..to` of a batch into the log, each once, or reports them as failed.
     fn deliver(&mut self, batch: &Arc<Batch>, mut from: usize, to: usize, give_up: Instant) {
-        let mut unclear = false;
+        let mut unclear = Unclear::No;
         while from < to {
             let trouble = match self.attempt(batch, &mut from, to, &mut unclear, give_up) {
                 Ok(()) => {
@@ -695,16 +707,21 @@ impl Sending {
                     let error = trouble.error(&self.link);
                     return self.give_up(batch, from, to, &error);
                 }
+                Trouble::Code(
+                    code @ (KafkaCode::RequestTimedOut | KafkaCode::NotEnoughReplicasAfterAppend),
+                ) => unclear = Unclear::Written(code),
                 // It may have been written all the same.
                 Trouble::Connection(..)
-                | Trouble::Code(
-                    KafkaCode::RequestTimedOut
-                    | KafkaCode::NotEnoughReplicasAfterAppend
-                    | KafkaCode::NetworkException
-                    | KafkaCode::Unknown,
-                ) => unclear = true,
-                // It has not, and the leader may be another by now.
-                _ => self.link.session = None,
+                | Trouble::Code(KafkaCode::NetworkException | KafkaCode::Unknown) => {
+                    unclear = Unclear::Maybe;
+                }
+                // It has not by this attempt, and the leader may be another by now.
+                _ => {
+                    self.link.session = None;
+                    if let Unclear::Written(_) = unclear {
+                        unclear = Unclear::Maybe;
+                    }
+                }
             }
             if Instant::now() >= give_up {
                 let error = Error::failed(
@@ -730,34 +747,42 @@ impl Sending {
         batch: &Arc<Batch>,
         from: &mut usize,
         to: usize,
-        unclear: &mut bool,
+        unclear: &mut Unclear,
         give_up: Instant,
     ) -> Result<(), Trouble> {
         if self.link.session.is_none() {
             self.link.connect()?;
         }
-        if *unclear && !cfg!(feature = "test-no-read-back") {
+        if !matches!(unclear, Unclear::No) && !cfg!(feature = "test-no-read-back") {
             let (written, at) = self.read_back(batch, *from, to)?;
-            *unclear = false;
-            self.acknowledge(batch, *from, *from + written, at);
-            *from += written;
+            if written > 0 {
+                self.acknowledge(batch, *from, *from + written, at);
+                *from += written;
+            }
             if *from == to {
                 return Ok(());
             }
+            if let Unclear::Written(code) = *unclear {
+                return Err(Trouble::Code(code));
+            }
+            *unclear = Unclear::No;
         }
         let (topic, partition, key) = (self.link.topic.clone(), self.partition, self.key.clone());
         let (lines, first) = (batch.clone(), *from);
         let left = give_up.saturating_duration_since(Instant::now());
         let patience = left.clamp(LAST_ATTEMPT, ACKNOWLEDGEMENT);
-        let confirms = self.link.call(patience, move |client| {
-            client.produce_messages(
-                RequiredAcks::All,
-                patience,
-                (first..to).map(|n| {
-                    ProduceMessage::new(&topic, partition, Some(&key), Some(lines.value(n)))
-                }),
-            )
-        })?;
+        // Longer than the broker's own, whose answer says more than none.
+        let confirms = self
+            .link
+            .call(patience + patience.min(REQUEST), move |client| {
+                client.produce_messages(
+                    RequiredAcks::All,
+                    patience,
+                    (first..to).map(|n| {
+                        ProduceMessage::new(&topic, partition, Some(&key), Some(lines.value(n)))
+                    }),
+                )
+            })?;
         let confirm = confirms
             .iter()
             .flat_map(|topic| &topic.partition_confirms)
