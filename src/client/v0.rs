@@ -1053,25 +1053,39 @@ impl V0Consumer {
         }
         if some {
             self.fetch_bytes = FETCH_BYTES;
-        } else if self.is_behind(&responses) {
-            self.fetch_bytes = self.fetch_bytes.saturating_mul(2).min(MOST_FETCH_BYTES);
+            return Ok(true);
         }
-        Ok(some)
+        let behind = self.behind(&responses);
+        if behind.is_empty() {
+            return Ok(false);
+        }
+        if self.fetch_bytes < MOST_FETCH_BYTES {
+            self.fetch_bytes = self.fetch_bytes.saturating_mul(2).min(MOST_FETCH_BYTES);
+        } else {
+            // Nothing is as large as that: these offsets are markers of transactions, or compacted.
+            self.position.extend(behind);
+            self.fetch_bytes = FETCH_BYTES;
+        }
+        // The broker did not hold this fetch, and may not hold the next.
+        thread::sleep(FIRST_PAUSE);
+        Ok(false)
     }
 
-    /// Whether the log goes on behind the position, though nothing came: then the next record is
-    /// larger than what was asked for.
-    fn is_behind(&self, responses: &[Response]) -> bool {
+    /// Where the log goes on behind the position, though nothing came, and its end: then the next
+    /// record is larger than what was asked for, or there is none.
+    fn behind(&self, responses: &[Response]) -> Offsets {
         responses
             .iter()
             .flat_map(|response| response.topics())
             .flat_map(|topic| topic.partitions())
-            .any(|part| {
+            .filter_map(|part| {
                 let at = self.position.get(&part.partition()).copied();
-                part.data().is_ok_and(|data| {
-                    data.messages().is_empty() && at < Some(data.highwatermark_offset())
-                })
+                let data = part.data().ok()?;
+                let end = data.highwatermark_offset();
+                let is_behind = data.messages().is_empty() && at < Some(end);
+                is_behind.then_some((part.partition(), end))
             })
+            .collect()
     }
 
     /// The log does not have the position: goes on where it does, and says so.
