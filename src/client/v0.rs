@@ -46,6 +46,8 @@ const LONG_POLL: Duration = Duration::from_millis(400);
 const SHORT_POLL: Duration = Duration::from_millis(20);
 /// How often the list of partitions is looked at again.
 const METADATA_AGE: Duration = Duration::from_secs(60);
+/// The same while a partition has no leader.
+const LEADERLESS_AGE: Duration = Duration::from_secs(1);
 /// The pause before the first retry, which doubles up to the longest one.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -82,6 +84,10 @@ impl V0 {
             topic: topic.to_string(),
             listener,
             session: None,
+            partitions: BTreeSet::new(),
+            only: None,
+            leaderless: BTreeMap::new(),
+            look_again: Instant::now(),
             down: None,
         }
     }
@@ -103,10 +109,11 @@ impl Cluster for V0 {
         listener: Listener,
     ) -> Result<Box<dyn Producer>> {
         let mut link = self.link(topic, listener);
-        let (partition, ends) = link.at_once(|link, partitions| {
-            let partition = partition_for(sender.as_bytes(), &partitions);
+        let (partition, ends) = link.at_once(|link| {
+            let partition = partition_for(sender.as_bytes(), &link.partitions);
             Ok((partition, link.offsets(FetchOffset::Latest)?))
         })?;
+        link.only = Some(partition);
         let queue = Arc::new(Queue::default());
         let sending = Sending {
             link,
@@ -139,7 +146,7 @@ impl Cluster for V0 {
             Start::Latest => FetchOffset::Latest,
             Start::Earliest | Start::At(_) => FetchOffset::Earliest,
         };
-        let mut position = link.at_once(|link, _| link.offsets(from))?;
+        let mut position = link.at_once(|link| link.offsets(from))?;
         if let Start::At(offsets) = start {
             for (partition, offset) in offsets {
                 position.entry(partition).and_modify(|at| *at = offset);
@@ -151,14 +158,13 @@ impl Cluster for V0 {
             first: BTreeMap::new(),
             fetch_bytes: FETCH_BYTES,
             pending: Vec::new(),
-            checked: Instant::now(),
         }))
     }
 
     fn groups(&self) -> Result<Box<dyn Groups>> {
         Ok(Box::new(V0Groups {
             cluster: self.clone(),
-            link: None,
+            links: BTreeMap::new(),
         }))
     }
 }
@@ -300,6 +306,8 @@ type Job = Box<dyn FnOnce(&mut KafkaClient) + Send>;
 /// A `KafkaClient` on a thread of its own. Dropping it lets that thread end when it can.
 struct Session {
     jobs: mpsc::Sender<Job>,
+    /// The leaders that could be connected to.
+    reached: BTreeSet<String>,
 }
 
 impl Session {
@@ -317,7 +325,10 @@ impl Session {
                 }
             })
             .map_err(|why| Error::failed("cannot start a thread for the connection", why))?;
-        Ok(Session { jobs })
+        Ok(Session {
+            jobs,
+            reached: BTreeSet::new(),
+        })
     }
 
     /// Runs `work` on the client, and waits for it at most `patience`.
@@ -349,7 +360,22 @@ struct Link {
     topic: String,
     listener: Listener,
     session: Option<Session>,
+    /// All partitions of the topic.
+    partitions: BTreeSet<i32>,
+    /// The only partition whose leader matters, if not all do.
+    only: Option<i32>,
+    /// The partitions that have no leader, or one that can't be reached: why.
+    leaderless: BTreeMap<i32, Option<Unreached>>,
+    /// When the partitions and their leaders are to be looked at again.
+    look_again: Instant,
     down: Option<Down>,
+}
+
+/// A leader that can't be connected to.
+#[derive(Clone)]
+struct Unreached {
+    host: String,
+    why: String,
 }
 
 /// A connection that is lost.
@@ -362,18 +388,20 @@ impl Link {
     /// Does something that has to succeed now or not at all, once the topic is there with leaders.
     ///
     /// A topic that is being created, and a broker that is being replaced, are waited for.
-    fn at_once<T>(
-        &mut self,
-        mut work: impl FnMut(&mut Link, BTreeSet<i32>) -> Result<T, Trouble>,
-    ) -> Result<T> {
+    fn at_once<T>(&mut self, mut work: impl FnMut(&mut Link) -> Result<T, Trouble>) -> Result<T> {
         let start = Instant::now();
         let mut pause = FIRST_PAUSE;
+        let mut known = self.session.is_some() && Instant::now() < self.look_again;
         loop {
-            let partitions = self.connect();
-            let trouble = match partitions.and_then(|partitions| work(self, partitions)) {
+            let ready = if known { Ok(()) } else { self.connect() };
+            let done = ready
+                .and_then(|()| self.all_led())
+                .and_then(|()| work(self));
+            let trouble = match done {
                 Ok(done) => return Ok(done),
                 Err(trouble) => trouble,
             };
+            known = false;
             let patience = match trouble {
                 Trouble::Code(_) => TOPIC,
                 _ => REQUEST,
@@ -386,8 +414,8 @@ impl Link {
         }
     }
 
-    /// One attempt at a session that knows all partitions and can reach their leaders.
-    fn connect(&mut self) -> Result<BTreeSet<i32>, Trouble> {
+    /// One attempt at a session that knows all partitions and their leaders.
+    fn connect(&mut self) -> Result<(), Trouble> {
         if self.session.is_none() {
             if let Some(revive) = &self.cluster.revive {
                 revive().map_err(Trouble::lost)?;
@@ -403,7 +431,8 @@ impl Link {
     }
 
     /// Loads the topic's metadata: which creates a missing topic, where the broker allows that.
-    fn refresh(&mut self) -> Result<BTreeSet<i32>, Trouble> {
+    fn refresh(&mut self) -> Result<(), Trouble> {
+        let start = Instant::now();
         let topic = self.topic.clone();
         let leaders = self.call(REQUEST, move |client| {
             client.load_metadata(&[&topic])?;
@@ -411,37 +440,83 @@ impl Link {
                 partitions
                     .iter()
                     .map(|p| (p.id(), p.leader().map(|leader| leader.host().to_string())))
-                    .collect::<Vec<_>>()
+                    .collect::<BTreeMap<_, _>>()
             });
             Ok(leaders.unwrap_or_default())
         })?;
         if leaders.is_empty() {
             return Err(Trouble::Code(KafkaCode::UnknownTopicOrPartition));
         }
-        let mut partitions = BTreeSet::new();
-        let mut hosts = BTreeSet::new();
-        for (partition, leader) in leaders {
-            hosts.insert(leader.ok_or(Trouble::Code(KafkaCode::LeaderNotAvailable))?);
-            partitions.insert(partition);
-        }
-        // Crate kafka would wait for minutes to connect to an address that leads nowhere.
-        for host in hosts.iter().filter(|h| !self.cluster.servers.contains(h)) {
-            if let Err(error) = probe::connect(host, REQUEST) {
-                self.session = None;
-                let why = format!(
-                    "that broker was reached, but sends its clients on to another address: {}",
-                    error.without_hint()
-                );
-                return Err(Trouble::Connection(why, Some(ADVERTISED)));
-            }
-        }
+        self.partitions = leaders.keys().copied().collect();
+        let only = self.only;
+        let wanted = leaders
+            .iter()
+            .filter(move |(partition, _)| only.is_none_or(|only| only == **partition));
+        let hosts = wanted.clone().filter_map(|(_, host)| host.as_ref());
+        let hosts: BTreeSet<&String> = hosts.collect();
+        let unreached = self.unreached(&hosts);
+        self.leaderless = wanted
+            .filter_map(|(partition, host)| match host {
+                Some(host) => Some((*partition, Some(unreached.get(host)?.clone()))),
+                None => Some((*partition, None)),
+            })
+            .collect();
         let wait = if hosts.len() > 1 {
             SHORT_POLL
         } else {
             LONG_POLL
         };
         self.call(REQUEST, move |client| client.set_fetch_max_wait_time(wait))?;
-        Ok(partitions)
+        let age = if self.leaderless.is_empty() {
+            METADATA_AGE
+        } else {
+            // To find an address that does not answer takes seconds in which nothing is read.
+            LEADERLESS_AGE.max(start.elapsed() * 10)
+        };
+        self.look_again = Instant::now() + age;
+        Ok(())
+    }
+
+    /// Which of the leaders can't be connected to, and why: crate kafka would try that for minutes.
+    fn unreached(&mut self, hosts: &BTreeSet<&String>) -> BTreeMap<String, Unreached> {
+        let mut unreached = BTreeMap::new();
+        let Some(session) = &mut self.session else {
+            return unreached;
+        };
+        for &host in hosts {
+            // One that is alone, and was given, has just answered.
+            let known = hosts.len() == 1 && self.cluster.servers.contains(host);
+            if known || session.reached.contains(host) {
+                continue;
+            }
+            match probe::connect(host, REQUEST) {
+                Ok(_) => {
+                    session.reached.insert(host.clone());
+                }
+                Err(error) => {
+                    let (host, why) = (host.clone(), error.without_hint().to_string());
+                    unreached.insert(host.clone(), Unreached { host, why });
+                }
+            }
+        }
+        unreached
+    }
+
+    /// Fails if a partition that matters has no leader that can be reached.
+    fn all_led(&self) -> Result<(), Trouble> {
+        match self.leaderless.values().next() {
+            None => Ok(()),
+            Some(None) => Err(Trouble::Code(KafkaCode::LeaderNotAvailable)),
+            Some(Some(Unreached { host, why })) if self.cluster.servers.contains(host) => {
+                Err(Trouble::lost(why))
+            }
+            Some(Some(Unreached { why, .. })) => Err(Trouble::Connection(
+                format!(
+                    "that broker was reached, but sends its clients on to another address: {why}"
+                ),
+                Some(ADVERTISED),
+            )),
+        }
     }
 
     fn call<T: Send + 'static>(
@@ -752,6 +827,10 @@ impl Sending {
     ) -> Result<(), Trouble> {
         if self.link.session.is_none() {
             self.link.connect()?;
+            if let Err(trouble) = self.link.all_led() {
+                self.link.session = None;
+                return Err(trouble);
+            }
         }
         if !matches!(unclear, Unclear::No) && !cfg!(feature = "test-no-read-back") {
             let (written, at) = self.read_back(batch, *from, to)?;
@@ -859,13 +938,37 @@ impl Sending {
     fn settled_end(&mut self) -> Result<i64, Trouble> {
         let mut last = None;
         loop {
-            let ends = self.link.offsets(FetchOffset::Latest)?;
-            let end = ends.get(&self.partition).copied().unwrap_or(0);
+            let end = self.partition_end()?;
             if last == Some(end) {
                 return Ok(end);
             }
             last = Some(end);
             thread::sleep(Duration::from_millis(250));
+        }
+    }
+
+    /// The end of the partition, from its own leader alone: all others may be away.
+    fn partition_end(&mut self) -> Result<i64, Trouble> {
+        let (topic, partition, from) = (self.link.topic.clone(), self.partition, self.end);
+        let responses = self.link.call(REQUEST + LONG_POLL, move |client| {
+            client.fetch_messages([FetchPartition::new(&topic, partition, from).with_max_bytes(1)])
+        })?;
+        let part = responses
+            .iter()
+            .flat_map(|response| response.topics())
+            .flat_map(|topic| topic.partitions())
+            .find(|part| part.partition() == partition)
+            .ok_or(Trouble::Code(KafkaCode::LeaderNotAvailable))?;
+        match part.data() {
+            Ok(data) => Ok(data.highwatermark_offset()),
+            Err(error) => match Trouble::from(KafkaError::ArcSelf(error)) {
+                // The topic was deleted and made again.
+                Trouble::Code(KafkaCode::OffsetOutOfRange) => {
+                    let ends = self.link.offsets(FetchOffset::Latest)?;
+                    Ok(ends.get(&partition).copied().unwrap_or(0))
+                }
+                other => Err(other),
+            },
         }
     }
 
@@ -936,7 +1039,6 @@ struct V0Consumer {
     fetch_bytes: i32,
     /// Fetched, and not all given yet: `Break` came in between.
     pending: Vec<Response>,
-    checked: Instant,
 }
 
 impl Consumer for V0Consumer {
@@ -973,8 +1075,7 @@ impl Consumer for V0Consumer {
     }
 
     fn end_offsets(&mut self) -> Result<Offsets> {
-        self.link
-            .at_once(|link, _| link.offsets(FetchOffset::Latest))
+        self.link.at_once(|link| link.offsets(FetchOffset::Latest))
     }
 }
 
@@ -984,15 +1085,16 @@ impl V0Consumer {
         if !self.pending.is_empty() {
             return Ok(());
         }
-        if self.link.session.is_none() {
-            let partitions = self.link.connect()?;
-            self.adopt(partitions);
-        } else if self.checked.elapsed() > METADATA_AGE {
-            let partitions = self.link.refresh()?;
-            self.adopt(partitions);
+        if self.link.session.is_none() || Instant::now() >= self.link.look_again {
+            self.link.connect()?;
         }
+        self.adopt();
         let (topic, size) = (self.link.topic.clone(), self.fetch_bytes);
-        let position = self.position.clone();
+        let mut position = self.position.clone();
+        position.retain(|partition, _| !self.link.leaderless.contains_key(partition));
+        if position.is_empty() {
+            self.link.all_led()?;
+        }
         self.pending = self.link.call(REQUEST + LONG_POLL, move |client| {
             client.fetch_messages(position.iter().map(|(partition, offset)| {
                 FetchPartition::new(&topic, *partition, *offset).with_max_bytes(size)
@@ -1004,13 +1106,13 @@ impl V0Consumer {
 
     /// A partition that was added since is read from its beginning. One that is not there any more,
     /// since the topic was deleted and made again with fewer, is left alone.
-    fn adopt(&mut self, partitions: BTreeSet<i32>) {
+    fn adopt(&mut self) {
+        let partitions = &self.link.partitions;
         self.position
             .retain(|partition, _| partitions.contains(partition));
         for partition in partitions {
-            self.position.entry(partition).or_insert(0);
+            self.position.entry(*partition).or_insert(0);
         }
-        self.checked = Instant::now();
     }
 
     /// Gives what was fetched to `each`. Says whether there was anything.
@@ -1160,7 +1262,7 @@ fn mark_of(record: &Record<'_>) -> u64 {
 
 struct V0Groups {
     cluster: V0,
-    link: Option<Link>,
+    links: BTreeMap<String, Link>,
 }
 
 impl V0Groups {
@@ -1169,11 +1271,10 @@ impl V0Groups {
         topic: &Name,
         work: impl Fn(&mut Link) -> Result<T, Trouble>,
     ) -> Result<T> {
-        let link = match self.link.take() {
-            Some(link) if link.topic == topic.as_str() => link,
-            _ => self.cluster.link(topic, Arc::new(|_| {})),
-        };
-        self.link.insert(link).at_once(|link, _| work(link))
+        self.links
+            .entry(topic.to_string())
+            .or_insert_with(|| self.cluster.link(topic, Arc::new(|_| {})))
+            .at_once(|link| work(link))
     }
 }
 
