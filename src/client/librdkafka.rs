@@ -25,7 +25,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{
     Cluster, Consumer, Deliveries, Event, Groups, Listener, MAX_RECORD_BYTES, Offsets, Options,
-    Pace, Producer, Record, Start,
+    Producer, Record, Start,
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -64,6 +64,9 @@ const SETTINGS: &[(&str, &str)] = &[
 
 const PRODUCER: &[(&str, &str)] = &[
     ("enable.idempotence", "true"),
+    // A line leaves at once. Batches form by themselves, from the lines that come while others are
+    // under way: to wait for more makes a pipe no faster, and a program behind one slower.
+    ("linger.ms", "0"),
     // As Kafka's Java clients and the other client here do it: a sender's lines share a partition.
     ("partitioner", "murmur2_random"),
     // Bounds the memory of a pipe that is faster than the broker.
@@ -220,18 +223,13 @@ impl Cluster for Librdkafka {
         &self,
         sender: &Name,
         topic: &Name,
-        pace: Pace,
         delivery_timeout: Duration,
         deliveries: Arc<dyn Deliveries>,
         listener: Listener,
     ) -> Result<Box<dyn Producer>> {
-        let linger = match pace {
-            Pace::Typed => "0",
-            Pace::Piped => "5",
-        };
         let timeout = delivery_timeout.as_millis().to_string();
         let mut settings = PRODUCER.to_vec();
-        settings.extend([("linger.ms", linger), ("delivery.timeout.ms", &timeout)]);
+        settings.push(("delivery.timeout.ms", &timeout));
         let link = self.link(Some(listener));
         let doing = format!(
             "cannot write to topic {} at {}",
@@ -1324,7 +1322,6 @@ mod tests {
             cluster.producer(
                 &"alice".parse()?,
                 &"bob".parse()?,
-                Pace::Typed,
                 Duration::from_secs(1),
                 Arc::new(Ignored),
                 Arc::new(|_| {}),

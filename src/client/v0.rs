@@ -23,8 +23,8 @@ use kafka::client::{
 use kafka::error::{Error as KafkaError, KafkaCode};
 
 use super::{
-    Cluster, Consumer, Deliveries, Event, Groups, Listener, MAX_RECORD_BYTES, Offsets, Pace,
-    Producer, Record, Revive, Start, probe,
+    Cluster, Consumer, Deliveries, Event, Groups, Listener, MAX_RECORD_BYTES, Offsets, Producer,
+    Record, Revive, Start, probe,
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -95,8 +95,6 @@ impl Cluster for V0 {
         &self,
         sender: &Name,
         topic: &Name,
-        // Batches form by themselves, from the lines that come while a request is under way.
-        _pace: Pace,
         delivery_timeout: Duration,
         deliveries: Arc<dyn Deliveries>,
         listener: Listener,
@@ -555,7 +553,8 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for lines, and takes all there are. None when no more will come.
+    /// Waits for lines, and takes all there are: so batches form by themselves, from the lines that
+    /// come while a request is under way. None when no more will come.
     fn take(&self) -> Option<Batch> {
         let mut state = self.lock();
         state.sending = false;
