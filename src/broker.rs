@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod groups;
 mod log;
 mod message;

@@ -76,14 +76,18 @@ pub struct Connection {
 impl Connection {
     /// Reaches the Kafka that the command line and the environment name, or the embedded broker.
     pub fn connect(&self) -> Result<Box<dyn Cluster>> {
-        // Not clap's `env`: the variable would then conflict with --embedded, too.
-        let variable = std::env::var("KAFKA_BOOTSTRAP_SERVERS").ok();
-        let variable = variable.filter(|servers| self.embedded.is_none() && !servers.is_empty());
-        let named = self.bootstrap_servers.clone().or(variable);
-        let properties = self.properties()?;
-        let elsewhere = properties
-            .iter()
-            .any(|(name, _)| name == "bootstrap.servers");
+        let mut properties = self.properties()?;
+        // What the command line and a file say comes before the environment. (Hence not clap's
+        // `env`, with which the variable would also conflict with --embedded.)
+        let named = match (
+            self.bootstrap_servers.clone(),
+            servers_among(&mut properties),
+        ) {
+            (Some(servers), _) | (None, Some(servers)) => Some(servers),
+            (None, None) => std::env::var("KAFKA_BOOTSTRAP_SERVERS")
+                .ok()
+                .filter(|servers| self.embedded.is_none() && !servers.is_empty()),
+        };
         client::connect(&match named {
             Some(servers) => Options {
                 servers: bootstrap_servers(&servers)?,
@@ -93,10 +97,7 @@ impl Connection {
             None if properties.is_empty() => self.local()?,
             // With properties it is a Kafka that is meant, never the embedded broker.
             None => Options {
-                servers: match elsewhere {
-                    true => Vec::new(),
-                    false => vec![format!("localhost:{PORT}")],
-                },
+                servers: vec![format!("localhost:{PORT}")],
                 properties,
                 revive: None,
             },
@@ -113,9 +114,10 @@ impl Connection {
             all = properties::parse(&text)?;
         }
         for property in &self.properties {
-            let (name, value) = property
-                .split_once('=')
-                .ok_or_else(|| Error::usage(format!("'{property}' (-X) is no NAME=VALUE")))?;
+            // What is wrong may be a password: it is not repeated.
+            let (name, value) = property.split_once('=').ok_or_else(|| {
+                Error::usage("a property given with -X has no '=': it should read NAME=VALUE")
+            })?;
             all.push((name.trim().to_string(), value.to_string()));
         }
         Ok(all)
@@ -128,19 +130,7 @@ impl Connection {
             None => (PORT, format!("localhost:{PORT}")),
         };
         let dir = self.data_dir()?;
-        let found =
-            embedded::find_or_start(&server, port, dir.clone()).map_err(|error| {
-                match self.embedded {
-                Some(_) => error.hint(
-                    "With --embedded=PORT the embedded broker takes another port; with \
-                     --data-dir DIR, another folder.",
-                ),
-                None => error.hint(
-                    "Name a Kafka with -b HOST:PORT, or use the embedded broker on another port \
-                     with --embedded=PORT.",
-                ),
-            }
-            })?;
+        let found = embedded::find_or_start(&server, port, dir.clone())?;
         let (server, revive) = match found {
             Found::Kafka if self.embedded.is_some() => {
                 return Err(Error::failed(
@@ -210,6 +200,16 @@ impl Delivery {
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(self.seconds)
     }
+}
+
+/// Takes the bootstrap servers out of the properties: the last that are given, by either name.
+fn servers_among(properties: &mut Vec<(String, String)>) -> Option<String> {
+    let names = ["bootstrap.servers", "metadata.broker.list"];
+    let (mut servers, others): (Vec<_>, Vec<_>) = std::mem::take(properties)
+        .into_iter()
+        .partition(|(name, _)| names.contains(&name.as_str()));
+    *properties = others;
+    servers.pop().map(|(_, value)| value)
 }
 
 /// Splits `host:port,…`; a port that is left out is Kafka's.
@@ -376,17 +376,14 @@ impl Stop {
 }
 
 /// On Ctrl-C, SIGTERM or SIGHUP sets what it returns. A program that does not see it soon, because
-/// it waits for a broker or for its reader, is ended.
-pub fn stop_on_signal() -> Result<Stop> {
+/// it waits for a broker or for its reader, is ended with this `verdict`.
+pub fn stop_on_signal(verdict: Result<()>) -> Result<Stop> {
     let stop = Stop::default();
     let set = stop.clone();
     on_signal(move || {
         set.0.store(true, Ordering::Relaxed);
         thread::sleep(TICK * 2);
-        Err(Error::failed(
-            "interrupted",
-            "the broker, or the reader of the output, kept it waiting",
-        ))
+        verdict
     })?;
     Ok(stop)
 }
@@ -401,6 +398,19 @@ mod tests {
             bootstrap_servers("a:1, b,[::1]:9,[::1],127.0.0.1:65535").unwrap(),
             ["a:1", "b:9092", "[::1]:9", "[::1]:9092", "127.0.0.1:65535"]
         );
+    }
+
+    #[test]
+    fn servers_are_found_among_the_properties_by_both_names() {
+        let pairs = [
+            ("bootstrap.servers", "a:1"),
+            ("acks", "all"),
+            ("metadata.broker.list", "b:2"),
+        ];
+        let mut properties = pairs.map(|(n, v)| (n.to_string(), v.to_string())).to_vec();
+        assert_eq!(servers_among(&mut properties).as_deref(), Some("b:2"));
+        assert_eq!(properties, [("acks".to_string(), "all".to_string())]);
+        assert_eq!(servers_among(&mut properties), None);
     }
 
     #[test]

@@ -191,18 +191,12 @@ pub trait Groups: Send {
 
     /// Commits `offsets` of `topic` for `group`.
     fn commit(&mut self, group: &str, topic: &Name, offsets: &Offsets) -> Result<()>;
-
-    /// The offset of the oldest record kept and the one behind the newest, by partition.
-    fn bounds(&mut self, topic: &Name) -> Result<(Offsets, Offsets)>;
 }
 
 /// A cluster that can be talked to: makes producers and consumers.
 ///
 /// Making one waits for the topic, which is created where the broker allows it.
 pub trait Cluster: Send + Sync {
-    /// The broker that was reached, as `host:port`: for sentences.
-    fn broker(&self) -> &str;
-
     /// A producer of `sender`'s lines in `topic`. A line is given up after `delivery_timeout`.
     fn producer(
         &self,

@@ -17,6 +17,10 @@ const TRIES: u32 = 20;
 const LOG_TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// What to do about a port that can't be had.
+const ELSEWHERE: &str =
+    "Choose another port with --embedded=PORT, or name a Kafka with -b HOST:PORT.";
+
 /// The place of an embedded broker on this machine, whether or not it runs in this process.
 pub struct Embedded {
     address: SocketAddr,
@@ -51,7 +55,7 @@ pub fn find_or_start(server: &str, port: u16, dir: PathBuf) -> Result<Found> {
             match client::ask(&[server.to_string()], PATIENCE) {
                 // Whoever ran it may have ended in between: then there is nobody to be reached.
                 Err(_) if client::reach(server, PATIENCE).is_err() => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.hint(ELSEWHERE)),
                 // So does a broker that ends just now.
                 Ok(found) if found.apis.is_empty() && n < TRIES => thread::sleep(PAUSE),
                 Ok(found) => {
@@ -80,7 +84,7 @@ pub fn find_or_start(server: &str, port: u16, dir: PathBuf) -> Result<Found> {
         format!("cannot start the embedded broker on {}", place.address),
         "the port is taken, but takes no connections",
     )
-    .hint("Choose another port with --embedded=PORT, or name a Kafka with -b HOST:PORT."))
+    .hint(ELSEWHERE))
 }
 
 impl Embedded {
@@ -115,7 +119,8 @@ impl Embedded {
             Err(error) => Err(Error::failed(
                 format!("cannot start the embedded broker on {}", self.address),
                 error,
-            )),
+            )
+            .hint(ELSEWHERE)),
         }
     }
 }

@@ -69,6 +69,24 @@ impl Error {
         self
     }
 
+    /// Only what went wrong, for a sentence that goes on with a hint of its own.
+    pub fn without_hint(mut self) -> Error {
+        self.hint = None;
+        self
+    }
+
+    /// Tells of another failure behind this one. One that nobody needs to be told of gives way.
+    pub fn beside(self, other: Error) -> Error {
+        if self.is_closed_pipe() {
+            return other;
+        }
+        Error {
+            kind: self.kind,
+            message: format!("{self}\n{other}"),
+            hint: None,
+        }
+    }
+
     /// Whether this is [`Error::closed_pipe`], which nobody needs to be told.
     pub fn is_closed_pipe(&self) -> bool {
         self.kind == Kind::ClosedPipe

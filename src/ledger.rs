@@ -69,6 +69,14 @@ impl Ledger {
         self.lock().broken
     }
 
+    /// Why a program does not go on that [is broken](Ledger::is_broken).
+    pub fn rest_is_unread(&self) -> Error {
+        Error::failed(
+            format!("stopped reading behind line {}", self.lock().lines),
+            "lines can't be delivered any more",
+        )
+    }
+
     /// Waits until no line waits any more, at most `timeout`.
     pub fn wait(&self, timeout: Duration) {
         let _ = self
@@ -91,6 +99,14 @@ impl Ledger {
                 ),
                 "what came behind them was not read",
             )),
+        }
+    }
+
+    /// The verdict behind the reason, if any, for which no more lines came.
+    pub fn verdict_after(&self, reason: Result<()>) -> Result<()> {
+        match (reason, self.verdict()) {
+            (Err(reason), Err(verdict)) => Err(reason.beside(verdict)),
+            (reason, verdict) => reason.and(verdict),
         }
     }
 
@@ -232,6 +248,29 @@ mod tests {
             assert!(error.contains(part), "{part}: {error}");
         }
         assert!(ledger.is_broken());
+    }
+
+    #[test]
+    fn lines_that_were_lost_are_named_behind_the_reason_for_the_end() {
+        let ledger = Ledger::new();
+        ledger.number();
+        let reason = || {
+            Err(Error::failed(
+                "cannot read standard input",
+                "no such device",
+            ))
+        };
+        let error = ledger.verdict_after(reason()).unwrap_err().to_string();
+        assert!(
+            error.contains("no such device") && error.contains("line 1"),
+            "{error}"
+        );
+        let error = ledger.verdict_after(Err(Error::closed_pipe())).unwrap_err();
+        assert_eq!(error.exit_code(), 1);
+        ledger.acknowledged(1, 1, 0, 0);
+        assert!(ledger.verdict_after(reason()).is_err());
+        let error = ledger.verdict_after(Err(Error::closed_pipe())).unwrap_err();
+        assert_eq!(error.exit_code(), 0);
     }
 
     #[test]

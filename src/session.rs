@@ -20,6 +20,8 @@ use crate::terminal::Screen;
 const POLL: Duration = Duration::from_millis(400);
 /// How often the position is committed, and the peer's looked up.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// How many times in a row the position can't be committed until the user is told.
+const TELL_AFTER: u32 = 3;
 /// How long the end of a chat waits for what is under way: it has a second in all.
 const LAST_WAIT: Duration = Duration::from_millis(400);
 
@@ -34,7 +36,8 @@ pub struct Parties {
 
 impl Parties {
     /// `me` talks with `peer`, whose lines alone are shown; with `unsigned`, so are those without a
-    /// name. With `tutorial`, the topics are swapped and nobody signs, as in its `chat.py`.
+    /// name. With `tutorial`, the topics are swapped and lines without a name are the peer's, as
+    /// with its `chat.py`.
     ///
     /// Fails if the two are the same.
     pub fn new(me: Name, peer: Name, unsigned: bool, tutorial: bool) -> Result<Parties> {
@@ -117,7 +120,8 @@ pub fn open(
     };
     // What the listener tells may come before there is a conversation to tell it to.
     let told: Arc<Mutex<Option<Arc<Mutex<Conversation>>>>> = Arc::default();
-    let listener = listener(screen.clone(), told.clone());
+    let away = Arc::new(AtomicBool::new(false));
+    let listener = listener(screen.clone(), told.clone(), away.clone());
     let mut consumer = cluster.consumer(parties.reads(), start, listener.clone())?;
     let conversation = Arc::new(Mutex::new(Conversation::new(
         parties.me.clone(),
@@ -128,7 +132,7 @@ pub fn open(
     *lock(&told) = Some(conversation.clone());
     let ledger = Ledger::new();
     let deliveries = Arc::new(Sent {
-        conversation: conversation.clone(),
+        conversation: (!parties.swapped).then(|| conversation.clone()),
         ledger: ledger.clone(),
         screen: screen.clone(),
     });
@@ -146,7 +150,8 @@ pub fn open(
         conversation: conversation.clone(),
         screen: screen.clone(),
         committed: Offsets::new(),
-        complained: false,
+        failures: 0,
+        away,
     };
     let session = Session {
         conversation,
@@ -168,8 +173,17 @@ pub fn open(
 }
 
 /// Tells the user what happens to the connection, and the conversation what may be missing.
-fn listener(screen: Screen, told: Arc<Mutex<Option<Arc<Mutex<Conversation>>>>>) -> Listener {
+fn listener(
+    screen: Screen,
+    told: Arc<Mutex<Option<Arc<Mutex<Conversation>>>>>,
+    away: Arc<AtomicBool>,
+) -> Listener {
     Arc::new(move |event| {
+        match event {
+            Event::Lost { .. } => away.store(true, Ordering::Relaxed),
+            Event::Back { .. } => away.store(false, Ordering::Relaxed),
+            _ => {}
+        }
         if let Event::Missed {
             partition, resumed, ..
         } = event
@@ -256,17 +270,7 @@ impl Session {
         if let Some(unread) = lock(&self.conversation).unread() {
             self.screen.notice(&unread);
         }
-        match (reason, self.ledger.verdict()) {
-            (Ok(()), verdict) => verdict,
-            // That nobody looks any more is no failure, but a line that was lost is one.
-            (Err(error), verdict) if error.is_closed_pipe() => verdict.and(Err(error)),
-            (Err(error), verdict) => {
-                if let Err(undelivered) = verdict {
-                    self.screen.notice(&undelivered.to_string());
-                }
-                Err(error)
-            }
-        }
+        self.ledger.verdict_after(reason)
     }
 }
 
@@ -277,7 +281,10 @@ struct Bookkeeper {
     conversation: Arc<Mutex<Conversation>>,
     screen: Screen,
     committed: Offsets,
-    complained: bool,
+    /// How many times in a row a position could not be committed.
+    failures: u32,
+    /// The connection is lost, and the user has been told.
+    away: Arc<AtomicBool>,
 }
 
 impl Bookkeeper {
@@ -316,14 +323,19 @@ impl Bookkeeper {
         }
         let (group, topic) = (self.parties.position(), self.parties.reads());
         match self.groups.commit(&group, topic, &shown) {
-            Ok(()) => self.committed = shown,
-            // That the connection is lost is told elsewhere, and the next second tries again.
-            Err(error) if !self.complained => {
-                self.complained = true;
-                self.screen
-                    .notice(&format!("cannot save what you have read: {error}"));
+            Ok(()) => {
+                self.committed = shown;
+                self.failures = 0;
             }
-            Err(_) => {}
+            // The next second tries again, and that the connection is lost is told elsewhere.
+            Err(_) if self.away.load(Ordering::Relaxed) => {}
+            Err(error) => {
+                self.failures += 1;
+                if self.failures == TELL_AFTER {
+                    self.screen
+                        .notice(&format!("cannot save what you have read: {error}"));
+                }
+            }
         }
     }
 
@@ -341,14 +353,17 @@ impl Bookkeeper {
 
 /// Hears what becomes of the user's lines.
 struct Sent {
-    conversation: Arc<Mutex<Conversation>>,
+    /// None where the peer never says what they have read.
+    conversation: Option<Arc<Mutex<Conversation>>>,
     ledger: Arc<Ledger>,
     screen: Screen,
 }
 
 impl Deliveries for Sent {
     fn acknowledged(&self, first: u64, count: u64, partition: i32, offset: i64) {
-        lock(&self.conversation).sent(partition, offset, count);
+        if let Some(conversation) = &self.conversation {
+            lock(conversation).sent(partition, offset, count);
+        }
         // Last: whoever waits for the ledger may look at the conversation next.
         self.ledger.acknowledged(first, count, partition, offset);
     }

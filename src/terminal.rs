@@ -17,6 +17,7 @@ use std::env;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal, StdinLock, Write};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -218,6 +219,8 @@ struct Shared {
     news: Condvar,
     /// The terminal's settings as they were found, if there is a line editor.
     found: Mutex<Option<Termios>>,
+    /// The program ends: whatever can't be had at once is done without.
+    is_over: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -284,6 +287,7 @@ impl Screen {
                 room: Condvar::new(),
                 news: Condvar::new(),
                 found: Mutex::new(None),
+                is_over: AtomicBool::new(false),
             }),
         }
     }
@@ -343,12 +347,23 @@ impl Screen {
             _ = io::stderr().lock().write_all(&notice);
             return;
         }
-        let mut state = self.lock();
+        let Some(mut state) = self.lock_for_a_notice() else {
+            return;
+        };
         state.batch().bytes.extend(notice);
-        if state.mode == Mode::Editing {
-            self.shared.news.notify_one();
-        } else {
-            _ = state.write_out();
+        match state.mode {
+            Mode::Editing => self.shared.news.notify_one(),
+            // A terminal that takes nothing must not hold up the end.
+            Mode::Over if !can_write() => {}
+            Mode::Direct | Mode::Over => _ = state.write_out(),
+        }
+    }
+
+    /// The state, unless the program ends while somebody else is stuck in writing.
+    fn lock_for_a_notice(&self) -> Option<MutexGuard<'_, State>> {
+        match self.shared.is_over.load(Ordering::Relaxed) {
+            true => self.try_lock(Instant::now() + LAST_WAIT),
+            false => Some(self.lock()),
         }
     }
 
@@ -370,16 +385,16 @@ impl Screen {
     /// that ends the program. Notices may follow; messages are no longer shown, nor passed.
     pub fn restore(&self) {
         self.restore_settings();
+        self.shared.is_over.store(true, Ordering::Relaxed);
         let Some(mut state) = self.try_lock(Instant::now() + LAST_WAIT) else {
             return;
         };
-        if state.mode == Mode::Editing {
-            state.end();
-            if can_write() {
-                _ = write_all(EDITOR_OFF.as_bytes());
-            }
-            self.shared.room.notify_all();
+        let was_editing = state.mode == Mode::Editing;
+        state.end();
+        if was_editing && can_write() {
+            _ = write_all(EDITOR_OFF.as_bytes());
         }
+        self.shared.room.notify_all();
     }
 
     fn start_editing(&self) -> Result<()> {

@@ -53,7 +53,8 @@ fn chat(arguments: Arguments) -> Result<()> {
     thread::spawn(move || cli::exit(ending.end(reader.run())));
     let ending = session.clone();
     terminal::on_closed(move || cli::exit(ending.end(Ok(()))));
-    session.end(write(&mut terminal, &mut writer))
+    // Not returned: a client that is taken down in order takes longer than anyone wants to wait.
+    cli::exit(session.end(write(&mut terminal, &mut writer)))
 }
 
 fn write(terminal: &mut Terminal, writer: &mut Writer) -> Result<()> {

@@ -45,16 +45,21 @@ fn publish(arguments: Arguments) -> Result<()> {
     })?;
 
     let mut lines = Lines::new(io::stdin().lock());
-    while !ledger.is_broken()
-        && let Some(line) = lines.next_line()?
-    {
-        progress.line(&line);
-        let number = ledger.number();
-        match line {
-            Line::Whole(text) => producer.send(number, text),
-            Line::TooLong { bytes } => ledger.too_long(number, bytes),
+    let read = loop {
+        match lines.next_line() {
+            _ if ledger.is_broken() => break Err(ledger.rest_is_unread()),
+            Err(error) => break Err(error),
+            Ok(None) => break Ok(()),
+            Ok(Some(line)) => {
+                progress.line(&line);
+                let number = ledger.number();
+                match line {
+                    Line::Whole(text) => producer.send(number, text),
+                    Line::TooLong { bytes } => ledger.too_long(number, bytes),
+                }
+            }
         }
-    }
+    };
     producer.flush(timeout * 2);
-    ledger.verdict()
+    ledger.verdict_after(read)
 }

@@ -44,7 +44,7 @@ fn subscribe(arguments: Arguments) -> Result<()> {
     let ends = arguments.until_end.then(|| consumer.end_offsets());
     let mut until = Until::new(arguments.count, ends.transpose()?);
     let screen = Screen::open(arguments.show_sender);
-    let stop = cli::stop_on_signal()?;
+    let stop = cli::stop_on_signal(until.interrupted())?;
     terminal::on_closed(|| cli::exit(Ok(())));
 
     let mut hint = Some(format!("waiting for messages to {me}; Ctrl-C ends"));

@@ -203,9 +203,12 @@ impl Shared {
             .name("broker connection".into())
             .stack_size(STACK_BYTES);
         let thread = builder.spawn({
-            let guard = Ended(Arc::clone(self), id);
+            let shared = Arc::clone(self);
             let client = Arc::clone(&client);
             move || {
+                // Made here, not outside: if there is no thread to be had, the closure is dropped
+                // by whoever holds the connections now.
+                let guard = Ended(shared, id);
                 // However it ends, also by a panic, the client sees the connection closed.
                 let _ = guard.0.serve(&client);
                 drop(client);

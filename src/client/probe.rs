@@ -18,6 +18,8 @@ const FETCH: i16 = 1;
 const LIST_OFFSETS: i16 = 2;
 const API_VERSIONS: i16 = 18;
 
+const DEBUGGING_REPLICA: i32 = -2;
+
 /// One line of a broker's answer: an API key, and the versions it speaks, from and to.
 pub type Api = (i16, i16, i16);
 
@@ -80,7 +82,7 @@ fn ask_one(server: &str, end: Instant) -> Result<Found> {
         )
         .hint("Name the broker's own address and port with -b HOST:PORT.")
     };
-    let answer = match exchange(&mut stream, end) {
+    let answer = match exchange(&mut stream, API_VERSIONS, &[], end) {
         Ok(answer) => answer,
         Err(error) if timed_out(&error) => {
             return Err(Error::failed(
@@ -115,16 +117,22 @@ fn ask_one(server: &str, end: Instant) -> Result<Found> {
     }
 }
 
-/// Sends the request and reads the answer, with its length in front. Nothing, if the other side
+/// Sends a request of version 0 and reads the answer, with its length in front. Nothing, if the other side
 /// closes instead; what there is of it, if its first bytes are no length.
-fn exchange(stream: &mut TcpStream, end: Instant) -> io::Result<Vec<u8>> {
+fn exchange(
+    stream: &mut TcpStream,
+    api_key: i16,
+    body: &[u8],
+    end: Instant,
+) -> io::Result<Vec<u8>> {
     let client = b"kafka-chat";
     let mut request = Vec::new();
-    request.extend_from_slice(&API_VERSIONS.to_be_bytes());
+    request.extend_from_slice(&api_key.to_be_bytes());
     request.extend_from_slice(&0i16.to_be_bytes());
     request.extend_from_slice(&1i32.to_be_bytes());
     request.extend_from_slice(&(client.len() as i16).to_be_bytes());
     request.extend_from_slice(client);
+    request.extend_from_slice(body);
     let mut framed = (request.len() as i32).to_be_bytes().to_vec();
     framed.extend_from_slice(&request);
     stream.set_write_timeout(Some(left(end)?))?;
@@ -154,6 +162,40 @@ fn exchange(stream: &mut TcpStream, end: Instant) -> io::Result<Vec<u8>> {
         }
     }
     Ok(answer)
+}
+
+/// Asks a partition's leader where its own log ends: records that other replicas are still to
+/// fetch, which consumers are not told of, are counted.
+///
+/// A `ListOffsets` request of version 0, under the replica id by which Kafka's own tools ask.
+pub(super) fn end_of_log(
+    leader: &str,
+    topic: &str,
+    partition: i32,
+    patience: Duration,
+) -> Result<i64, String> {
+    let end = Instant::now() + patience;
+    let mut body = Vec::new();
+    body.extend_from_slice(&DEBUGGING_REPLICA.to_be_bytes());
+    body.extend_from_slice(&1i32.to_be_bytes());
+    body.extend_from_slice(&(topic.len() as i16).to_be_bytes());
+    body.extend_from_slice(topic.as_bytes());
+    body.extend_from_slice(&1i32.to_be_bytes());
+    body.extend_from_slice(&partition.to_be_bytes());
+    // The newest offset, and one of them.
+    body.extend_from_slice(&(-1i64).to_be_bytes());
+    body.extend_from_slice(&1i32.to_be_bytes());
+    let mut stream = connect(leader, patience).map_err(|error| error.to_string())?;
+    let answer = exchange(&mut stream, LIST_OFFSETS, &body, end).map_err(|e| e.to_string())?;
+    // Behind the size, the correlation id, one topic with its name, and one partition: an error,
+    // and one offset.
+    let last = answer.get(4 + 4 + 4 + 2 + topic.len() + 4 + 4..);
+    match last.and_then(|last| last.split_first_chunk()) {
+        Some(([0, 0, 0, 0, 0, 1], offset)) => offset.try_into().ok(),
+        _ => None,
+    }
+    .map(i64::from_be_bytes)
+    .ok_or_else(|| "the leader does not say where its log ends".into())
 }
 
 fn left(end: Instant) -> io::Result<Duration> {

@@ -8,7 +8,9 @@
 //!   back, and only what is missing is sent again;
 //! - a record larger than what is fetched comes back as nothing at all: the size is raised.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -42,8 +44,12 @@ const TOPIC: Duration = Duration::from_secs(10);
 const LONG_POLL: Duration = Duration::from_millis(400);
 /// The same where several brokers lead partitions: they are asked one after the other.
 const SHORT_POLL: Duration = Duration::from_millis(20);
+/// How long a request may still be under way to the log after its connection has broken.
+const STRAGGLING: Duration = Duration::from_millis(250);
 /// How often the list of partitions is looked at again.
 const METADATA_AGE: Duration = Duration::from_secs(60);
+/// The same while a partition has no leader.
+const LEADERLESS_AGE: Duration = Duration::from_secs(1);
 /// The pause before the first retry, which doubles up to the longest one.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -81,16 +87,17 @@ impl V0 {
             topic: topic.to_string(),
             listener,
             session: None,
+            leaders: BTreeMap::new(),
+            partitions: BTreeSet::new(),
+            only: None,
+            leaderless: BTreeMap::new(),
+            look_again: Instant::now(),
             down: None,
         }
     }
 }
 
 impl Cluster for V0 {
-    fn broker(&self) -> &str {
-        &self.broker
-    }
-
     fn producer(
         &self,
         sender: &Name,
@@ -100,10 +107,11 @@ impl Cluster for V0 {
         listener: Listener,
     ) -> Result<Box<dyn Producer>> {
         let mut link = self.link(topic, listener);
-        let (partition, ends) = link.at_once(|link, partitions| {
-            let partition = partition_for(sender.as_bytes(), &partitions);
+        let (partition, ends) = link.at_once(|link| {
+            let partition = partition_for(sender.as_bytes(), &link.partitions);
             Ok((partition, link.offsets(FetchOffset::Latest)?))
         })?;
+        link.only = Some(partition);
         let queue = Arc::new(Queue::default());
         let sending = Sending {
             link,
@@ -136,7 +144,7 @@ impl Cluster for V0 {
             Start::Latest => FetchOffset::Latest,
             Start::Earliest | Start::At(_) => FetchOffset::Earliest,
         };
-        let mut position = link.at_once(|link, _| link.offsets(from))?;
+        let mut position = link.at_once(|link| link.offsets(from))?;
         if let Start::At(offsets) = start {
             for (partition, offset) in offsets {
                 position.entry(partition).and_modify(|at| *at = offset);
@@ -145,36 +153,52 @@ impl Cluster for V0 {
         Ok(Box::new(V0Consumer {
             link,
             position,
+            first: BTreeMap::new(),
             fetch_bytes: FETCH_BYTES,
             pending: Vec::new(),
-            checked: Instant::now(),
         }))
     }
 
     fn groups(&self) -> Result<Box<dyn Groups>> {
         Ok(Box::new(V0Groups {
             cluster: self.clone(),
-            link: None,
+            links: BTreeMap::new(),
         }))
     }
 }
+
+/// What a user may not have thought of when a broker closes the connection.
+const LOGIN: &str = "If it wants a login there: set security.protocol, sasl.mechanism, \
+                     sasl.username and sasl.password, by -X or in a file by -F.";
+/// The same when a broker says that it is to be found where nobody is.
+const ADVERTISED: &str =
+    "The broker's advertised.listeners must name an address that works from here.";
 
 /// Why a call did not succeed.
 #[derive(Debug)]
 enum Trouble {
     /// The broker said so.
     Code(KafkaCode),
-    /// The connection broke, or there was no answer in time.
-    Connection(String),
+    /// The connection broke, or there was no answer in time: why, and what may help.
+    Connection(String, Option<&'static str>),
     /// It will not get better by trying again.
     Final(Error),
 }
 
 impl Trouble {
-    fn why(&self) -> String {
+    /// The connection is of no use any more.
+    fn lost(why: impl fmt::Display) -> Trouble {
+        Trouble::Connection(why.to_string(), None)
+    }
+
+    fn why(&self, cluster: &V0) -> String {
         match self {
+            // The embedded broker has this one for an error of its disk.
+            Trouble::Code(KafkaCode::Unknown) if cluster.revive.is_some() => {
+                "the broker could not write its log: is its disk full?".into()
+            }
             Trouble::Code(code) => in_words(*code).to_string(),
-            Trouble::Connection(why) => why.clone(),
+            Trouble::Connection(why, _) => why.clone(),
             Trouble::Final(error) => error.to_string(),
         }
     }
@@ -183,7 +207,7 @@ impl Trouble {
     fn is_final(&self) -> bool {
         match self {
             Trouble::Code(code) => is_final(*code),
-            Trouble::Connection(_) => false,
+            Trouble::Connection(..) => false,
             Trouble::Final(_) => true,
         }
     }
@@ -192,13 +216,15 @@ impl Trouble {
     fn error(self, link: &Link) -> Error {
         let (topic, broker) = (&link.topic, &link.cluster.broker);
         let failed = |why| Error::failed(format!("cannot use topic '{topic}' on {broker}"), why);
+        let why = self.why(&link.cluster);
         match self {
             Trouble::Final(error) => error,
-            Trouble::Code(KafkaCode::UnknownTopicOrPartition) => failed(self.why()).hint(format!(
+            Trouble::Code(KafkaCode::UnknownTopicOrPartition) => failed(why).hint(format!(
                 "The broker does not create it by itself. To create it: kafka-topics.sh \
                      --bootstrap-server {broker} --create --topic {topic}"
             )),
-            other => failed(other.why()),
+            Trouble::Connection(why, Some(hint)) => failed(why).hint(hint),
+            _ => failed(why),
         }
     }
 }
@@ -219,13 +245,13 @@ impl From<KafkaError> for Trouble {
             ),
             KafkaError::ArcSelf(inner) => match &*inner {
                 KafkaError::Kafka(code) => Trouble::Code(*code),
-                other => Trouble::Connection(other.to_string()),
+                other => Trouble::lost(other),
             },
-            KafkaError::NoHostReachable => Trouble::Connection("no broker can be reached".into()),
+            KafkaError::NoHostReachable => Trouble::lost("no broker can be reached"),
             KafkaError::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Trouble::Connection("the broker closed the connection".into())
+                Trouble::Connection("the broker closed the connection".into(), Some(LOGIN))
             }
-            other => Trouble::Connection(other.to_string()),
+            other => Trouble::lost(other),
         }
     }
 }
@@ -256,7 +282,8 @@ fn in_words(code: KafkaCode) -> &'static str {
         KafkaCode::GroupAuthorizationFailed => "you are not allowed to use this consumer group",
         KafkaCode::ClusterAuthorizationFailed => "you are not allowed to use this cluster",
         KafkaCode::UnsupportedVersion => "the broker no longer speaks this version",
-        _ => "the broker met an error of its own; is its disk full?",
+        // Crate kafka knows none of the newer codes.
+        _ => "the broker answered with an error that this client does not know",
     }
 }
 
@@ -277,6 +304,8 @@ type Job = Box<dyn FnOnce(&mut KafkaClient) + Send>;
 /// A `KafkaClient` on a thread of its own. Dropping it lets that thread end when it can.
 struct Session {
     jobs: mpsc::Sender<Job>,
+    /// The leaders that could be connected to.
+    reached: BTreeSet<String>,
 }
 
 impl Session {
@@ -297,7 +326,10 @@ impl Session {
                 }
             })
             .map_err(|why| Error::failed("cannot start a thread for the connection", why))?;
-        Ok(Session { jobs })
+        Ok(Session {
+            jobs,
+            reached: BTreeSet::new(),
+        })
     }
 
     /// Runs `work` on the client, and waits for it at most `patience`.
@@ -314,13 +346,11 @@ impl Session {
         let _ = self.jobs.send(job);
         match told.recv_timeout(patience) {
             Ok(result) => result.map_err(Trouble::from),
-            Err(RecvTimeoutError::Timeout) => Err(Trouble::Connection(format!(
+            Err(RecvTimeoutError::Timeout) => Err(Trouble::lost(format!(
                 "no answer within {} seconds",
                 patience.as_secs()
             ))),
-            Err(RecvTimeoutError::Disconnected) => {
-                Err(Trouble::Connection("the answer made no sense".into()))
-            }
+            Err(RecvTimeoutError::Disconnected) => Err(Trouble::lost("the answer made no sense")),
         }
     }
 }
@@ -331,7 +361,24 @@ struct Link {
     topic: String,
     listener: Listener,
     session: Option<Session>,
+    /// The leader of each partition, as `host:port`.
+    leaders: BTreeMap<i32, String>,
+    /// All partitions of the topic.
+    partitions: BTreeSet<i32>,
+    /// The only partition whose leader matters, if not all do.
+    only: Option<i32>,
+    /// The partitions that have no leader, or one that can't be reached: why.
+    leaderless: BTreeMap<i32, Option<Unreached>>,
+    /// When the partitions and their leaders are to be looked at again.
+    look_again: Instant,
     down: Option<Down>,
+}
+
+/// A leader that can't be connected to.
+#[derive(Clone)]
+struct Unreached {
+    host: String,
+    why: String,
 }
 
 /// A connection that is lost.
@@ -344,18 +391,20 @@ impl Link {
     /// Does something that has to succeed now or not at all, once the topic is there with leaders.
     ///
     /// A topic that is being created, and a broker that is being replaced, are waited for.
-    fn at_once<T>(
-        &mut self,
-        mut work: impl FnMut(&mut Link, BTreeSet<i32>) -> Result<T, Trouble>,
-    ) -> Result<T> {
+    fn at_once<T>(&mut self, mut work: impl FnMut(&mut Link) -> Result<T, Trouble>) -> Result<T> {
         let start = Instant::now();
         let mut pause = FIRST_PAUSE;
+        let mut known = self.session.is_some() && Instant::now() < self.look_again;
         loop {
-            let partitions = self.connect();
-            let trouble = match partitions.and_then(|partitions| work(self, partitions)) {
+            let ready = if known { Ok(()) } else { self.connect() };
+            let done = ready
+                .and_then(|()| self.all_led())
+                .and_then(|()| work(self));
+            let trouble = match done {
                 Ok(done) => return Ok(done),
                 Err(trouble) => trouble,
             };
+            known = false;
             let patience = match trouble {
                 Trouble::Code(_) => TOPIC,
                 _ => REQUEST,
@@ -368,11 +417,11 @@ impl Link {
         }
     }
 
-    /// One attempt at a session that knows all partitions and can reach their leaders.
-    fn connect(&mut self) -> Result<BTreeSet<i32>, Trouble> {
+    /// One attempt at a session that knows all partitions and their leaders.
+    fn connect(&mut self) -> Result<(), Trouble> {
         if self.session.is_none() {
             if let Some(revive) = &self.cluster.revive {
-                revive().map_err(|error| Trouble::Connection(error.to_string()))?;
+                revive().map_err(Trouble::lost)?;
             }
             // Crate kafka asks them in order, and would stay with a first one that never answers.
             let mut servers = self.cluster.servers.clone();
@@ -385,7 +434,8 @@ impl Link {
     }
 
     /// Loads the topic's metadata: which creates a missing topic, where the broker allows that.
-    fn refresh(&mut self) -> Result<BTreeSet<i32>, Trouble> {
+    fn refresh(&mut self) -> Result<(), Trouble> {
+        let start = Instant::now();
         let topic = self.topic.clone();
         let leaders = self.call(REQUEST, move |client| {
             client.load_metadata(&[&topic])?;
@@ -393,37 +443,85 @@ impl Link {
                 partitions
                     .iter()
                     .map(|p| (p.id(), p.leader().map(|leader| leader.host().to_string())))
-                    .collect::<Vec<_>>()
+                    .collect::<BTreeMap<_, _>>()
             });
             Ok(leaders.unwrap_or_default())
         })?;
         if leaders.is_empty() {
             return Err(Trouble::Code(KafkaCode::UnknownTopicOrPartition));
         }
-        let mut partitions = BTreeSet::new();
-        let mut hosts = BTreeSet::new();
-        for (partition, leader) in leaders {
-            hosts.insert(leader.ok_or(Trouble::Code(KafkaCode::LeaderNotAvailable))?);
-            partitions.insert(partition);
-        }
-        // Crate kafka would wait for minutes to connect to an address that leads nowhere.
-        for host in hosts.iter().filter(|h| !self.cluster.servers.contains(h)) {
-            if let Err(error) = probe::connect(host, REQUEST) {
-                self.session = None;
-                return Err(Trouble::Connection(format!(
-                    "{} can be reached, but says that the topic is led by the broker at {host}, \
-                     and that one can't ({error})",
-                    self.cluster.broker
-                )));
-            }
-        }
+        self.partitions = leaders.keys().copied().collect();
+        let led = |(p, host): (&i32, &Option<String>)| Some((*p, host.clone()?));
+        self.leaders = leaders.iter().filter_map(led).collect();
+        let only = self.only;
+        let wanted = leaders
+            .iter()
+            .filter(move |(partition, _)| only.is_none_or(|only| only == **partition));
+        let hosts = wanted.clone().filter_map(|(_, host)| host.as_ref());
+        let hosts: BTreeSet<&String> = hosts.collect();
+        let unreached = self.unreached(&hosts);
+        self.leaderless = wanted
+            .filter_map(|(partition, host)| match host {
+                Some(host) => Some((*partition, Some(unreached.get(host)?.clone()))),
+                None => Some((*partition, None)),
+            })
+            .collect();
         let wait = if hosts.len() > 1 {
             SHORT_POLL
         } else {
             LONG_POLL
         };
         self.call(REQUEST, move |client| client.set_fetch_max_wait_time(wait))?;
-        Ok(partitions)
+        let age = if self.leaderless.is_empty() {
+            METADATA_AGE
+        } else {
+            // To find an address that does not answer takes seconds in which nothing is read.
+            LEADERLESS_AGE.max(start.elapsed() * 10)
+        };
+        self.look_again = Instant::now() + age;
+        Ok(())
+    }
+
+    /// Which of the leaders can't be connected to, and why: crate kafka would try that for minutes.
+    fn unreached(&mut self, hosts: &BTreeSet<&String>) -> BTreeMap<String, Unreached> {
+        let mut unreached = BTreeMap::new();
+        let Some(session) = &mut self.session else {
+            return unreached;
+        };
+        for &host in hosts {
+            // One that is alone, and was given, has just answered.
+            let known = hosts.len() == 1 && self.cluster.servers.contains(host);
+            if known || session.reached.contains(host) {
+                continue;
+            }
+            match probe::connect(host, REQUEST) {
+                Ok(_) => {
+                    session.reached.insert(host.clone());
+                }
+                Err(error) => {
+                    let (host, why) = (host.clone(), error.without_hint().to_string());
+                    unreached.insert(host.clone(), Unreached { host, why });
+                }
+            }
+        }
+        unreached
+    }
+
+    /// Fails if a partition that matters has no leader that can be reached.
+    fn all_led(&self) -> Result<(), Trouble> {
+        match self.leaderless.values().next() {
+            None => Ok(()),
+            Some(None) => Err(Trouble::Code(KafkaCode::LeaderNotAvailable)),
+            Some(Some(Unreached { host, why })) if self.cluster.servers.contains(host) => {
+                Err(Trouble::lost(why))
+            }
+            Some(Some(Unreached { why, .. })) => Err(Trouble::Connection(
+                format!(
+                    "that broker was reached, but sends its clients on to another address: {why}"
+                ),
+                Some(ADVERTISED),
+            )),
+        }
     }
 
     fn call<T: Send + 'static>(
@@ -432,10 +530,10 @@ impl Link {
         work: impl FnOnce(&mut KafkaClient) -> Result<T, KafkaError> + Send + 'static,
     ) -> Result<T, Trouble> {
         let Some(session) = &self.session else {
-            return Err(Trouble::Connection("there is no connection".into()));
+            return Err(Trouble::lost("there is no connection"));
         };
         let result = session.call(patience, work);
-        if let Err(Trouble::Connection(_)) = &result {
+        if let Err(Trouble::Connection(..)) = &result {
             self.session = None;
         }
         result
@@ -459,9 +557,9 @@ impl Link {
             told: false,
         });
         down.attempts += 1;
-        let (broker, why) = (self.cluster.broker.clone(), trouble.why());
+        let (broker, why) = (self.cluster.broker.clone(), trouble.why(&self.cluster));
         let (event, attempts) = match trouble {
-            Trouble::Connection(_) => (Event::Lost { broker, why }, 2),
+            Trouble::Connection(..) => (Event::Lost { broker, why }, 2),
             // An election takes a moment, and a few attempts.
             _ => (Event::Refused { broker, why }, 5),
         };
@@ -625,6 +723,18 @@ impl Drop for V0Producer {
     }
 }
 
+/// Whether lines that were sent without an acknowledgement are in the log.
+#[derive(Clone, Copy)]
+enum Unclear {
+    /// They are not: to be sent.
+    No,
+    /// Nobody knows: looked for, and sent again if they are not there.
+    Maybe,
+    /// The leader has them, by this code, and shows them when its replicas have them, too. Sent
+    /// again only if that leader is lost.
+    Written(KafkaCode),
+}
+
 /// The sending thread's side of a producer.
 struct Sending {
     link: Link,
@@ -649,7 +759,7 @@ impl Sending {
 
     /// Brings the lines `from..to` of a batch into the log, each once, or reports them as failed.
     fn deliver(&mut self, batch: &Arc<Batch>, mut from: usize, to: usize, give_up: Instant) {
-        let mut unclear = false;
+        let mut unclear = Unclear::No;
         while from < to {
             let trouble = match self.attempt(batch, &mut from, to, &mut unclear, give_up) {
                 Ok(()) => {
@@ -678,19 +788,34 @@ impl Sending {
                     let error = trouble.error(&self.link);
                     return self.give_up(batch, from, to, &error);
                 }
+                Trouble::Code(
+                    code @ (KafkaCode::RequestTimedOut | KafkaCode::NotEnoughReplicasAfterAppend),
+                ) => unclear = Unclear::Written(code),
                 // It may have been written all the same.
-                Trouble::Connection(_)
-                | Trouble::Code(
-                    KafkaCode::RequestTimedOut
-                    | KafkaCode::NotEnoughReplicasAfterAppend
-                    | KafkaCode::NetworkException
-                    | KafkaCode::Unknown,
-                ) => unclear = true,
-                // It has not, and the leader may be another by now.
-                _ => self.link.session = None,
+                Trouble::Connection(..)
+                | Trouble::Code(KafkaCode::NetworkException | KafkaCode::Unknown) => {
+                    unclear = Unclear::Maybe;
+                }
+                // It has not by this attempt, and the leader may be another by now.
+                _ => {
+                    self.link.session = None;
+                    if let Unclear::Written(_) = unclear {
+                        unclear = Unclear::Maybe;
+                    }
+                }
             }
             if Instant::now() >= give_up {
-                let error = trouble.error(&self.link);
+                let error = Error::failed(
+                    format!(
+                        "cannot write to topic '{}' on {}",
+                        self.link.topic, self.link.cluster.broker
+                    ),
+                    format!(
+                        "not acknowledged within {} seconds ({})",
+                        self.delivery_timeout.as_secs(),
+                        trouble.why(&self.link.cluster)
+                    ),
+                );
                 return self.give_up(batch, from, to, &error);
             }
             self.link.trouble(&trouble, give_up);
@@ -703,34 +828,46 @@ impl Sending {
         batch: &Arc<Batch>,
         from: &mut usize,
         to: usize,
-        unclear: &mut bool,
+        unclear: &mut Unclear,
         give_up: Instant,
     ) -> Result<(), Trouble> {
         if self.link.session.is_none() {
             self.link.connect()?;
+            if let Err(trouble) = self.link.all_led() {
+                self.link.session = None;
+                return Err(trouble);
+            }
         }
-        if *unclear && !cfg!(feature = "test-no-read-back") {
+        if !matches!(unclear, Unclear::No) && !cfg!(feature = "test-no-read-back") {
             let (written, at) = self.read_back(batch, *from, to)?;
-            *unclear = false;
-            self.acknowledge(batch, *from, *from + written, at);
-            *from += written;
+            if written > 0 {
+                self.acknowledge(batch, *from, *from + written, at);
+                *from += written;
+            }
             if *from == to {
                 return Ok(());
             }
+            if let Unclear::Written(code) = *unclear {
+                return Err(Trouble::Code(code));
+            }
+            *unclear = Unclear::No;
         }
         let (topic, partition, key) = (self.link.topic.clone(), self.partition, self.key.clone());
         let (lines, first) = (batch.clone(), *from);
         let left = give_up.saturating_duration_since(Instant::now());
         let patience = left.clamp(LAST_ATTEMPT, ACKNOWLEDGEMENT);
-        let confirms = self.link.call(patience, move |client| {
-            client.produce_messages(
-                RequiredAcks::All,
-                patience,
-                (first..to).map(|n| {
-                    ProduceMessage::new(&topic, partition, Some(&key), Some(lines.value(n)))
-                }),
-            )
-        })?;
+        // Longer than the broker's own, whose answer says more than none.
+        let confirms = self
+            .link
+            .call(patience + patience.min(REQUEST), move |client| {
+                client.produce_messages(
+                    RequiredAcks::All,
+                    patience,
+                    (first..to).map(|n| {
+                        ProduceMessage::new(&topic, partition, Some(&key), Some(lines.value(n)))
+                    }),
+                )
+            })?;
         let confirm = confirms
             .iter()
             .flat_map(|topic| &topic.partition_confirms)
@@ -742,9 +879,7 @@ impl Sending {
                 Ok(())
             }
             Some(Err(code)) => Err(Trouble::Code(code)),
-            None => Err(Trouble::Connection(
-                "the answer did not name the partition".into(),
-            )),
+            None => Err(Trouble::lost("the answer did not name the partition")),
         }
     }
 
@@ -804,18 +939,55 @@ impl Sending {
         Ok((found, at))
     }
 
-    /// The end of the partition, once it holds still: what was under way when the connection broke
-    /// may be written a moment later, and on a cluster it is seen when the replicas have it.
+    /// The end of the partition, once nothing can come to lie before it any more.
+    ///
+    /// What was under way when the connection broke may be written a moment later. And what is
+    /// written is not seen before all replicas have it, which after an election takes a moment, too.
     fn settled_end(&mut self) -> Result<i64, Trouble> {
-        let mut last = None;
+        thread::sleep(STRAGGLING);
+        let leader = self.link.leaders.get(&self.partition);
+        let leader = leader.ok_or(Trouble::Code(KafkaCode::LeaderNotAvailable))?;
+        let written = probe::end_of_log(leader, &self.link.topic, self.partition, REQUEST);
+        let written = written.map_err(|why| {
+            // Else the next attempt would ask the same one again.
+            self.link.session = None;
+            Trouble::lost(why)
+        })?;
+        let start = Instant::now();
         loop {
-            let ends = self.link.offsets(FetchOffset::Latest)?;
-            let end = ends.get(&self.partition).copied().unwrap_or(0);
-            if last == Some(end) {
+            let end = self.partition_end()?;
+            if end >= written {
                 return Ok(end);
             }
-            last = Some(end);
-            thread::sleep(Duration::from_millis(250));
+            if start.elapsed() > TOPIC {
+                return Err(Trouble::Code(KafkaCode::NotEnoughReplicas));
+            }
+            thread::sleep(FIRST_PAUSE);
+        }
+    }
+
+    /// The end of the partition, from its own leader alone: all others may be away.
+    fn partition_end(&mut self) -> Result<i64, Trouble> {
+        let (topic, partition, from) = (self.link.topic.clone(), self.partition, self.end);
+        let responses = self.link.call(REQUEST + LONG_POLL, move |client| {
+            client.fetch_messages([FetchPartition::new(&topic, partition, from).with_max_bytes(1)])
+        })?;
+        let part = responses
+            .iter()
+            .flat_map(|response| response.topics())
+            .flat_map(|topic| topic.partitions())
+            .find(|part| part.partition() == partition)
+            .ok_or(Trouble::Code(KafkaCode::LeaderNotAvailable))?;
+        match part.data() {
+            Ok(data) => Ok(data.highwatermark_offset()),
+            Err(error) => match Trouble::from(KafkaError::ArcSelf(error)) {
+                // The topic was deleted and made again.
+                Trouble::Code(KafkaCode::OffsetOutOfRange) => {
+                    let ends = self.link.offsets(FetchOffset::Latest)?;
+                    Ok(ends.get(&partition).copied().unwrap_or(0))
+                }
+                other => Err(other),
+            },
         }
     }
 
@@ -881,10 +1053,11 @@ fn each_record<'a>(
 struct V0Consumer {
     link: Link,
     position: Offsets,
+    /// The first record given of each partition: its offset and mark.
+    first: BTreeMap<i32, (i64, u64)>,
     fetch_bytes: i32,
     /// Fetched, and not all given yet: `Break` came in between.
     pending: Vec<Response>,
-    checked: Instant,
 }
 
 impl Consumer for V0Consumer {
@@ -921,8 +1094,7 @@ impl Consumer for V0Consumer {
     }
 
     fn end_offsets(&mut self) -> Result<Offsets> {
-        self.link
-            .at_once(|link, _| link.offsets(FetchOffset::Latest))
+        self.link.at_once(|link| link.offsets(FetchOffset::Latest))
     }
 }
 
@@ -932,15 +1104,16 @@ impl V0Consumer {
         if !self.pending.is_empty() {
             return Ok(());
         }
-        if self.link.session.is_none() {
-            let partitions = self.link.connect()?;
-            self.adopt(partitions);
-        } else if self.checked.elapsed() > METADATA_AGE {
-            let partitions = self.link.refresh()?;
-            self.adopt(partitions);
+        if self.link.session.is_none() || Instant::now() >= self.link.look_again {
+            self.link.connect()?;
         }
+        self.adopt();
         let (topic, size) = (self.link.topic.clone(), self.fetch_bytes);
-        let position = self.position.clone();
+        let mut position = self.position.clone();
+        position.retain(|partition, _| !self.link.leaderless.contains_key(partition));
+        if position.is_empty() {
+            self.link.all_led()?;
+        }
         self.pending = self.link.call(REQUEST + LONG_POLL, move |client| {
             client.fetch_messages(position.iter().map(|(partition, offset)| {
                 FetchPartition::new(&topic, *partition, *offset).with_max_bytes(size)
@@ -950,12 +1123,15 @@ impl V0Consumer {
         Ok(())
     }
 
-    /// A partition that was added since is read from its beginning.
-    fn adopt(&mut self, partitions: BTreeSet<i32>) {
+    /// A partition that was added since is read from its beginning. One that is not there any more,
+    /// since the topic was deleted and made again with fewer, is left alone.
+    fn adopt(&mut self) {
+        let partitions = &self.link.partitions;
+        self.position
+            .retain(|partition, _| partitions.contains(partition));
         for partition in partitions {
-            self.position.entry(partition).or_insert(0);
+            self.position.entry(*partition).or_insert(0);
         }
-        self.checked = Instant::now();
     }
 
     /// Gives what was fetched to `each`. Says whether there was anything.
@@ -966,7 +1142,7 @@ impl V0Consumer {
         let responses = std::mem::take(&mut self.pending);
         let (mut some, mut stopped) = (false, false);
         let mut failed = Vec::new();
-        let position = &mut self.position;
+        let (position, first) = (&mut self.position, &mut self.first);
         each_record(&responses, |partition, record| {
             let at = position.entry(partition).or_insert(0);
             match record {
@@ -974,6 +1150,9 @@ impl V0Consumer {
                 Ok(record) if record.offset >= *at => {
                     *at = record.offset + 1;
                     some = true;
+                    first
+                        .entry(partition)
+                        .or_insert_with(|| (record.offset, mark_of(&record)));
                     if each(record).is_break() {
                         stopped = true;
                         return Ok(ControlFlow::Break(()));
@@ -995,32 +1174,60 @@ impl V0Consumer {
         }
         if some {
             self.fetch_bytes = FETCH_BYTES;
-        } else if self.is_behind(&responses) {
-            self.fetch_bytes = self.fetch_bytes.saturating_mul(2).min(MOST_FETCH_BYTES);
+            return Ok(true);
         }
-        Ok(some)
+        let behind = self.behind(&responses);
+        if behind.is_empty() {
+            return Ok(false);
+        }
+        if self.fetch_bytes < MOST_FETCH_BYTES {
+            self.fetch_bytes = self.fetch_bytes.saturating_mul(2).min(MOST_FETCH_BYTES);
+        } else {
+            // Nothing is as large as that: these offsets are markers of transactions, or compacted.
+            self.position.extend(behind);
+            self.fetch_bytes = FETCH_BYTES;
+        }
+        // The broker did not hold this fetch, and may not hold the next.
+        thread::sleep(FIRST_PAUSE);
+        Ok(false)
     }
 
-    /// Whether the log goes on behind the position, though nothing came: then the next record is
-    /// larger than what was asked for.
-    fn is_behind(&self, responses: &[Response]) -> bool {
+    /// Where the log goes on behind the position, though nothing came, and its end: then the next
+    /// record is larger than what was asked for, or there is none.
+    fn behind(&self, responses: &[Response]) -> Offsets {
         responses
             .iter()
             .flat_map(|response| response.topics())
             .flat_map(|topic| topic.partitions())
-            .any(|part| {
+            .filter_map(|part| {
                 let at = self.position.get(&part.partition()).copied();
-                part.data().is_ok_and(|data| {
-                    data.messages().is_empty() && at < Some(data.highwatermark_offset())
-                })
+                let data = part.data().ok()?;
+                let end = data.highwatermark_offset();
+                let is_behind = data.messages().is_empty() && at < Some(end);
+                is_behind.then_some((part.partition(), end))
             })
+            .collect()
     }
 
-    /// The log no longer has the position: goes on where it does, and says so.
+    /// The log does not have the position: goes on where it does, and says so.
+    ///
+    /// A log that lost its newest records is gone on with at its end: what is left of it has been
+    /// given. A new one of the same name, at its beginning.
     fn resume(&mut self, partition: i32) -> Result<(), Trouble> {
-        let oldest = self.link.offsets(FetchOffset::Earliest)?;
-        let resumed = oldest.get(&partition).copied().unwrap_or(0);
-        let wanted = self.position.insert(partition, resumed).unwrap_or(0);
+        let in_partition = |offsets: Offsets| offsets.get(&partition).copied().unwrap_or(0);
+        let oldest = in_partition(self.link.offsets(FetchOffset::Earliest)?);
+        let end = in_partition(self.link.offsets(FetchOffset::Latest)?);
+        let wanted = self.position.get(&partition).copied().unwrap_or(0);
+        if (oldest..=end).contains(&wanted) {
+            return Ok(());
+        }
+        let resumed = if wanted > end && self.is_same_log(partition, oldest, end)? {
+            end
+        } else {
+            self.first.remove(&partition);
+            oldest
+        };
+        self.position.insert(partition, resumed);
         (self.link.listener)(Event::Missed {
             partition,
             wanted,
@@ -1028,11 +1235,53 @@ impl V0Consumer {
         });
         Ok(())
     }
+
+    /// Whether the log is still the one whose first record was given earlier, as far as that can
+    /// be told: this version of the protocol has no word for it.
+    fn is_same_log(&mut self, partition: i32, oldest: i64, end: i64) -> Result<bool, Trouble> {
+        let Some(&(first, mark)) = self.first.get(&partition) else {
+            return Ok(false);
+        };
+        if first >= end {
+            return Ok(false);
+        }
+        // A new log begins at 0.
+        if first < oldest {
+            return Ok(true);
+        }
+        let mut found = None;
+        let mut size = FETCH_BYTES;
+        while found.is_none() && size <= MOST_FETCH_BYTES {
+            let topic = self.link.topic.clone();
+            let responses = self.link.call(REQUEST + LONG_POLL, move |client| {
+                client.fetch_messages([
+                    FetchPartition::new(&topic, partition, first).with_max_bytes(size)
+                ])
+            })?;
+            each_record(&responses, |_, record| match record {
+                Err(code) => Err(Trouble::Code(code)),
+                Ok(record) if record.offset < first => Ok(ControlFlow::Continue(())),
+                Ok(record) => {
+                    found = Some((record.offset, mark_of(&record)));
+                    Ok(ControlFlow::Break(()))
+                }
+            })?;
+            size *= 2;
+        }
+        Ok(found == Some((first, mark)))
+    }
+}
+
+/// What tells a record from another at the same offset.
+fn mark_of(record: &Record<'_>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (record.key, record.value).hash(&mut hasher);
+    hasher.finish()
 }
 
 struct V0Groups {
     cluster: V0,
-    link: Option<Link>,
+    links: BTreeMap<String, Link>,
 }
 
 impl V0Groups {
@@ -1041,11 +1290,10 @@ impl V0Groups {
         topic: &Name,
         work: impl Fn(&mut Link) -> Result<T, Trouble>,
     ) -> Result<T> {
-        let link = match self.link.take() {
-            Some(link) if link.topic == topic.as_str() => link,
-            _ => self.cluster.link(topic, Arc::new(|_| {})),
-        };
-        self.link.insert(link).at_once(|link, _| work(link))
+        self.links
+            .entry(topic.to_string())
+            .or_insert_with(|| self.cluster.link(topic, Arc::new(|_| {})))
+            .at_once(|link| work(link))
     }
 }
 
@@ -1077,15 +1325,6 @@ impl Groups for V0Groups {
             })
         })
     }
-
-    fn bounds(&mut self, topic: &Name) -> Result<(Offsets, Offsets)> {
-        self.with(topic, |link| {
-            Ok((
-                link.offsets(FetchOffset::Earliest)?,
-                link.offsets(FetchOffset::Latest)?,
-            ))
-        })
-    }
 }
 
 #[cfg(test)]
@@ -1111,10 +1350,20 @@ mod tests {
     }
 
     #[test]
-    fn a_key_keeps_its_partition() {
+    fn the_partition_is_kafkas() {
         let partitions = BTreeSet::from([0, 1, 2, 3, 4, 5]);
-        let first = partition_for(b"alice", &partitions);
-        assert_eq!(first, partition_for(b"alice", &partitions));
-        assert!(partitions.contains(&first));
+        for (key, partition) in [
+            ("21", 0),
+            ("foobar", 0),
+            ("a-little-bit-long-string", 2),
+            ("a-little-bit-longer-string", 5),
+            ("abc", 3),
+        ] {
+            assert_eq!(
+                partition_for(key.as_bytes(), &partitions),
+                partition,
+                "{key}"
+            );
+        }
     }
 }

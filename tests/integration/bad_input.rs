@@ -78,6 +78,15 @@ fn nothing_to_send_is_sent_and_that_is_fine() {
 }
 
 #[test]
+fn a_property_that_is_none_is_a_usage_error_that_keeps_its_secret() {
+    Program::ours("subscriber", &["bob", "-X", "sasl.password hush"])
+        .run()
+        .code(2)
+        .says(&["has no '='"])
+        .does_not_say("hush");
+}
+
+#[test]
 fn an_unknown_option_is_a_usage_error() {
     Program::ours("chat", &["--nonsense"])
         .run()
@@ -189,7 +198,10 @@ fn a_data_directory_that_cannot_be_written_is_named() {
         .input("x\n")
         .run()
         .code(1)
-        .says(&[&inner.display().to_string(), "--data-dir"]);
+        .says(&[
+            &inner.display().to_string(),
+            "Name a directory that can be written with --data-dir",
+        ]);
 }
 
 #[test]

@@ -341,8 +341,9 @@ const INJECTIONS: [(&[u8], &str); 14] = [
     ),
     (b"\x1b]52;c;ZXZpbA==\x07", "^[]52;c;ZXZpbA==^G"),
     (b"\x1bPq#0\x1b\\", "^[Pq#0^[\\"),
-    (b"\xc2\x9b31mred", "31mred"),
-    (b"\x9b31mred", "31mred"),
+    (b"\xc2\x9b31mred", "<U+009B>31mred"),
+    // U+FFFD, which the emulator takes no note of.
+    (b"raw \x9b31mred", "raw 31mred"),
     (b"good\rbad", "good^Mbad"),
     (b"abc\x08\x08\x08xyz", "abc^H^H^Hxyz"),
     ("\u{202e}gnp.exe".as_bytes(), "<U+202E>gnp.exe"),

@@ -4,6 +4,7 @@
 //! compared with what the publishers were given and said. Here are a few rounds of it; `full`, run by
 //! `scripts/test-faults`, has many, and real Kafkas.
 
+mod away;
 mod check;
 mod full;
 mod load;
@@ -12,11 +13,13 @@ mod proxy;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use self::check::{Report, check};
-use self::load::{Chance, Load};
+use self::load::{Chance, Load, account};
 use self::proxy::{FETCH, Fault, PRODUCE, Proxy};
 use crate::support::{Kafka, PATIENCE, Running, user};
 
@@ -42,6 +45,7 @@ struct Strike<'a> {
     /// The topic that is written to.
     topic: &'a str,
     load: &'a Load,
+    reader: &'a Running,
     lines: u64,
 }
 
@@ -49,6 +53,18 @@ impl Strike<'_> {
     /// Lets the lines of this round come.
     fn allow(&self) {
         self.load.allow(self.lines);
+    }
+
+    /// Lets the lines of this round come, and waits until some of them, or of those that still
+    /// waited, get through: else one strike after the other would hit what has not recovered yet.
+    fn allow_and_see(&self) {
+        let seen = self.reader.stdout.bytes().len();
+        self.allow();
+        let goes_on = self
+            .reader
+            .stdout
+            .wait(PATIENCE * 2, |read| read.len() > seen);
+        assert!(goes_on, "nothing comes through in round {}", self.round);
     }
 }
 
@@ -66,6 +82,7 @@ fn run(on: &Kafka, plan: &Plan, mut strike: impl FnMut(Strike<'_>)) -> Report {
             round,
             topic: &topic,
             load: &load,
+            reader: &reader,
             lines: each * (round + 1) / plan.rounds,
         });
     }
@@ -189,7 +206,7 @@ fn nothing_goes_wrong_when_hosts_are_killed_under_load() {
     };
     let mut chance = Chance::new(plan.seed);
     let report = run(&hosts.clients(), &plan, |strike| {
-        strike.allow();
+        strike.allow_and_see();
         thread::sleep(chance.pause(30));
         hosts.kill();
     });
@@ -207,7 +224,7 @@ fn nothing_goes_wrong_when_the_host_stands_still_for_a_while() {
     };
     let mut chance = Chance::new(plan.seed);
     let report = run(&hosts.clients(), &plan, |strike| {
-        strike.allow();
+        strike.allow_and_see();
         thread::sleep(chance.pause(30));
         hosts.pause(Duration::from_secs(2));
     });
@@ -235,4 +252,75 @@ fn nothing_goes_wrong_when_answers_are_lost_or_cut() {
         proxy.wait();
     });
     assert_clean(report, plan.seed);
+}
+
+#[test]
+fn nothing_goes_wrong_when_everyone_hosts_in_turn_and_leaves() {
+    let on = Kafka::embedded();
+    let topic = user("log");
+    // Whoever comes first hosts, and takes the broker along when it ends: long before the others.
+    let senders: Vec<_> = (0..12)
+        .map(|n| {
+            let sender = user(&format!("s{n}"));
+            let lines: String = (1..=200).map(|n| format!("{sender} {n}\n")).collect();
+            let publisher = on
+                .program("publisher", &[&sender, &topic])
+                .input(lines)
+                .start();
+            thread::sleep(Duration::from_millis(20));
+            (sender, publisher)
+        })
+        .collect();
+    let sent: Vec<_> = senders
+        .into_iter()
+        .map(|(sender, publisher)| account(sender, 200, &publisher.wait().code(0)))
+        .collect();
+    let log = on
+        .program("subscriber", &[&topic, "--from", "earliest", "-e", "-s"])
+        .run()
+        .code(0)
+        .stdout;
+    let report = check(&sent, &log);
+    assert!(report.is_clean(), "{report}");
+}
+
+#[test]
+fn a_lost_acknowledgement_is_cleared_up_while_others_go_on_writing() {
+    let hosts = Hosts::new();
+    let proxy = Proxy::of(hosts.port);
+    let topic = user("log");
+    let mut busy = hosts
+        .clients()
+        .program("publisher", &[&user("busy"), &topic])
+        .start();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let until = is_over.clone();
+    let busy = thread::spawn(move || {
+        while !until.load(Ordering::Relaxed) && busy.give(b"x\n") {
+            thread::sleep(Duration::from_millis(2));
+        }
+    });
+    proxy.arm(Fault::SwallowAcknowledgement);
+    let sender = user("sender");
+    let ended = Kafka::Real(proxy.server())
+        .program("publisher", &[&sender, &topic])
+        .input(format!("{sender} 1\n"))
+        .run();
+    is_over.store(true, Ordering::Relaxed);
+    busy.join().unwrap();
+    proxy.wait();
+    let log = hosts
+        .clients()
+        .program("subscriber", &[&topic, "--from", "earliest", "-e", "-s"])
+        .run()
+        .code(0)
+        .stdout;
+    let log: Vec<u8> = log
+        .split_inclusive(|byte| *byte == b'\n')
+        .filter(|line| line.starts_with(sender.as_bytes()))
+        .flatten()
+        .copied()
+        .collect();
+    let report = check(&[account(sender, 1, &ended.code(0))], &log);
+    assert!(report.is_clean(), "{report}");
 }

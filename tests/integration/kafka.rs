@@ -1,6 +1,9 @@
 //! The same on a real Kafka, and what only a real one can show.
 
-use crate::support::{Kafka, Program, setting, user};
+mod clusters;
+mod matrix;
+
+use crate::support::{Kafka, Program, is_kafka_4, setting, user};
 use crate::{chatting, one_way, others};
 
 macro_rules! on_kafka {
@@ -24,6 +27,7 @@ on_kafka! {
     one_way::names_left_out_are_asked_for();
     one_way::latest_shows_only_what_comes_later();
     one_way::lines_too_long_are_named_and_the_others_go_on();
+    one_way::a_line_too_long_only_with_its_key_is_named_and_the_others_go_on();
     others::the_tutorials_publisher_reaches_our_subscriber();
     others::our_publisher_reaches_the_tutorials_subscriber();
     others::our_chat_talks_with_the_tutorials_one_way_scripts();
@@ -32,6 +36,35 @@ on_kafka! {
     chatting::lines_go_both_ways_at_once();
     chatting::what_waited_is_shown_once_and_what_waits_is_told();
     chatting::a_third_user_gets_one_notice_and_a_chat_of_their_own();
+}
+
+/// One of our clients.
+#[derive(Debug, Clone, Copy)]
+enum Ours {
+    /// The one that the programs choose by themselves.
+    Chosen,
+    /// librdkafka, where they would choose the other.
+    Librdkafka,
+}
+
+impl Ours {
+    /// All that the Kafka of this run serves: on Kafka 4 it is librdkafka that is chosen.
+    fn all() -> Vec<Ours> {
+        match cfg!(feature = "librdkafka") && !is_kafka_4() {
+            true => vec![Ours::Chosen, Ours::Librdkafka],
+            false => vec![Ours::Chosen],
+        }
+    }
+
+    /// One of our programs that talks by this client.
+    fn program(self, on: &Kafka, name: &str, arguments: &[&str]) -> Program {
+        let program = on.program(name, arguments);
+        match self {
+            Ours::Chosen => program,
+            // Any property chooses it.
+            Ours::Librdkafka => program.args(["-X", "check.crcs=true"]),
+        }
+    }
 }
 
 /// Asks `scripts/kafka` to do something with the cluster of this run.

@@ -1,8 +1,9 @@
 //! The programs, really run: through pipes, and `chat` on a pseudo-terminal.
 //!
-//! Everything under `kafka` needs a real Kafka, everything under `tools` kcat or Python;
-//! `scripts/test-kafka` starts what they need and runs them. `scripts/test-faults` runs what is under
-//! `faults::full`.
+//! Everything under `kafka` needs a real Kafka, under `secured` a secured one, under
+//! `unserved` Kafka 4 and a build for which that is too new, and under `tools` kcat or
+//! Python; `scripts/test-kafka` starts what they need and runs them. `scripts/test-faults` runs what
+//! is under `faults::full`.
 
 // A test that meets the unexpected has failed.
 #![allow(clippy::unwrap_used)]
@@ -16,6 +17,10 @@ mod hosting;
 mod kafka;
 mod one_way;
 mod others;
+#[cfg(feature = "librdkafka")]
+mod secured;
 mod support;
 mod tools;
 mod tty;
+#[cfg(not(feature = "librdkafka"))]
+mod unserved;

@@ -3,6 +3,8 @@
 use std::io::{Seek, Write};
 use std::time::Duration;
 
+use kafka_chat::client::MAX_RECORD_BYTES;
+
 use crate::support::{Capture, Kafka, random_lines, user};
 use crate::tty::CTRL_C;
 
@@ -135,6 +137,25 @@ pub(crate) fn lines_too_long_are_named_and_the_others_go_on(on: &Kafka) {
         .prints("first\nthird\n");
 }
 
+/// A line that would fit, but not beside its sender's name.
+pub(crate) fn a_line_too_long_only_with_its_key_is_named_and_the_others_go_on(on: &Kafka) {
+    let (me, peer) = (user("alice"), user("bob"));
+    let mut input = b"first\n".to_vec();
+    input.extend(vec![b'y'; MAX_RECORD_BYTES]);
+    input.push(b'\n');
+    let behind: String = (1..=1000).map(|n| format!("{n}\n")).collect();
+    input.extend(behind.bytes());
+    on.program("publisher", &[&me, &peer])
+        .input(input)
+        .run()
+        .code(1)
+        .says(&["1 of 1002 lines was not delivered", "line 2: too large"]);
+    on.program("subscriber", &[&peer, "--from", "earliest", "-e"])
+        .run()
+        .code(0)
+        .prints(format!("first\n{behind}"));
+}
+
 #[test]
 fn a_publisher_shows_its_progress_and_notices_beside_it() {
     let on = Kafka::embedded();
@@ -237,5 +258,6 @@ mod embedded {
         names_left_out_are_asked_for();
         latest_shows_only_what_comes_later();
         lines_too_long_are_named_and_the_others_go_on();
+        a_line_too_long_only_with_its_key_is_named_and_the_others_go_on();
     }
 }

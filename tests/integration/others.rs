@@ -1,11 +1,10 @@
 //! Our programs with other people's: the tutorial's scripts, kcat, kafka-python.
 
-use crate::support::{Kafka, Program, Running, setting, user};
+use crate::support::{Kafka, Program, Running, is_kafka_4, setting, user};
 
 /// kafka-python as the tutorial has it, or of today where Kafka no longer speaks with that one.
-fn python(script: &str, arguments: &[&str], on: &Kafka) -> Program {
-    let version = std::env::var("KAFKA_CHAT_TEST_VERSION").unwrap_or_default();
-    let today = matches!(on, Kafka::Real(_)) && version.starts_with('4');
+pub(crate) fn python(script: &str, arguments: &[&str], on: &Kafka) -> Program {
+    let today = matches!(on, Kafka::Real(_)) && is_kafka_4();
     let python = setting(match today {
         true => "KAFKA_CHAT_TEST_PYTHON_NEW",
         false => "KAFKA_CHAT_TEST_PYTHON",

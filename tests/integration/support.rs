@@ -93,6 +93,13 @@ pub(crate) fn setting(name: &str) -> String {
         .unwrap_or_else(|_| panic!("{name} is not set: run this test by scripts/test-kafka"))
 }
 
+/// Whether `scripts/test-kafka` has started Kafka 4 or later.
+pub(crate) fn is_kafka_4() -> bool {
+    let version = setting("KAFKA_CHAT_TEST_VERSION");
+    let major = version.split('.').next().unwrap().parse::<u32>();
+    major.unwrap() >= 4
+}
+
 /// A port of 127.0.0.1 that nobody else has: outside the range from which connections get theirs.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -147,6 +154,15 @@ impl Program {
     /// With one more argument.
     pub(crate) fn arg(mut self, argument: impl AsRef<OsStr>) -> Program {
         self.command.arg(argument);
+        self
+    }
+
+    /// With more arguments.
+    pub(crate) fn args<A: AsRef<OsStr>>(
+        mut self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Program {
+        self.command.args(arguments);
         self
     }
 
@@ -336,6 +352,18 @@ impl Ended {
         for part in parts {
             assert!(self.stderr.contains(part), "no {part:?}\n{}", self.report());
         }
+        self
+    }
+
+    /// Fails if this is anywhere in what it printed.
+    #[track_caller]
+    pub(crate) fn does_not_say(self, part: &str) -> Ended {
+        let both = [&self.stdout, self.stderr.as_bytes()].concat();
+        assert!(
+            !contains(&both, part.as_bytes()),
+            "{part:?}\n{}",
+            self.report()
+        );
         self
     }
 

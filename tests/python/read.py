@@ -1,5 +1,5 @@
 """read.py TOPIC COUNT [--keys] [--seconds S]: prints so many messages of a topic from its beginning, byte
-for byte, with `--keys` after their key and a tab. 1 if there were fewer after S (30) seconds.
+for byte, with `--keys` after their key, as `key: `. 1 if there were fewer after S (30) seconds.
 """
 
 import argparse
@@ -33,7 +33,7 @@ while seen < wanted.count and time.monotonic() < deadline:
     for messages in consumer.poll(timeout_ms=200).values():
         for message in messages[: wanted.count - seen]:
             if wanted.keys:
-                sys.stdout.buffer.write((message.key or b"") + b"\t")
+                sys.stdout.buffer.write((message.key or b"") + b": ")
             sys.stdout.buffer.write((message.value or b"") + b"\n")
             seen += 1
 sys.stdout.buffer.flush()

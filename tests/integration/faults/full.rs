@@ -2,17 +2,18 @@
 //!
 //! `KAFKA_CHAT_TEST_ROUNDS` and `KAFKA_CHAT_TEST_LINES` make them fewer, `KAFKA_CHAT_TEST_SEED` the same again.
 
-// The figures are what these tests are run for.
-#![allow(clippy::print_stdout)]
-
+use std::fmt::Arguments;
+use std::io::{Write, stdout};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::check::Report;
-use super::load::Chance;
+use super::away::chat;
+use super::check::{Report, check};
+use super::load::{Chance, account};
 use super::proxy::{FETCH, Fault, PRODUCE, Proxy};
 use super::{Hosts, Plan, run, seed};
-use crate::support::{Ended, Kafka, PATIENCE, Program, setting};
+use crate::support::{Ended, Kafka, PATIENCE, Program, setting, user};
+use crate::tty::{CTRL_C, CTRL_D};
 
 /// What is done in a proxy, in turn.
 const FAULTS: [Fault; 5] = [
@@ -38,11 +39,20 @@ fn plan(rounds: u64) -> Plan {
     }
 }
 
+/// Tells figures, which are what these tests are run for.
+fn tell(figures: Arguments<'_>) {
+    let line = format!("\n{figures}\n");
+    stdout().write_all(line.as_bytes()).unwrap();
+}
+
 #[track_caller]
 fn conclude(what: &str, plan: &Plan, report: Report) {
     let Plan { rounds, seed, .. } = plan;
-    println!("{what}, {rounds} rounds, seed {seed}: {report}");
+    tell(format_args!(
+        "{what}, {rounds} rounds, seed {seed}: {report}"
+    ));
     assert!(report.is_clean(), "{report}");
+    assert_eq!(report.undelivered, 0, "nothing is away for two minutes");
 }
 
 /// Has the proxy do everything that it can, in turn.
@@ -68,13 +78,15 @@ fn embedded_hosts_are_killed() {
     let mut chance = Chance::new(plan.seed);
     let mut took = Vec::new();
     let report = run(&hosts.clients(), &plan, |strike| {
-        strike.allow();
-        thread::sleep(chance.pause(60));
+        strike.allow_and_see();
+        thread::sleep(chance.pause(40));
         took.push(hosts.kill());
     });
     took.sort();
     let (median, longest) = (took[took.len() / 2], took[took.len() - 1]);
-    println!("takeover: median {median:.0?}, longest {longest:.0?}");
+    tell(format_args!(
+        "takeover: median {median:.0?}, longest {longest:.0?}"
+    ));
     conclude("embedded, hosts killed", &plan, report);
     assert!(median < Duration::from_secs(2), "{took:?}");
 }
@@ -86,7 +98,7 @@ fn embedded_host_stands_still() {
     let plan = plan(2);
     let mut chance = Chance::new(plan.seed);
     let report = run(&hosts.clients(), &plan, |strike| {
-        strike.allow();
+        strike.allow_and_see();
         thread::sleep(chance.pause(60));
         hosts.pause(STANDSTILL);
     });
@@ -117,7 +129,10 @@ fn without_reading_back_lines_are_doubled() {
         strike.allow();
         proxy.wait();
     });
-    println!("without reading back, seed {}: {report}", plan.seed);
+    tell(format_args!(
+        "without reading back, seed {}: {report}",
+        plan.seed
+    ));
     assert!(report.doubled > 0, "{report}");
     assert_eq!(report.lost, 0, "{report}");
 }
@@ -144,7 +159,7 @@ fn one_broker_is_killed() {
     let plan = plan(20);
     let mut chance = Chance::new(plan.seed);
     let report = run(&Kafka::real(), &plan, |strike| {
-        strike.allow();
+        strike.allow_and_see();
         thread::sleep(chance.pause(150));
         cluster(&["signal", "KILL", "1"]);
         cluster(&["start-node", "1"]);
@@ -158,7 +173,7 @@ fn one_broker_stands_still() {
     let plan = plan(2);
     let mut chance = Chance::new(plan.seed);
     let report = run(&Kafka::real(), &plan, |strike| {
-        strike.allow();
+        strike.allow_and_see();
         thread::sleep(chance.pause(150));
         cluster(&["signal", "STOP", "1"]);
         thread::sleep(STANDSTILL);
@@ -176,13 +191,62 @@ fn one_broker_through_a_proxy() {
 }
 
 #[test]
+#[ignore = "needs a real Kafka"]
+fn one_broker_is_away_from_chats() {
+    let on = Kafka::real();
+    let (me, peer) = (user("alice"), user("bob"));
+    let alice = chat(&on, &me, &peer, &[]);
+    alice.line("zero");
+    on.program("subscriber", &[&peer, "--from", "earliest", "-n", "1"])
+        .run()
+        .code(0);
+    cluster(&["signal", "KILL", "1"]);
+    alice.wait_for(" lost (");
+    alice.line("one");
+    alice.line("two");
+    cluster(&["start-node", "1"]);
+    alice.wait_for(" is back");
+    let bob = chat(&on, &peer, &me, &[]);
+    bob.wait_for(&format!("{me}: two"));
+    bob.line("three");
+    alice.wait_for(&format!("{peer}: three"));
+    cluster(&["signal", "KILL", "1"]);
+    bob.wait_for(" lost (");
+    bob.line("never");
+    bob.wait_for("never");
+    let start = Instant::now();
+    bob.keys(CTRL_C);
+    let history = bob.ends_with(1).history();
+    let took = start.elapsed();
+    cluster(&["start-node", "1"]);
+    assert!(took < Duration::from_millis(1500), "{took:?}\n{history}");
+    assert!(
+        history.contains("1 of 2 lines was not delivered"),
+        "{history}"
+    );
+    alice.wait("a second return on the screen", |screen| {
+        screen.contents().matches(" is back").count() == 2
+    });
+    alice.keys(CTRL_D);
+    let history = alice.ends_with(0).history();
+    for notice in [" lost (", " is back"] {
+        assert_eq!(history.matches(notice).count(), 2, "{notice}\n{history}");
+    }
+    let log = on
+        .program("subscriber", &[&peer, "--from", "earliest", "-e"])
+        .run()
+        .code(0);
+    log.prints("zero\none\ntwo\n");
+}
+
+#[test]
 #[ignore = "needs a real Kafka of three brokers"]
 fn three_brokers_lose_their_leader() {
     let plan = plan(10);
     let mut chance = Chance::new(plan.seed);
     let report = run(&Kafka::real(), &plan, |strike| {
         let leader = leader_in_full_sync(strike.topic);
-        strike.allow();
+        strike.allow_and_see();
         thread::sleep(chance.pause(150));
         cluster(&["signal", "KILL", &leader]);
         // Long enough for the others to go on without it.
@@ -190,6 +254,42 @@ fn three_brokers_lose_their_leader() {
         cluster(&["start-node", &leader]);
     });
     conclude(&named("leader killed"), &plan, report);
+}
+
+#[test]
+#[ignore = "needs a real Kafka of three brokers"]
+fn three_brokers_of_which_too_few_are_left_take_no_line_for_delivered() {
+    let on = Kafka::real();
+    let (me, topic) = (user("alice"), user("bob"));
+    let mut publisher = on
+        .program("publisher", &[&me, &topic, "--delivery-timeout", "10"])
+        .start();
+    publisher.write(format!("{me} 1\n"));
+    on.program("subscriber", &[&topic, "--from", "earliest", "-n", "1"])
+        .run()
+        .code(0);
+    let leader = leader_in_full_sync(&topic);
+    let others = ["1", "2", "3"].into_iter().filter(|node| *node != leader);
+    for node in others.clone() {
+        cluster(&["signal", "KILL", node]);
+    }
+    publisher.write(format!("{me} 2\n{me} 3\n"));
+    publisher.close();
+    let ended = publisher.wait_within(Duration::from_secs(40)).code(1);
+    for node in others {
+        cluster(&["start-node", node]);
+    }
+    leader_in_full_sync(&topic);
+    let log = on
+        .program("subscriber", &[&topic, "--from", "earliest", "-e", "-s"])
+        .run()
+        .code(0)
+        .stdout;
+    let sent = account(me, 3, &ended);
+    assert!(sent.undelivered.contains(&2) && sent.undelivered.contains(&3));
+    let report = check(&[sent], &log);
+    tell(format_args!("{}: {report}", named("too few are left")));
+    assert!(report.is_clean(), "{report}");
 }
 
 /// The leader of the topic's one partition, once all three replicas are in sync.
@@ -220,7 +320,7 @@ fn zookeeper_is_killed() {
     let plan = plan(5);
     let mut chance = Chance::new(plan.seed);
     let report = run(&Kafka::real(), &plan, |strike| {
-        strike.allow();
+        strike.allow_and_see();
         thread::sleep(chance.pause(150));
         cluster(&["signal", "KILL", "zookeeper"]);
         cluster(&["start-node", "zookeeper"]);

@@ -105,7 +105,8 @@ fn feed(
     (sender, given, publisher)
 }
 
-fn account(sender: String, lines: u64, publisher: &Ended) -> Sent {
+/// What became of a sender's lines, by its exit code and its last words.
+pub(crate) fn account(sender: String, lines: u64, publisher: &Ended) -> Sent {
     let undelivered = match publisher.exit_code() {
         Some(0) => Some(BTreeSet::new()),
         Some(1) => said_undelivered(&publisher.stderr, lines),
