@@ -124,15 +124,6 @@ pub struct Options {
 /// Told of every [`Event`], from any thread.
 pub type Listener = Arc<dyn Fn(Event) + Send + Sync>;
 
-/// How lines come: it decides how long a producer may wait for more of them to fill a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pace {
-    /// A person types: every line leaves at once.
-    Typed,
-    /// A pipe delivers: batches may fill.
-    Piped,
-}
-
 /// Told what became of the lines handed to a producer, from any thread.
 pub trait Deliveries: Send + Sync {
     /// `count` lines from number `first` on are acknowledged: they lie in `partition`, one behind
@@ -211,7 +202,6 @@ pub trait Cluster: Send + Sync {
         &self,
         sender: &Name,
         topic: &Name,
-        pace: Pace,
         delivery_timeout: Duration,
         deliveries: Arc<dyn Deliveries>,
         listener: Listener,

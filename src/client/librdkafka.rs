@@ -25,7 +25,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{
     Cluster, Consumer, Deliveries, Event, Groups, Listener, MAX_RECORD_BYTES, Offsets, Options,
-    Pace, Producer, Record, Start,
+    Producer, Record, Start,
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -41,6 +41,13 @@ const GROWTH: Duration = Duration::from_secs(30);
 
 /// How often a lost connection is looked at.
 const LOST: Duration = Duration::from_secs(1);
+
+/// How long a producer sleeps before it looks for news of its lines, and when it has none under way.
+const BUSY: Duration = Duration::from_millis(1);
+const IDLE: Duration = Duration::from_millis(100);
+
+/// How long the first line may take before something is done about it.
+const STUCK: Duration = Duration::from_millis(20);
 
 /// How many bytes a batch has at most, as librdkafka has it by default.
 const BATCH: usize = 1_000_000;
@@ -64,6 +71,9 @@ const SETTINGS: &[(&str, &str)] = &[
 
 const PRODUCER: &[(&str, &str)] = &[
     ("enable.idempotence", "true"),
+    // A line leaves at once. Batches form by themselves, from the lines that come while others are
+    // under way: to wait for more makes a pipe no faster, and a program behind one slower.
+    ("linger.ms", "0"),
     // As Kafka's Java clients and the other client here do it: a sender's lines share a partition.
     ("partitioner", "murmur2_random"),
     // Bounds the memory of a pipe that is faster than the broker.
@@ -217,18 +227,13 @@ impl Cluster for Librdkafka {
         &self,
         sender: &Name,
         topic: &Name,
-        pace: Pace,
         delivery_timeout: Duration,
         deliveries: Arc<dyn Deliveries>,
         listener: Listener,
     ) -> Result<Box<dyn Producer>> {
-        let linger = match pace {
-            Pace::Typed => "0",
-            Pace::Piped => "5",
-        };
         let timeout = delivery_timeout.as_millis().to_string();
         let mut settings = PRODUCER.to_vec();
-        settings.extend([("linger.ms", linger), ("delivery.timeout.ms", &timeout)]);
+        settings.push(("delivery.timeout.ms", &timeout));
         let link = self.link(Some(listener));
         let doing = format!(
             "cannot write to topic {} at {}",
@@ -932,6 +937,7 @@ struct LineProducer {
     /// How many lines were handed over.
     sent: u64,
     stop: Arc<AtomicBool>,
+    /// Handles reports; woken when there will be some.
     poller: Option<JoinHandle<()>>,
 }
 
@@ -968,28 +974,34 @@ impl LineProducer {
     fn reports(&self) -> &Reports {
         &self.producer.client().context().role
     }
+
+    fn wake_poller(&self) {
+        if let Some(poller) = &self.poller {
+            poller.thread().unpark();
+        }
+    }
 }
 
 /// Handles delivery reports, until told to stop.
 ///
-/// A poll lasts as long as it was asked to, whatever happens meanwhile, and nothing can wake it. So
-/// that ending is not held up, polls are short as long as lines are being settled, and grow to a
-/// tenth of a second when there is nothing to do.
+/// The crate's own wait for them can't be ended, and is busy for its last millisecond. So this
+/// thread only ever takes what is there, and sleeps in between: briefly as long as lines are on
+/// their way, else until the next one is handed over, or long enough to cost nothing.
 fn handle_reports(producer: &Base, link: &Link, topic: &str, stop: &AtomicBool) {
-    let mut pause = Duration::from_millis(1);
     let mut settled = 0;
     let mut looked = Instant::now();
     while !stop.load(Ordering::Relaxed) {
-        producer.poll(pause);
+        producer.poll(Duration::ZERO);
         let now = producer.context().role.settled();
-        pause = match now == settled {
-            true => (pause * 2).min(Duration::from_millis(100)),
-            false => Duration::from_millis(1),
-        };
-        settled = now;
+        if now > settled {
+            settled = now;
+            continue;
+        }
+        let is_busy = producer.in_flight_count() > 0;
+        thread::park_timeout(if is_busy { BUSY } else { IDLE });
         // librdkafka tends to ask for its producer id over the bootstrap connection just when it
         // closes that, and then again after half a second, or when there is news of the cluster.
-        let stuck = settled == 0 && pause.as_millis() > 10 && producer.in_flight_count() > 0;
+        let stuck = settled == 0 && is_busy && looked.elapsed() >= STUCK;
         let lost = link.is_lost() && looked.elapsed() >= LOST;
         if stuck || lost {
             looked = Instant::now();
@@ -1034,6 +1046,10 @@ impl Producer for LineProducer {
                 }
             }
         }
+        // The only one under way: the poller may be asleep.
+        if self.reports().settled() + 1 == self.sent {
+            self.wake_poller();
+        }
     }
 
     fn flush(&mut self, timeout: Duration) -> bool {
@@ -1046,6 +1062,7 @@ impl Drop for LineProducer {
     /// Lines that are not settled yet are given up, and reported so.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        self.wake_poller();
         if let Some(poller) = self.poller.take() {
             // It does not panic, and if it had, nothing would be left to do here.
             let _ = poller.join();
@@ -1343,7 +1360,6 @@ mod tests {
             cluster.producer(
                 &"alice".parse()?,
                 &"bob".parse()?,
-                Pace::Typed,
                 Duration::from_secs(1),
                 Arc::new(Ignored),
                 Arc::new(|_| {}),
