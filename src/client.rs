@@ -124,15 +124,6 @@ pub struct Options {
 /// Told of every [`Event`], from any thread.
 pub type Listener = Arc<dyn Fn(Event) + Send + Sync>;
 
-/// How lines come: it decides how long a producer may wait for more of them to fill a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pace {
-    /// A person types: every line leaves at once.
-    Typed,
-    /// A pipe delivers: batches may fill.
-    Piped,
-}
-
 /// Told what became of the lines handed to a producer, from any thread.
 pub trait Deliveries: Send + Sync {
     /// `count` lines from number `first` on are acknowledged: they lie in `partition`, one behind
@@ -200,24 +191,17 @@ pub trait Groups: Send {
 
     /// Commits `offsets` of `topic` for `group`.
     fn commit(&mut self, group: &str, topic: &Name, offsets: &Offsets) -> Result<()>;
-
-    /// The offset of the oldest record kept and the one behind the newest, by partition.
-    fn bounds(&mut self, topic: &Name) -> Result<(Offsets, Offsets)>;
 }
 
 /// A cluster that can be talked to: makes producers and consumers.
 ///
 /// Making one waits for the topic, which is created where the broker allows it.
 pub trait Cluster: Send + Sync {
-    /// The broker that was reached, as `host:port`: for sentences.
-    fn broker(&self) -> &str;
-
     /// A producer of `sender`'s lines in `topic`. A line is given up after `delivery_timeout`.
     fn producer(
         &self,
         sender: &Name,
         topic: &Name,
-        pace: Pace,
         delivery_timeout: Duration,
         deliveries: Arc<dyn Deliveries>,
         listener: Listener,

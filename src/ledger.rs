@@ -18,7 +18,8 @@ const LAST_WAIT: Duration = Duration::from_millis(700);
 #[derive(Default)]
 pub struct Ledger {
     state: Mutex<State>,
-    changed: Condvar,
+    /// No line waits any more.
+    settled: Condvar,
 }
 
 #[derive(Default)]
@@ -79,7 +80,7 @@ impl Ledger {
     /// Waits until no line waits any more, at most `timeout`.
     pub fn wait(&self, timeout: Duration) {
         let _ = self
-            .changed
+            .settled
             .wait_timeout_while(self.lock(), timeout, |state| !state.waiting.is_empty());
     }
 
@@ -147,8 +148,12 @@ impl Ledger {
     }
 
     fn settle(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.lock());
-        self.changed.notify_all();
+        let mut state = self.lock();
+        change(&mut state);
+        // Nobody waits for less, and to wake somebody costs more than all the rest.
+        if state.waiting.is_empty() {
+            self.settled.notify_all();
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::{
-    Cluster, Consumer, Deliveries, Event, Groups, Listener, Offsets, Pace, Producer, Start,
+    Cluster, Consumer, Deliveries, Event, Groups, Listener, Offsets, Producer, Start,
 };
 use crate::conversation::{Conversation, Item, Unsigned};
 use crate::error::{Error, Result};
@@ -139,7 +139,6 @@ pub fn open(
     let producer = cluster.producer(
         &parties.me,
         parties.writes(),
-        Pace::Typed,
         delivery_timeout,
         deliveries,
         // The consumer's connection tells enough.

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use kafka_chat::cli::{self, Connection, Delivery};
-use kafka_chat::client::Pace;
 use kafka_chat::error::Result;
 use kafka_chat::ledger::Ledger;
 use kafka_chat::lines::{Line, Lines};
@@ -33,13 +32,12 @@ fn publish(arguments: Arguments) -> Result<()> {
     let me = cli::name(arguments.me, cli::WHO_ARE_YOU)?;
     let peer = cli::name(arguments.peer, cli::WHO_ELSE)?;
     let typed = io::stdin().is_terminal();
-    let pace = if typed { Pace::Typed } else { Pace::Piped };
     let cluster = arguments.connection.connect()?;
     let ledger = Ledger::new();
     let progress = Progress::of_input();
     let notices = progress.listener();
     let timeout = arguments.delivery.timeout();
-    let mut producer = cluster.producer(&me, &peer, pace, timeout, ledger.clone(), notices)?;
+    let mut producer = cluster.producer(&me, &peer, timeout, ledger.clone(), notices)?;
     let (interrupted, shown) = (ledger.clone(), progress.clone());
     cli::on_signal(move || {
         shown.end();

@@ -25,8 +25,8 @@ use kafka::client::{
 use kafka::error::{Error as KafkaError, KafkaCode};
 
 use super::{
-    Cluster, Consumer, Deliveries, Event, Groups, Listener, MAX_RECORD_BYTES, Offsets, Pace,
-    Producer, Record, Revive, Start, probe,
+    Cluster, Consumer, Deliveries, Event, Groups, Listener, MAX_RECORD_BYTES, Offsets, Producer,
+    Record, Revive, Start, probe,
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -48,12 +48,15 @@ const SHORT_POLL: Duration = Duration::from_millis(20);
 const STRAGGLING: Duration = Duration::from_millis(250);
 /// How often the list of partitions is looked at again.
 const METADATA_AGE: Duration = Duration::from_secs(60);
+/// The same while a partition has no leader.
+const LEADERLESS_AGE: Duration = Duration::from_secs(1);
 /// The pause before the first retry, which doubles up to the longest one.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// The most bytes of one batch, as magic-0 messages. Kafka makes one batch of them, which has to
-/// stay below its `message.max.bytes`, 1,048,588 if nobody changed it.
-const BATCH_BYTES: usize = 1_000_000;
+/// The most bytes of one batch, as magic-0 messages, if it is of several lines. Kafka makes one
+/// batch of them, which has to stay below its `message.max.bytes`, 1,048,588 if nobody changed it.
+/// Larger ones than this are not faster, and there are half a dozen copies of it in memory.
+const BATCH_BYTES: usize = 500_000;
 /// What a magic-0 message adds to its key and value: offset, size, CRC, magic, attributes, lengths.
 const MESSAGE_OVERHEAD: usize = 26;
 /// How much is fetched of a partition at once: at first, and at the most.
@@ -85,31 +88,30 @@ impl V0 {
             listener,
             session: None,
             leaders: BTreeMap::new(),
+            partitions: BTreeSet::new(),
+            only: None,
+            leaderless: BTreeMap::new(),
+            look_again: Instant::now(),
             down: None,
         }
     }
 }
 
 impl Cluster for V0 {
-    fn broker(&self) -> &str {
-        &self.broker
-    }
-
     fn producer(
         &self,
         sender: &Name,
         topic: &Name,
-        // Batches form by themselves, from the lines that come while a request is under way.
-        _pace: Pace,
         delivery_timeout: Duration,
         deliveries: Arc<dyn Deliveries>,
         listener: Listener,
     ) -> Result<Box<dyn Producer>> {
         let mut link = self.link(topic, listener);
-        let (partition, ends) = link.at_once(|link, partitions| {
-            let partition = partition_for(sender.as_bytes(), &partitions);
+        let (partition, ends) = link.at_once(|link| {
+            let partition = partition_for(sender.as_bytes(), &link.partitions);
             Ok((partition, link.offsets(FetchOffset::Latest)?))
         })?;
+        link.only = Some(partition);
         let queue = Arc::new(Queue::default());
         let sending = Sending {
             link,
@@ -142,7 +144,7 @@ impl Cluster for V0 {
             Start::Latest => FetchOffset::Latest,
             Start::Earliest | Start::At(_) => FetchOffset::Earliest,
         };
-        let mut position = link.at_once(|link, _| link.offsets(from))?;
+        let mut position = link.at_once(|link| link.offsets(from))?;
         if let Start::At(offsets) = start {
             for (partition, offset) in offsets {
                 position.entry(partition).and_modify(|at| *at = offset);
@@ -154,14 +156,13 @@ impl Cluster for V0 {
             first: BTreeMap::new(),
             fetch_bytes: FETCH_BYTES,
             pending: Vec::new(),
-            checked: Instant::now(),
         }))
     }
 
     fn groups(&self) -> Result<Box<dyn Groups>> {
         Ok(Box::new(V0Groups {
             cluster: self.clone(),
-            link: None,
+            links: BTreeMap::new(),
         }))
     }
 }
@@ -190,8 +191,12 @@ impl Trouble {
         Trouble::Connection(why.to_string(), None)
     }
 
-    fn why(&self) -> String {
+    fn why(&self, cluster: &V0) -> String {
         match self {
+            // The embedded broker has this one for an error of its disk.
+            Trouble::Code(KafkaCode::Unknown) if cluster.revive.is_some() => {
+                "the broker could not write its log: is its disk full?".into()
+            }
             Trouble::Code(code) => in_words(*code).to_string(),
             Trouble::Connection(why, _) => why.clone(),
             Trouble::Final(error) => error.to_string(),
@@ -211,14 +216,15 @@ impl Trouble {
     fn error(self, link: &Link) -> Error {
         let (topic, broker) = (&link.topic, &link.cluster.broker);
         let failed = |why| Error::failed(format!("cannot use topic '{topic}' on {broker}"), why);
+        let why = self.why(&link.cluster);
         match self {
             Trouble::Final(error) => error,
-            Trouble::Code(KafkaCode::UnknownTopicOrPartition) => failed(self.why()).hint(format!(
+            Trouble::Code(KafkaCode::UnknownTopicOrPartition) => failed(why).hint(format!(
                 "The broker does not create it by itself. To create it: kafka-topics.sh \
                      --bootstrap-server {broker} --create --topic {topic}"
             )),
             Trouble::Connection(why, Some(hint)) => failed(why).hint(hint),
-            other => failed(other.why()),
+            _ => failed(why),
         }
     }
 }
@@ -276,7 +282,8 @@ fn in_words(code: KafkaCode) -> &'static str {
         KafkaCode::GroupAuthorizationFailed => "you are not allowed to use this consumer group",
         KafkaCode::ClusterAuthorizationFailed => "you are not allowed to use this cluster",
         KafkaCode::UnsupportedVersion => "the broker no longer speaks this version",
-        _ => "the broker met an error of its own; is its disk full?",
+        // Crate kafka knows none of the newer codes.
+        _ => "the broker answered with an error that this client does not know",
     }
 }
 
@@ -297,6 +304,8 @@ type Job = Box<dyn FnOnce(&mut KafkaClient) + Send>;
 /// A `KafkaClient` on a thread of its own. Dropping it lets that thread end when it can.
 struct Session {
     jobs: mpsc::Sender<Job>,
+    /// The leaders that could be connected to.
+    reached: BTreeSet<String>,
 }
 
 impl Session {
@@ -308,13 +317,19 @@ impl Session {
                 let mut client = KafkaClient::new(servers);
                 client.set_client_id("kafka-chat".into());
                 client.set_fetch_min_bytes(1);
+                // A broker checks what is appended, and TCP what travels. librdkafka doesn't check it
+                // again either, and here it would take longer than all else that reading does.
+                client.set_fetch_crc_validation(false);
                 client.set_group_offset_storage(Some(GroupOffsetStorage::Kafka));
                 for job in queue {
                     job(&mut client);
                 }
             })
             .map_err(|why| Error::failed("cannot start a thread for the connection", why))?;
-        Ok(Session { jobs })
+        Ok(Session {
+            jobs,
+            reached: BTreeSet::new(),
+        })
     }
 
     /// Runs `work` on the client, and waits for it at most `patience`.
@@ -348,7 +363,22 @@ struct Link {
     session: Option<Session>,
     /// The leader of each partition, as `host:port`.
     leaders: BTreeMap<i32, String>,
+    /// All partitions of the topic.
+    partitions: BTreeSet<i32>,
+    /// The only partition whose leader matters, if not all do.
+    only: Option<i32>,
+    /// The partitions that have no leader, or one that can't be reached: why.
+    leaderless: BTreeMap<i32, Option<Unreached>>,
+    /// When the partitions and their leaders are to be looked at again.
+    look_again: Instant,
     down: Option<Down>,
+}
+
+/// A leader that can't be connected to.
+#[derive(Clone)]
+struct Unreached {
+    host: String,
+    why: String,
 }
 
 /// A connection that is lost.
@@ -361,18 +391,20 @@ impl Link {
     /// Does something that has to succeed now or not at all, once the topic is there with leaders.
     ///
     /// A topic that is being created, and a broker that is being replaced, are waited for.
-    fn at_once<T>(
-        &mut self,
-        mut work: impl FnMut(&mut Link, BTreeSet<i32>) -> Result<T, Trouble>,
-    ) -> Result<T> {
+    fn at_once<T>(&mut self, mut work: impl FnMut(&mut Link) -> Result<T, Trouble>) -> Result<T> {
         let start = Instant::now();
         let mut pause = FIRST_PAUSE;
+        let mut known = self.session.is_some() && Instant::now() < self.look_again;
         loop {
-            let partitions = self.connect();
-            let trouble = match partitions.and_then(|partitions| work(self, partitions)) {
+            let ready = if known { Ok(()) } else { self.connect() };
+            let done = ready
+                .and_then(|()| self.all_led())
+                .and_then(|()| work(self));
+            let trouble = match done {
                 Ok(done) => return Ok(done),
                 Err(trouble) => trouble,
             };
+            known = false;
             let patience = match trouble {
                 Trouble::Code(_) => TOPIC,
                 _ => REQUEST,
@@ -385,8 +417,8 @@ impl Link {
         }
     }
 
-    /// One attempt at a session that knows all partitions and can reach their leaders.
-    fn connect(&mut self) -> Result<BTreeSet<i32>, Trouble> {
+    /// One attempt at a session that knows all partitions and their leaders.
+    fn connect(&mut self) -> Result<(), Trouble> {
         if self.session.is_none() {
             if let Some(revive) = &self.cluster.revive {
                 revive().map_err(Trouble::lost)?;
@@ -402,7 +434,8 @@ impl Link {
     }
 
     /// Loads the topic's metadata: which creates a missing topic, where the broker allows that.
-    fn refresh(&mut self) -> Result<BTreeSet<i32>, Trouble> {
+    fn refresh(&mut self) -> Result<(), Trouble> {
+        let start = Instant::now();
         let topic = self.topic.clone();
         let leaders = self.call(REQUEST, move |client| {
             client.load_metadata(&[&topic])?;
@@ -410,37 +443,85 @@ impl Link {
                 partitions
                     .iter()
                     .map(|p| (p.id(), p.leader().map(|leader| leader.host().to_string())))
-                    .collect::<Vec<_>>()
+                    .collect::<BTreeMap<_, _>>()
             });
             Ok(leaders.unwrap_or_default())
         })?;
         if leaders.is_empty() {
             return Err(Trouble::Code(KafkaCode::UnknownTopicOrPartition));
         }
-        self.leaders = leaders
-            .into_iter()
-            .map(|(partition, leader)| Some((partition, leader?)))
-            .collect::<Option<_>>()
-            .ok_or(Trouble::Code(KafkaCode::LeaderNotAvailable))?;
-        let hosts: BTreeSet<&String> = self.leaders.values().collect();
-        // Crate kafka would wait for minutes to connect to an address that leads nowhere.
-        for host in hosts.iter().filter(|h| !self.cluster.servers.contains(h)) {
-            if let Err(error) = probe::connect(host, REQUEST) {
-                self.session = None;
-                let why = format!(
-                    "that broker was reached, but sends its clients on to another address: {}",
-                    error.without_hint()
-                );
-                return Err(Trouble::Connection(why, Some(ADVERTISED)));
-            }
-        }
+        self.partitions = leaders.keys().copied().collect();
+        let led = |(p, host): (&i32, &Option<String>)| Some((*p, host.clone()?));
+        self.leaders = leaders.iter().filter_map(led).collect();
+        let only = self.only;
+        let wanted = leaders
+            .iter()
+            .filter(move |(partition, _)| only.is_none_or(|only| only == **partition));
+        let hosts = wanted.clone().filter_map(|(_, host)| host.as_ref());
+        let hosts: BTreeSet<&String> = hosts.collect();
+        let unreached = self.unreached(&hosts);
+        self.leaderless = wanted
+            .filter_map(|(partition, host)| match host {
+                Some(host) => Some((*partition, Some(unreached.get(host)?.clone()))),
+                None => Some((*partition, None)),
+            })
+            .collect();
         let wait = if hosts.len() > 1 {
             SHORT_POLL
         } else {
             LONG_POLL
         };
         self.call(REQUEST, move |client| client.set_fetch_max_wait_time(wait))?;
-        Ok(self.leaders.keys().copied().collect())
+        let age = if self.leaderless.is_empty() {
+            METADATA_AGE
+        } else {
+            // To find an address that does not answer takes seconds in which nothing is read.
+            LEADERLESS_AGE.max(start.elapsed() * 10)
+        };
+        self.look_again = Instant::now() + age;
+        Ok(())
+    }
+
+    /// Which of the leaders can't be connected to, and why: crate kafka would try that for minutes.
+    fn unreached(&mut self, hosts: &BTreeSet<&String>) -> BTreeMap<String, Unreached> {
+        let mut unreached = BTreeMap::new();
+        let Some(session) = &mut self.session else {
+            return unreached;
+        };
+        for &host in hosts {
+            // One that is alone, and was given, has just answered.
+            let known = hosts.len() == 1 && self.cluster.servers.contains(host);
+            if known || session.reached.contains(host) {
+                continue;
+            }
+            match probe::connect(host, REQUEST) {
+                Ok(_) => {
+                    session.reached.insert(host.clone());
+                }
+                Err(error) => {
+                    let (host, why) = (host.clone(), error.without_hint().to_string());
+                    unreached.insert(host.clone(), Unreached { host, why });
+                }
+            }
+        }
+        unreached
+    }
+
+    /// Fails if a partition that matters has no leader that can be reached.
+    fn all_led(&self) -> Result<(), Trouble> {
+        match self.leaderless.values().next() {
+            None => Ok(()),
+            Some(None) => Err(Trouble::Code(KafkaCode::LeaderNotAvailable)),
+            Some(Some(Unreached { host, why })) if self.cluster.servers.contains(host) => {
+                Err(Trouble::lost(why))
+            }
+            Some(Some(Unreached { why, .. })) => Err(Trouble::Connection(
+                format!(
+                    "that broker was reached, but sends its clients on to another address: {why}"
+                ),
+                Some(ADVERTISED),
+            )),
+        }
     }
 
     fn call<T: Send + 'static>(
@@ -476,7 +557,7 @@ impl Link {
             told: false,
         });
         down.attempts += 1;
-        let (broker, why) = (self.cluster.broker.clone(), trouble.why());
+        let (broker, why) = (self.cluster.broker.clone(), trouble.why(&self.cluster));
         let (event, attempts) = match trouble {
             Trouble::Connection(..) => (Event::Lost { broker, why }, 2),
             // An election takes a moment, and a few attempts.
@@ -570,7 +651,8 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for lines, and takes all there are. None when no more will come.
+    /// Waits for lines, and takes all there are: so batches form by themselves, from the lines that
+    /// come while a request is under way. None when no more will come.
     fn take(&self) -> Option<Batch> {
         let mut state = self.lock();
         state.sending = false;
@@ -641,6 +723,18 @@ impl Drop for V0Producer {
     }
 }
 
+/// Whether lines that were sent without an acknowledgement are in the log.
+#[derive(Clone, Copy)]
+enum Unclear {
+    /// They are not: to be sent.
+    No,
+    /// Nobody knows: looked for, and sent again if they are not there.
+    Maybe,
+    /// The leader has them, by this code, and shows them when its replicas have them, too. Sent
+    /// again only if that leader is lost.
+    Written(KafkaCode),
+}
+
 /// The sending thread's side of a producer.
 struct Sending {
     link: Link,
@@ -665,7 +759,7 @@ impl Sending {
 
     /// Brings the lines `from..to` of a batch into the log, each once, or reports them as failed.
     fn deliver(&mut self, batch: &Arc<Batch>, mut from: usize, to: usize, give_up: Instant) {
-        let mut unclear = false;
+        let mut unclear = Unclear::No;
         while from < to {
             let trouble = match self.attempt(batch, &mut from, to, &mut unclear, give_up) {
                 Ok(()) => {
@@ -694,16 +788,21 @@ impl Sending {
                     let error = trouble.error(&self.link);
                     return self.give_up(batch, from, to, &error);
                 }
+                Trouble::Code(
+                    code @ (KafkaCode::RequestTimedOut | KafkaCode::NotEnoughReplicasAfterAppend),
+                ) => unclear = Unclear::Written(code),
                 // It may have been written all the same.
                 Trouble::Connection(..)
-                | Trouble::Code(
-                    KafkaCode::RequestTimedOut
-                    | KafkaCode::NotEnoughReplicasAfterAppend
-                    | KafkaCode::NetworkException
-                    | KafkaCode::Unknown,
-                ) => unclear = true,
-                // It has not, and the leader may be another by now.
-                _ => self.link.session = None,
+                | Trouble::Code(KafkaCode::NetworkException | KafkaCode::Unknown) => {
+                    unclear = Unclear::Maybe;
+                }
+                // It has not by this attempt, and the leader may be another by now.
+                _ => {
+                    self.link.session = None;
+                    if let Unclear::Written(_) = unclear {
+                        unclear = Unclear::Maybe;
+                    }
+                }
             }
             if Instant::now() >= give_up {
                 let error = Error::failed(
@@ -714,7 +813,7 @@ impl Sending {
                     format!(
                         "not acknowledged within {} seconds ({})",
                         self.delivery_timeout.as_secs(),
-                        trouble.why()
+                        trouble.why(&self.link.cluster)
                     ),
                 );
                 return self.give_up(batch, from, to, &error);
@@ -729,34 +828,46 @@ impl Sending {
         batch: &Arc<Batch>,
         from: &mut usize,
         to: usize,
-        unclear: &mut bool,
+        unclear: &mut Unclear,
         give_up: Instant,
     ) -> Result<(), Trouble> {
         if self.link.session.is_none() {
             self.link.connect()?;
+            if let Err(trouble) = self.link.all_led() {
+                self.link.session = None;
+                return Err(trouble);
+            }
         }
-        if *unclear && !cfg!(feature = "test-no-read-back") {
+        if !matches!(unclear, Unclear::No) && !cfg!(feature = "test-no-read-back") {
             let (written, at) = self.read_back(batch, *from, to)?;
-            *unclear = false;
-            self.acknowledge(batch, *from, *from + written, at);
-            *from += written;
+            if written > 0 {
+                self.acknowledge(batch, *from, *from + written, at);
+                *from += written;
+            }
             if *from == to {
                 return Ok(());
             }
+            if let Unclear::Written(code) = *unclear {
+                return Err(Trouble::Code(code));
+            }
+            *unclear = Unclear::No;
         }
         let (topic, partition, key) = (self.link.topic.clone(), self.partition, self.key.clone());
         let (lines, first) = (batch.clone(), *from);
         let left = give_up.saturating_duration_since(Instant::now());
         let patience = left.clamp(LAST_ATTEMPT, ACKNOWLEDGEMENT);
-        let confirms = self.link.call(patience, move |client| {
-            client.produce_messages(
-                RequiredAcks::All,
-                patience,
-                (first..to).map(|n| {
-                    ProduceMessage::new(&topic, partition, Some(&key), Some(lines.value(n)))
-                }),
-            )
-        })?;
+        // Longer than the broker's own, whose answer says more than none.
+        let confirms = self
+            .link
+            .call(patience + patience.min(REQUEST), move |client| {
+                client.produce_messages(
+                    RequiredAcks::All,
+                    patience,
+                    (first..to).map(|n| {
+                        ProduceMessage::new(&topic, partition, Some(&key), Some(lines.value(n)))
+                    }),
+                )
+            })?;
         let confirm = confirms
             .iter()
             .flat_map(|topic| &topic.partition_confirms)
@@ -836,12 +947,15 @@ impl Sending {
         thread::sleep(STRAGGLING);
         let leader = self.link.leaders.get(&self.partition);
         let leader = leader.ok_or(Trouble::Code(KafkaCode::LeaderNotAvailable))?;
-        let written = probe::end_of_log(leader, &self.link.topic, self.partition, REQUEST)
-            .map_err(Trouble::lost)?;
+        let written = probe::end_of_log(leader, &self.link.topic, self.partition, REQUEST);
+        let written = written.map_err(|why| {
+            // Else the next attempt would ask the same one again.
+            self.link.session = None;
+            Trouble::lost(why)
+        })?;
         let start = Instant::now();
         loop {
-            let ends = self.link.offsets(FetchOffset::Latest)?;
-            let end = ends.get(&self.partition).copied().unwrap_or(0);
+            let end = self.partition_end()?;
             if end >= written {
                 return Ok(end);
             }
@@ -849,6 +963,31 @@ impl Sending {
                 return Err(Trouble::Code(KafkaCode::NotEnoughReplicas));
             }
             thread::sleep(FIRST_PAUSE);
+        }
+    }
+
+    /// The end of the partition, from its own leader alone: all others may be away.
+    fn partition_end(&mut self) -> Result<i64, Trouble> {
+        let (topic, partition, from) = (self.link.topic.clone(), self.partition, self.end);
+        let responses = self.link.call(REQUEST + LONG_POLL, move |client| {
+            client.fetch_messages([FetchPartition::new(&topic, partition, from).with_max_bytes(1)])
+        })?;
+        let part = responses
+            .iter()
+            .flat_map(|response| response.topics())
+            .flat_map(|topic| topic.partitions())
+            .find(|part| part.partition() == partition)
+            .ok_or(Trouble::Code(KafkaCode::LeaderNotAvailable))?;
+        match part.data() {
+            Ok(data) => Ok(data.highwatermark_offset()),
+            Err(error) => match Trouble::from(KafkaError::ArcSelf(error)) {
+                // The topic was deleted and made again.
+                Trouble::Code(KafkaCode::OffsetOutOfRange) => {
+                    let ends = self.link.offsets(FetchOffset::Latest)?;
+                    Ok(ends.get(&partition).copied().unwrap_or(0))
+                }
+                other => Err(other),
+            },
         }
     }
 
@@ -919,7 +1058,6 @@ struct V0Consumer {
     fetch_bytes: i32,
     /// Fetched, and not all given yet: `Break` came in between.
     pending: Vec<Response>,
-    checked: Instant,
 }
 
 impl Consumer for V0Consumer {
@@ -956,8 +1094,7 @@ impl Consumer for V0Consumer {
     }
 
     fn end_offsets(&mut self) -> Result<Offsets> {
-        self.link
-            .at_once(|link, _| link.offsets(FetchOffset::Latest))
+        self.link.at_once(|link| link.offsets(FetchOffset::Latest))
     }
 }
 
@@ -967,15 +1104,16 @@ impl V0Consumer {
         if !self.pending.is_empty() {
             return Ok(());
         }
-        if self.link.session.is_none() {
-            let partitions = self.link.connect()?;
-            self.adopt(partitions);
-        } else if self.checked.elapsed() > METADATA_AGE {
-            let partitions = self.link.refresh()?;
-            self.adopt(partitions);
+        if self.link.session.is_none() || Instant::now() >= self.link.look_again {
+            self.link.connect()?;
         }
+        self.adopt();
         let (topic, size) = (self.link.topic.clone(), self.fetch_bytes);
-        let position = self.position.clone();
+        let mut position = self.position.clone();
+        position.retain(|partition, _| !self.link.leaderless.contains_key(partition));
+        if position.is_empty() {
+            self.link.all_led()?;
+        }
         self.pending = self.link.call(REQUEST + LONG_POLL, move |client| {
             client.fetch_messages(position.iter().map(|(partition, offset)| {
                 FetchPartition::new(&topic, *partition, *offset).with_max_bytes(size)
@@ -987,13 +1125,13 @@ impl V0Consumer {
 
     /// A partition that was added since is read from its beginning. One that is not there any more,
     /// since the topic was deleted and made again with fewer, is left alone.
-    fn adopt(&mut self, partitions: BTreeSet<i32>) {
+    fn adopt(&mut self) {
+        let partitions = &self.link.partitions;
         self.position
             .retain(|partition, _| partitions.contains(partition));
         for partition in partitions {
-            self.position.entry(partition).or_insert(0);
+            self.position.entry(*partition).or_insert(0);
         }
-        self.checked = Instant::now();
     }
 
     /// Gives what was fetched to `each`. Says whether there was anything.
@@ -1036,25 +1174,39 @@ impl V0Consumer {
         }
         if some {
             self.fetch_bytes = FETCH_BYTES;
-        } else if self.is_behind(&responses) {
-            self.fetch_bytes = self.fetch_bytes.saturating_mul(2).min(MOST_FETCH_BYTES);
+            return Ok(true);
         }
-        Ok(some)
+        let behind = self.behind(&responses);
+        if behind.is_empty() {
+            return Ok(false);
+        }
+        if self.fetch_bytes < MOST_FETCH_BYTES {
+            self.fetch_bytes = self.fetch_bytes.saturating_mul(2).min(MOST_FETCH_BYTES);
+        } else {
+            // Nothing is as large as that: these offsets are markers of transactions, or compacted.
+            self.position.extend(behind);
+            self.fetch_bytes = FETCH_BYTES;
+        }
+        // The broker did not hold this fetch, and may not hold the next.
+        thread::sleep(FIRST_PAUSE);
+        Ok(false)
     }
 
-    /// Whether the log goes on behind the position, though nothing came: then the next record is
-    /// larger than what was asked for.
-    fn is_behind(&self, responses: &[Response]) -> bool {
+    /// Where the log goes on behind the position, though nothing came, and its end: then the next
+    /// record is larger than what was asked for, or there is none.
+    fn behind(&self, responses: &[Response]) -> Offsets {
         responses
             .iter()
             .flat_map(|response| response.topics())
             .flat_map(|topic| topic.partitions())
-            .any(|part| {
+            .filter_map(|part| {
                 let at = self.position.get(&part.partition()).copied();
-                part.data().is_ok_and(|data| {
-                    data.messages().is_empty() && at < Some(data.highwatermark_offset())
-                })
+                let data = part.data().ok()?;
+                let end = data.highwatermark_offset();
+                let is_behind = data.messages().is_empty() && at < Some(end);
+                is_behind.then_some((part.partition(), end))
             })
+            .collect()
     }
 
     /// The log does not have the position: goes on where it does, and says so.
@@ -1129,7 +1281,7 @@ fn mark_of(record: &Record<'_>) -> u64 {
 
 struct V0Groups {
     cluster: V0,
-    link: Option<Link>,
+    links: BTreeMap<String, Link>,
 }
 
 impl V0Groups {
@@ -1138,11 +1290,10 @@ impl V0Groups {
         topic: &Name,
         work: impl Fn(&mut Link) -> Result<T, Trouble>,
     ) -> Result<T> {
-        let link = match self.link.take() {
-            Some(link) if link.topic == topic.as_str() => link,
-            _ => self.cluster.link(topic, Arc::new(|_| {})),
-        };
-        self.link.insert(link).at_once(|link, _| work(link))
+        self.links
+            .entry(topic.to_string())
+            .or_insert_with(|| self.cluster.link(topic, Arc::new(|_| {})))
+            .at_once(|link| work(link))
     }
 }
 
@@ -1174,15 +1325,6 @@ impl Groups for V0Groups {
             })
         })
     }
-
-    fn bounds(&mut self, topic: &Name) -> Result<(Offsets, Offsets)> {
-        self.with(topic, |link| {
-            Ok((
-                link.offsets(FetchOffset::Earliest)?,
-                link.offsets(FetchOffset::Latest)?,
-            ))
-        })
-    }
 }
 
 #[cfg(test)]
@@ -1208,10 +1350,20 @@ mod tests {
     }
 
     #[test]
-    fn a_key_keeps_its_partition() {
+    fn the_partition_is_kafkas() {
         let partitions = BTreeSet::from([0, 1, 2, 3, 4, 5]);
-        let first = partition_for(b"alice", &partitions);
-        assert_eq!(first, partition_for(b"alice", &partitions));
-        assert!(partitions.contains(&first));
+        for (key, partition) in [
+            ("21", 0),
+            ("foobar", 0),
+            ("a-little-bit-long-string", 2),
+            ("a-little-bit-longer-string", 5),
+            ("abc", 3),
+        ] {
+            assert_eq!(
+                partition_for(key.as_bytes(), &partitions),
+                partition,
+                "{key}"
+            );
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kafka_chat::client::{self, Options, Pace};
+use kafka_chat::client::{self, Options};
 use kafka_chat::ledger::Ledger;
 
 use crate::support::{Kafka, PATIENCE, Running, user};
@@ -362,14 +362,7 @@ fn send_value(on: &Kafka, sender: &str, topic: &str, value: &[u8]) {
     let ledger = Ledger::new();
     let mut producer = cluster
         .unwrap()
-        .producer(
-            &sender,
-            &topic,
-            Pace::Typed,
-            PATIENCE,
-            ledger.clone(),
-            Arc::new(|_| {}),
-        )
+        .producer(&sender, &topic, PATIENCE, ledger.clone(), Arc::new(|_| {}))
         .unwrap();
     producer.send(ledger.number(), value);
     assert!(producer.flush(PATIENCE));
