@@ -23,8 +23,14 @@ impl Client {
     fn write(self, on: &Kafka, topic: &str, key: &str, lines: &[u8]) {
         match self {
             Client::Ours(ours) => ours.program(on, "publisher", &[key, topic]).input(lines),
-            // Given a key for all lines (-k) kcat leaves out the empty ones, so each brings its own.
-            Client::Kcat => kcat(on, topic, &["-P", "-K", "\t"]).input(with_key(lines, key, "\t")),
+            // Given a key for all lines (-k) kcat leaves out the empty ones, so each brings its own;
+            // and without idempotence it changes their order when it has to try again.
+            Client::Kcat => kcat(
+                on,
+                topic,
+                &["-P", "-K", "\t", "-X", "enable.idempotence=true"],
+            )
+            .input(with_key(lines, key, "\t")),
             Client::KafkaPython => others::python("write.py", &[topic, key], on).input(lines),
         }
         .run()
