@@ -68,7 +68,7 @@ impl Ours {
 }
 
 /// Asks `scripts/kafka` to do something with the cluster of this run.
-fn cluster(arguments: &[&str]) {
+pub(crate) fn cluster(arguments: &[&str]) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka");
     let mut all = arguments.to_vec();
     let dir = setting("KAFKA_CHAT_TEST_DIR");

@@ -17,6 +17,13 @@ pub(crate) fn python(script: &str, arguments: &[&str], on: &Kafka) -> Program {
         .env("PYTHONIOENCODING", "utf-8")
 }
 
+/// Makes a topic, known to every broker: kafka-python loses what it sends before that.
+fn make_topic(on: &Kafka, topic: &str) {
+    if let Kafka::Real(_) = on {
+        crate::kafka::cluster(&["topic", topic]);
+    }
+}
+
 /// An embedded broker runs as long as a program of ours does; a real Kafka needs nobody.
 fn host(on: &Kafka) -> Option<Running> {
     match on {
@@ -32,6 +39,7 @@ fn host(on: &Kafka) -> Option<Running> {
 pub(crate) fn the_tutorials_publisher_reaches_our_subscriber(on: &Kafka) {
     let _host = host(on);
     let (me, peer) = (user("alice"), user("bob"));
+    make_topic(on, &peer);
     let subscriber = on
         .program("subscriber", &[&peer, "--from", "earliest"])
         .start();
@@ -60,6 +68,7 @@ pub(crate) fn our_publisher_reaches_the_tutorials_subscriber(on: &Kafka) {
 pub(crate) fn our_chat_talks_with_the_tutorials_one_way_scripts(on: &Kafka) {
     let _host = host(on);
     let (me, peer) = (user("alice"), user("bob"));
+    make_topic(on, &me);
     let mut subscriber = python("subscriber.py", &[], on).start();
     subscriber.write(format!("{peer}\n"));
     subscriber.wait_for_notice("ready");
@@ -76,6 +85,7 @@ pub(crate) fn our_chat_talks_with_the_tutorials_one_way_scripts(on: &Kafka) {
 pub(crate) fn chat_talks_with_the_tutorials_chat_under_its_option(on: &Kafka) {
     let _host = host(on);
     let (me, peer) = (user("alice"), user("bob"));
+    make_topic(on, &peer);
     let mut theirs = python("chat.py", &[], on).start();
     theirs.write(format!("{peer}\n{me}\n"));
     theirs.wait_for_notice("ready");
