@@ -1,7 +1,7 @@
 //! Sockets, and which request is answered by what. A thread for every connection.
 
 use std::collections::HashMap;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -34,6 +34,10 @@ const MAX_GROUP_BYTES: usize = 1024;
 
 /// Enough for what a connection's thread does, so that a thousand of them are cheap.
 const STACK_BYTES: usize = 256 * 1024;
+
+/// How much a connection reads ahead: most requests are then whole at the first look. Of larger ones
+/// the rest goes past that buffer.
+const READ_AHEAD: usize = 1024;
 
 /// Memory for a request is taken in steps of what has come in so far, and of this at first.
 const FIRST_CHUNK: usize = 16 * 1024;
@@ -250,6 +254,9 @@ impl Shared {
     /// be read.
     fn serve(&self, client: &Client) -> io::Result<()> {
         let stream = &client.stream;
+        stream.set_read_timeout(Some(self.config.idle_timeout))?;
+        // Kept from one request to the next, which can have come along with it.
+        let mut input = BufReader::with_capacity(READ_AHEAD, stream);
         let address = stream.local_addr()?;
         let node = Node {
             node_id: NODE_ID,
@@ -257,7 +264,7 @@ impl Shared {
             port: address.port(),
         };
         loop {
-            let mut request = self.read(stream)?;
+            let mut request = self.read(&mut input)?;
             client.silent_since.store(BUSY, Ordering::Relaxed);
             let Ok((header, request)) = wire::parse(&mut request) else {
                 return Ok(());
@@ -272,15 +279,32 @@ impl Shared {
         }
     }
 
-    /// Reads a request. It can't take memory, or time, for what it only announces.
-    fn read(&self, mut stream: &TcpStream) -> io::Result<Vec<u8>> {
-        stream.set_read_timeout(Some(self.config.idle_timeout))?;
-        let mut size = [0; 4];
-        stream.read_exact(&mut size[..1])?;
+    /// Reads a request. Until its first bytes come it has the time of an idle connection, to which
+    /// the socket is set. What they have not brought has the time of a request.
+    fn read(&self, input: &mut BufReader<&TcpStream>) -> io::Result<Vec<u8>> {
+        while input.buffer().is_empty() {
+            match input.fill_buf() {
+                Ok([]) => return Err(ErrorKind::UnexpectedEof.into()),
+                Err(e) if e.kind() != ErrorKind::Interrupted => return Err(e),
+                _ => {}
+            }
+        }
         let timeout = self.config.request_timeout;
-        stream.set_read_timeout(Some(timeout))?;
         let deadline = Instant::now() + timeout;
-        read_by(stream, &mut size[1..], deadline)?;
+        if starts_with_whole_request(input.buffer()) {
+            return self.read_by(input, deadline);
+        }
+        let stream = *input.get_ref();
+        stream.set_read_timeout(Some(timeout))?;
+        let request = self.read_by(input, deadline)?;
+        stream.set_read_timeout(Some(self.config.idle_timeout))?;
+        Ok(request)
+    }
+
+    /// Reads a request that has begun. It can't take memory, or time, for what it only announces.
+    fn read_by(&self, input: &mut impl Read, deadline: Instant) -> io::Result<Vec<u8>> {
+        let mut size = [0; 4];
+        fill_by(input, &mut size, deadline)?;
         let size = usize::try_from(i32::from_be_bytes(size)).unwrap_or(usize::MAX);
         if size > self.config.max_request_bytes {
             return Err(ErrorKind::InvalidData.into());
@@ -290,7 +314,7 @@ impl Shared {
             let have = request.len();
             let chunk = have.max(FIRST_CHUNK).min(size - have);
             request.resize(have + chunk, 0);
-            read_by(stream, &mut request[have..], deadline)?;
+            fill_by(input, &mut request[have..], deadline)?;
         }
         Ok(request)
     }
@@ -588,10 +612,17 @@ impl Drop for Ended {
     }
 }
 
+/// Whether nothing more has to come in for the first request in `bytes`.
+fn starts_with_whole_request(bytes: &[u8]) -> bool {
+    bytes.split_first_chunk().is_some_and(|(size, body)| {
+        usize::try_from(i32::from_be_bytes(*size)).is_ok_and(|size| size <= body.len())
+    })
+}
+
 /// Fills `buffer`, unless the connection ends or it takes too long, however little comes at a time.
-fn read_by(mut stream: &TcpStream, mut buffer: &mut [u8], deadline: Instant) -> io::Result<()> {
+fn fill_by(input: &mut impl Read, mut buffer: &mut [u8], deadline: Instant) -> io::Result<()> {
     while !buffer.is_empty() {
-        match stream.read(buffer) {
+        match input.read(buffer) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(size) => buffer = &mut buffer[size..],
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -947,6 +978,70 @@ mod tests {
         std::fs::rename(&aside, &folder).unwrap();
         assert_eq!(say(&mut client, "after"), Ok(1));
         assert_eq!(lines(&mut client, 0).len(), 2);
+    }
+
+    #[test]
+    fn requests_that_come_together_or_in_any_pieces_are_each_answered() {
+        let (_dir, broker) = broker(Config::default());
+        client(&broker);
+        let message = encode(None, None, Some(b"hello"));
+        // Longer than what is read ahead, with a short one before it and behind it.
+        let long = vec![message.clone(); READ_AHEAD].concat();
+        let short = || produce(0, 1, "bob", 0, &message);
+        let requests = [short(), produce(0, 1, "bob", 0, &long), short()].concat();
+        let behind_one = short().len();
+        let mut offset = 0i64;
+        // All at once, and with a pause in every place where it may matter.
+        for pause in [0, 1, 4, behind_one, behind_one + 2, requests.len() - 1] {
+            let stream = connect(&broker);
+            (&stream).write_all(&requests[..pause]).unwrap();
+            thread::sleep(Duration::from_millis(20));
+            (&stream).write_all(&requests[pause..]).unwrap();
+            for messages in [1, READ_AHEAD as i64, 1] {
+                let answer = response(&stream).unwrap();
+                assert_eq!(answer[answer.len() - 8..], offset.to_be_bytes(), "{pause}");
+                offset += messages;
+            }
+        }
+    }
+
+    #[test]
+    fn after_a_slow_request_a_connection_may_be_idle_again() {
+        let config = Config {
+            request_timeout: Duration::from_millis(500),
+            ..Config::default()
+        };
+        let (_dir, broker) = broker(config);
+        let stream = connect(&broker);
+        let versions = request(18, 0, &[]);
+        let (begin, rest) = versions.split_at(5);
+        (&stream).write_all(begin).unwrap();
+        thread::sleep(Duration::from_millis(50));
+        ask(&stream, rest).unwrap();
+        thread::sleep(Duration::from_millis(800));
+        ask(&stream, &versions).unwrap();
+        // What is left of what was read ahead has its time, too.
+        (&stream)
+            .write_all(&[&versions[..], begin].concat())
+            .unwrap();
+        let before = Instant::now();
+        response(&stream).unwrap();
+        assert!(is_closed(&stream));
+        assert!(before.elapsed() < DEADLINE / 2);
+    }
+
+    #[test]
+    fn a_connection_is_silent_only_as_long_as_it_may() {
+        let config = Config {
+            idle_timeout: Duration::from_millis(200),
+            ..Config::default()
+        };
+        let (_dir, broker) = broker(config);
+        let stream = connect(&broker);
+        ask(&stream, &request(18, 0, &[])).unwrap();
+        let before = Instant::now();
+        assert!(is_closed(&stream));
+        assert!(before.elapsed() < DEADLINE / 2);
     }
 
     #[test]
