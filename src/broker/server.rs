@@ -449,7 +449,7 @@ impl Shared {
             .iter()
             .filter_map(|t| self.log.topic(t.name))
             .collect();
-        let mut watching = false;
+        let (mut watching, mut waited) = (false, false);
         let response = loop {
             let (mut bytes, mut failed) = (0, false);
             let mut response = Response::to(header);
@@ -467,11 +467,13 @@ impl Shared {
             }
             // Whoever waits holds no memory.
             drop(response);
+            // Not before, so that it delays no answer.
+            if waited && is_gone(stream) {
+                break Response::to(header);
+            }
             if watching {
                 thread::park_timeout(left.min(WATCH_INTERVAL));
-                if is_gone(stream) {
-                    break Response::to(header);
-                }
+                waited = true;
             }
             // Before the next read, so that nothing comes unnoticed between the two.
             watched.iter().for_each(|topic| topic.watch());
