@@ -119,7 +119,7 @@ impl Groups {
             encode(key, value, &mut bytes);
         }
         let len = state.len;
-        append_at(&mut state.file, len, &bytes).map_err(|_| NotCommitted::Io)?;
+        append_at(&state.file, len, &bytes).map_err(|_| NotCommitted::Io)?;
         state.len += bytes.len() as u64;
         for (key, value) in offsets {
             state.needed += size(&key, &value);
@@ -142,8 +142,8 @@ impl Groups {
             encode(key, value, &mut bytes);
         }
         let new = self.path.with_extension("new");
-        let mut file = File::create(&new)?;
-        append_at(&mut file, 0, &bytes)?;
+        let file = File::create(&new)?;
+        append_at(&file, 0, &bytes)?;
         fs::rename(&new, &self.path)?;
         state.file = file;
         state.len = bytes.len() as u64;

@@ -1,8 +1,9 @@
 //! The log on disk: a folder a topic, in it segment files that are only ever appended to.
 //!
 //! A segment is a message set and nothing else, named by the offset of its first message, as in
-//! Kafka. What is in memory is only where every [`INDEX_INTERVAL`] bytes a message starts, and it
-//! is made when a segment is first needed: a large log opens as fast as a small one.
+//! Kafka. What is in memory is only where every [`INDEX_INTERVAL`] bytes a message starts, which is
+//! made when a segment is first needed: a large log opens as fast as a small one. And where the
+//! newest messages lie: who waits for these reads nothing else.
 //!
 //! Files are open for the length of one operation. That costs microseconds, and in return a
 //! thousand topics need no descriptors, and a folder that is deleted is noticed.
@@ -13,8 +14,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::ops::{ControlFlow, Range};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, Thread};
@@ -233,12 +235,11 @@ fn make_id(dir: &Path) -> io::Result<u32> {
 
 /// Appends `bytes` to what are the first `len` bytes of the file. In case of an error the file has
 /// these and no more, at the latest when the next append begins.
-pub(super) fn append_at(file: &mut File, len: u64, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn append_at(file: &File, len: u64, bytes: &[u8]) -> io::Result<()> {
     if file.metadata()?.len() > len {
         file.set_len(len)?;
     }
-    file.seek(SeekFrom::Start(len))?;
-    file.write_all(bytes).inspect_err(|_| {
+    file.write_all_at(bytes, len).inspect_err(|_| {
         let _ = file.set_len(len);
     })
 }
@@ -265,6 +266,8 @@ struct Segment {
     len: u64,
     /// Offsets, and at which byte they lie; `None` as long as it has not been needed.
     index: Option<Index>,
+    /// The same for what was appended last, or for the segment's first message.
+    newest: (i64, u64),
 }
 
 type Index = Vec<(i64, u64)>;
@@ -286,6 +289,7 @@ impl Segment {
             end: base,
             len: 0,
             index: Some(Index::new()),
+            newest: (base, 0),
         }
     }
 
@@ -371,6 +375,7 @@ impl Topic {
                     end: base,
                     len: entry.metadata()?.len(),
                     index: None,
+                    newest: (base, 0),
                 };
                 // Any other spelling of the number is not ours.
                 if segment.path(&self.dir).file_name() == Some(&name) {
@@ -423,11 +428,12 @@ impl Topic {
             .create(true)
             .truncate(false)
             .open(path)
-            .and_then(|mut file| append_at(&mut file, active.len, set));
+            .and_then(|file| append_at(&file, active.len, set));
         if written.is_err() {
             index.truncate(indexed);
             return Err(NotAppended::Io);
         }
+        active.newest = (base_offset, active.len);
         active.len += size;
         active.end = end;
         self.retain(&mut segments);
@@ -477,20 +483,26 @@ impl Topic {
             i += 1;
         }
         let segment = &mut segments[i];
-        let (path, len) = (segment.path(&self.dir), segment.len);
+        let (path, len, newest) = (segment.path(&self.dir), segment.len, segment.newest);
         let index = segment.index(&self.dir).map_err(|_| NotRead::Io)?;
         let behind = index.partition_point(|(indexed, _)| *indexed <= offset);
-        let from = behind.checked_sub(1).map_or(0, |floor| index[floor].1);
+        let floor = behind.checked_sub(1).map(|floor| index[floor]);
+        let newest = Some(newest).filter(|(noted, _)| *noted <= offset);
+        // Neither, behind a gap: then it is the segment's first message.
+        let (noted, from) = floor.max(newest).unwrap_or((offset, 0));
         let to = index.get(behind).map_or(len, |(_, at)| *at);
         drop(segments);
 
         let start = out.len();
-        let read = File::open(path).and_then(|mut file| {
-            let at = find(&mut file, from..to, offset)?;
+        let read = File::open(path).and_then(|file| {
+            let at = if noted == offset {
+                from
+            } else {
+                find(&file, from..to, offset)?
+            };
             let size = usize::try_from(len - at).unwrap_or(usize::MAX);
             out.resize(start + size.min(max_bytes), 0);
-            file.seek(SeekFrom::Start(at))?;
-            file.read_exact(&mut out[start..])
+            file.read_exact_at(&mut out[start..], at)
         });
         match read {
             Ok(()) => Ok(readable.end),
@@ -582,13 +594,12 @@ fn offsets(segments: &VecDeque<Segment>) -> Range<i64> {
 
 /// At which byte the first message lies whose offset is `offset` or higher, when one indexed before
 /// it lies at `within.start`, and the next indexed one, or the end, at `within.end`.
-fn find(file: &mut File, within: Range<u64>, offset: i64) -> io::Result<u64> {
+fn find(file: &File, within: Range<u64>, offset: i64) -> io::Result<u64> {
     // No message starts later than this without being in the index.
     let most = (INDEX_INTERVAL as usize) + message::OVERHEAD;
     let size = usize::try_from(within.end - within.start).map_or(most, |size| size.min(most));
     let mut bytes = vec![0; size];
-    file.seek(SeekFrom::Start(within.start))?;
-    file.read_exact(&mut bytes)?;
+    file.read_exact_at(&mut bytes, within.start)?;
     let mut at = 0;
     while let Some((found, size)) = bytes.get(at..).and_then(message::header) {
         if found >= offset {
@@ -854,6 +865,28 @@ mod tests {
                 assert!(entries >= 2 && entries <= 1 + segment.len / INDEX_INTERVAL);
             }
         }
+    }
+
+    #[test]
+    fn for_the_newest_messages_nothing_before_them_is_read() {
+        let dir = TempDir::new().unwrap();
+        let log = open(&dir, LIMITS);
+        let bob = bob(&log);
+        for n in 0..20 {
+            let set = [numbered(2 * n), numbered(2 * n + 1)].concat();
+            bob.append(&mut set.clone()).unwrap();
+            let file = OpenOptions::new()
+                .write(true)
+                .open(files(&dir).pop().unwrap())
+                .unwrap();
+            let before = file.metadata().unwrap().len() as usize - set.len();
+            file.write_all_at(&vec![0; before], 0).unwrap();
+            assert_eq!(
+                read_from(&bob, 2 * n as i64, 1000),
+                without_offset(&[numbered(2 * n), numbered(2 * n + 1)])
+            );
+        }
+        assert!(files(&dir).len() > 2);
     }
 
     #[test]
