@@ -119,7 +119,8 @@ impl Groups {
             encode(key, value, &mut bytes);
         }
         let len = state.len;
-        append_at(&state.file, len, &bytes).map_err(|_| NotCommitted::Io)?;
+        let found = state.file.metadata().map_err(|_| NotCommitted::Io)?;
+        append_at(&state.file, &found, len, &bytes).map_err(|_| NotCommitted::Io)?;
         state.len += bytes.len() as u64;
         for (key, value) in offsets {
             state.needed += size(&key, &value);
@@ -143,7 +144,7 @@ impl Groups {
         }
         let new = self.path.with_extension("new");
         let file = File::create(&new)?;
-        append_at(&file, 0, &bytes)?;
+        append_at(&file, &file.metadata()?, 0, &bytes)?;
         fs::rename(&new, &self.path)?;
         state.file = file;
         state.len = bytes.len() as u64;

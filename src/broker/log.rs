@@ -5,18 +5,19 @@
 //! made when a segment is first needed: a large log opens as fast as a small one. And where the
 //! newest messages lie: who waits for these reads nothing else.
 //!
-//! Files are open for the length of one operation. That costs microseconds, and in return a
-//! thousand topics need no descriptors, and a folder that is deleted is noticed.
+//! The files that were appended to last stay open; every other one is open for the length of one
+//! operation, so that a thousand topics need no descriptors. Before an append it is asked whether
+//! the path still leads to the open file: a folder that is deleted is noticed.
 //!
 //! Appended means written to the file, not synced to the disk: it survives the end of the process
 //! in any way, but not a power cut. The tail that either may leave torn is cut off by its checksum.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, BufReader, Read, Write};
 use std::ops::{ControlFlow, Range};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, Thread};
@@ -29,6 +30,9 @@ use crate::name::Name;
 /// How many bytes of a segment at least lie between two messages in its index: the most that is
 /// read to find one. The index takes a thousandth of the log.
 const INDEX_INTERVAL: u64 = 16 * 1024;
+
+/// How many files stay open between two appends.
+pub(super) const MAX_OPEN: usize = 16;
 
 /// What stands behind a topic's name in the name of its folder: Kafka's number of the partition.
 const PARTITION: &str = "-0";
@@ -52,6 +56,7 @@ pub(super) struct Log {
     id: u32,
     lock: File,
     topics: RwLock<BTreeMap<String, Arc<Topic>>>,
+    open_files: Arc<OpenFiles>,
 }
 
 /// Why a topic can't be created.
@@ -132,13 +137,14 @@ impl Log {
             Some(id) => id,
             None => make_id(dir).map_err(unusable)?,
         };
+        let open_files = Arc::default();
         let mut topics = BTreeMap::new();
         for entry in fs::read_dir(dir).map_err(unusable)? {
             let entry = entry.map_err(unusable)?;
             let file_name = entry.file_name();
             let name = file_name.to_str().and_then(|n| n.strip_suffix(PARTITION));
             if let Some(name) = name.filter(|n| n.parse::<Name>().is_ok()) {
-                let topic = Topic::new(entry.path(), limits);
+                let topic = Topic::new(entry.path(), limits, &open_files);
                 topics.insert(name.to_string(), Arc::new(topic));
             }
         }
@@ -148,6 +154,7 @@ impl Log {
             id,
             lock,
             topics: RwLock::new(topics),
+            open_files,
         })
     }
 
@@ -158,6 +165,7 @@ impl Log {
 
     /// Lets another broker open the log. Nothing may be appended any more.
     pub(super) fn release(&self) {
+        self.open_files.close();
         // An error leaves it locked until this is dropped.
         let _ = self.lock.unlock();
     }
@@ -197,7 +205,8 @@ impl Log {
         let dir = self.dir.join(format!("{name}{PARTITION}"));
         // A folder that is there already is another topic's, on a disk where `Bob` is `bob`.
         fs::create_dir(&dir).map_err(|_| NotCreated::Io)?;
-        topics.insert(name.to_string(), Arc::new(Topic::new(dir, self.limits)));
+        let topic = Topic::new(dir, self.limits, &self.open_files);
+        topics.insert(name.to_string(), Arc::new(topic));
         Ok(())
     }
 }
@@ -233,15 +242,82 @@ fn make_id(dir: &Path) -> io::Result<u32> {
     Ok(id)
 }
 
-/// Appends `bytes` to what are the first `len` bytes of the file. In case of an error the file has
-/// these and no more, at the latest when the next append begins.
-pub(super) fn append_at(file: &File, len: u64, bytes: &[u8]) -> io::Result<()> {
-    if file.metadata()?.len() > len {
+/// Appends `bytes` to what are the first `len` bytes of the file, which has `found` now. In case of
+/// an error it has these first bytes and no more, at the latest when the next append begins.
+pub(super) fn append_at(file: &File, found: &Metadata, len: u64, bytes: &[u8]) -> io::Result<()> {
+    if found.len() > len {
         file.set_len(len)?;
     }
     file.write_all_at(bytes, len).inspect_err(|_| {
         let _ = file.set_len(len);
     })
+}
+
+/// The files that were appended to last, at most [`MAX_OPEN`].
+#[derive(Debug, Default)]
+struct OpenFiles(Mutex<VecDeque<OpenFile>>);
+
+/// A file to append to and to read.
+#[derive(Debug)]
+struct OpenFile {
+    path: PathBuf,
+    /// Device and inode, which no other file has as long as this one is open.
+    identity: (u64, u64),
+    file: Arc<File>,
+}
+
+impl OpenFiles {
+    fn files(&self) -> MutexGuard<'_, VecDeque<OpenFile>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file at `path`, which is made where there is none, and what is known of it now. It is no
+    /// longer among these; [`keep`](OpenFiles::keep) puts it back.
+    fn take(&self, path: PathBuf) -> io::Result<(OpenFile, Metadata)> {
+        let identity = |found: &Metadata| (found.dev(), found.ino());
+        if let Some(open) = self.remove(&path)
+            && let Ok(found) = fs::metadata(&path)
+            && identity(&found) == open.identity
+        {
+            return Ok((open, found));
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(&path)?;
+        let found = file.metadata()?;
+        let open = OpenFile {
+            path,
+            identity: identity(&found),
+            file: Arc::new(file),
+        };
+        Ok((open, found))
+    }
+
+    /// Keeps a file open until others have been appended to since.
+    fn keep(&self, file: OpenFile) {
+        let mut files = self.files();
+        files.push_back(file);
+        if files.len() > MAX_OPEN {
+            files.pop_front();
+        }
+    }
+
+    /// The file at `path`, if it is open.
+    fn get(&self, path: &Path) -> Option<Arc<File>> {
+        let files = self.files();
+        let open = files.iter().find(|open| open.path == path)?;
+        Some(Arc::clone(&open.file))
+    }
+
+    fn remove(&self, path: &Path) -> Option<OpenFile> {
+        let mut files = self.files();
+        let at = files.iter().position(|open| open.path == path)?;
+        files.remove(at)
+    }
+
+    fn close(&self) {
+        self.files().clear();
+    }
 }
 
 /// One topic, which is one partition.
@@ -254,6 +330,7 @@ pub(super) struct Topic {
     segments: Mutex<VecDeque<Segment>>,
     /// The threads to wake when there are new messages.
     waiting: Mutex<Vec<Thread>>,
+    open_files: Arc<OpenFiles>,
 }
 
 #[derive(Debug)]
@@ -345,12 +422,13 @@ fn walk(
 }
 
 impl Topic {
-    fn new(dir: PathBuf, limits: Limits) -> Topic {
+    fn new(dir: PathBuf, limits: Limits, open_files: &Arc<OpenFiles>) -> Topic {
         Topic {
             dir,
             limits,
             segments: Mutex::default(),
             waiting: Mutex::default(),
+            open_files: Arc::clone(open_files),
         }
     }
 
@@ -410,8 +488,9 @@ impl Topic {
         let mut segments = self.segments().map_err(|_| NotAppended::Io)?;
         let base_offset = offsets(&segments).end;
         let size = set.len() as u64;
-        let fits = |s: &Segment| s.len == 0 || s.len + size <= self.limits.segment_bytes;
-        if !segments.back().is_some_and(fits) {
+        let full = |s: &&Segment| s.len > 0 && s.len + size > self.limits.segment_bytes;
+        if let Some(full) = segments.back().filter(full) {
+            self.open_files.remove(&full.path(&self.dir));
             segments.push_back(Segment::new(base_offset));
         }
         let last = segments.len() - 1;
@@ -422,13 +501,11 @@ impl Topic {
         let end = message::assign_offsets(set, base_offset, |offset, at| {
             note(index, offset, active.len + at as u64);
         });
-        let mut file = OpenOptions::new();
-        let written = file
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .and_then(|file| append_at(&file, active.len, set));
+        let written = self.open_files.take(path).and_then(|(open, found)| {
+            append_at(&open.file, &found, active.len, set)?;
+            self.open_files.keep(open);
+            Ok(())
+        });
         if written.is_err() {
             index.truncate(indexed);
             return Err(NotAppended::Io);
@@ -491,10 +568,12 @@ impl Topic {
         // Neither, behind a gap: then it is the segment's first message.
         let (noted, from) = floor.max(newest).unwrap_or((offset, 0));
         let to = index.get(behind).map_or(len, |(_, at)| *at);
+        let open = self.open_files.get(&path);
         drop(segments);
 
         let start = out.len();
-        let read = File::open(path).and_then(|file| {
+        let file = open.map_or_else(|| File::open(path).map(Arc::new), Ok);
+        let read = file.and_then(|file| {
             let at = if noted == offset {
                 from
             } else {
@@ -887,6 +966,66 @@ mod tests {
             );
         }
         assert!(files(&dir).len() > 2);
+    }
+
+    #[test]
+    fn of_many_topics_by_turns_few_files_stay_open_and_of_full_segments_none() {
+        let dir = TempDir::new().unwrap();
+        let log = open(&dir, LIMITS);
+        let topics = MAX_OPEN + 3;
+        let open_paths = |log: &Log| -> Vec<_> {
+            let files = log.open_files.files();
+            files.iter().map(|open| open.path.clone()).collect()
+        };
+        for n in 0..20 {
+            for t in 0..topics {
+                let name = format!("topic{t}");
+                log.create_topic(&name).unwrap();
+                let topic = log.topic(&name).unwrap();
+                assert_eq!(topic.append(&mut numbered(n)).unwrap(), n as i64);
+                let newest = read_from(&topic, n as i64, 1000);
+                assert_eq!(newest, without_offset(&[numbered(n)]));
+            }
+            assert_eq!(open_paths(&log).len(), MAX_OPEN);
+        }
+        let all: Vec<_> = (0..20).map(numbered).collect();
+        for name in log.topic_names() {
+            let topic = log.topic(&name).unwrap();
+            assert_eq!(read_from(&topic, 0, 1000), without_offset(&all));
+        }
+        for n in 0..20 {
+            bob(&log).append(&mut numbered(n)).unwrap();
+            let open = open_paths(&log);
+            let bobs: Vec<_> = open.iter().filter(|p| files(&dir).contains(p)).collect();
+            assert_eq!(bobs, [files(&dir).last().unwrap()]);
+        }
+        log.release();
+        assert!(open_paths(&log).is_empty());
+    }
+
+    #[test]
+    fn nothing_is_appended_to_a_file_that_is_no_longer_where_it_was() {
+        let dir = TempDir::new().unwrap();
+        let log = open(&dir, LIMITS);
+        bob(&log).append(&mut numbered(0)).unwrap();
+        let (folder, aside) = (dir.path().join("bob-0"), dir.path().join("aside"));
+        fs::rename(&folder, &aside).unwrap();
+        // A copy is another file.
+        fs::create_dir(&folder).unwrap();
+        for entry in fs::read_dir(&aside).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+        }
+        assert_eq!(bob(&log).append(&mut numbered(1)).unwrap(), 1);
+        let expected = without_offset(&[numbered(0), numbered(1)]);
+        assert_eq!(read_from(&bob(&log), 0, 1000), expected);
+        drop(log);
+        let log = open(&dir, LIMITS);
+        assert_eq!(read_from(&bob(&log), 0, 1000), expected);
+        bob(&log).append(&mut numbered(2)).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+        let appended = bob(&log).append(&mut numbered(3));
+        assert!(matches!(appended, Err(NotAppended::Io)));
     }
 
     #[test]

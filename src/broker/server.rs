@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::Config;
 use super::groups::{Committed, Groups, NotCommitted};
-use super::log::{Log, NotAppended, NotCreated, NotRead, Topic};
+use super::log::{self, Log, NotAppended, NotCreated, NotRead, Topic};
 use super::message::Refused;
 use super::wire::{
     self, CommittedPartition, FetchPartition, Fetched, Header, ListOffsetsPartition,
@@ -45,8 +45,9 @@ const FIRST_CHUNK: usize = 16 * 1024;
 /// A response goes out in pieces of this, each of which must be done in time.
 const WRITE_CHUNK: usize = 256 * 1024;
 
-/// How many descriptors new connections leave to the log's files.
-const SPARE_DESCRIPTORS: usize = 16;
+/// How many descriptors new connections leave to the log's files: those that stay open, and those
+/// that are open for one operation.
+const SPARE_DESCRIPTORS: usize = log::MAX_OPEN + 16;
 
 /// How long to wait before trying again to accept after a failure, of which there may be many.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
