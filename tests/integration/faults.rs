@@ -9,6 +9,8 @@ mod check;
 mod full;
 mod load;
 mod proxy;
+#[cfg(target_os = "linux")]
+mod soak;
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};

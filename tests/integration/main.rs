@@ -3,7 +3,7 @@
 //! Everything under `kafka` needs a real Kafka, under `secured` a secured one, under
 //! `unserved` Kafka 4 and a build for which that is too new, and under `tools` kcat or
 //! Python; `scripts/test-kafka` starts what they need and runs them. `scripts/test-faults` runs what
-//! is under `faults::full`.
+//! is under `faults::full` and `faults::soak`.
 
 // A test that meets the unexpected has failed.
 #![allow(clippy::unwrap_used)]

@@ -12,7 +12,7 @@ use super::check::{Report, check};
 use super::load::{Chance, account};
 use super::proxy::{FETCH, Fault, PRODUCE, Proxy};
 use super::{Hosts, Plan, run, seed};
-use crate::support::{Ended, Kafka, PATIENCE, Program, setting, user};
+use crate::support::{Ended, Kafka, PATIENCE, Program, free_port, setting, user};
 use crate::tty::{CTRL_C, CTRL_D};
 
 /// What is done in a proxy, in turn.
@@ -40,7 +40,7 @@ fn plan(rounds: u64) -> Plan {
 }
 
 /// Tells figures, which are what these tests are run for.
-fn tell(figures: Arguments<'_>) {
+pub(super) fn tell(figures: Arguments<'_>) {
     let line = format!("\n{figures}\n");
     stdout().write_all(line.as_bytes()).unwrap();
 }
@@ -110,6 +110,52 @@ fn embedded_host_stands_still() {
 fn embedded_through_a_proxy() {
     let hosts = Hosts::new();
     through_a_proxy("embedded, connections broken", hosts.port);
+}
+
+/// Runs the embedded broker on a disk of its own, which it fills and empties when it is told to.
+const DISK: &str = r#"
+    mount -t tmpfs -o size=48m tmpfs "$1"
+    "$SUBSCRIBER" host "--embedded=$2" --data-dir "$1/log" &
+    while read -r word; do
+        case $word in
+        fill) head -c 48m /dev/zero > "$1/ballast" || true ;;
+        free) rm "$1/ballast" ;;
+        esac
+        echo "$word $((++n))"
+    done
+    kill "$!"
+"#;
+
+#[test]
+#[ignore = "takes long; needs to mount a small disk (unshare)"]
+fn embedded_disk_is_full() {
+    let (disk, port) = (tempfile::tempdir().unwrap(), free_port());
+    let mut broker = Program::other("unshare", &["-rm", "bash", "-euc", DISK, "bash"])
+        .arg(disk.path())
+        .arg(port.to_string())
+        .env("SUBSCRIBER", env!("CARGO_BIN_EXE_subscriber"))
+        .start();
+    broker.wait_for_notice("a small broker of its own");
+    let on = Kafka::Real(format!("127.0.0.1:{port}"));
+    let plan = plan(20);
+    let mut chance = Chance::new(plan.seed);
+    let report = run(&on, &plan, |strike| {
+        strike.allow_and_see();
+        thread::sleep(chance.pause(30));
+        broker.write("fill\n");
+        broker.wait_for(&format!("fill {}\n", 2 * strike.round + 1));
+        // It is refused, and not for being asked too little.
+        on.program("publisher", &["eve", "probe", "--delivery-timeout", "1"])
+            .input([b'x'; 10_000])
+            .run()
+            .code(1)
+            .says(&["is its disk full"]);
+        broker.write("free\n");
+        broker.wait_for(&format!("free {}\n", 2 * strike.round + 2));
+    });
+    broker.close();
+    broker.wait();
+    conclude("embedded, disk full", &plan, report);
 }
 
 /// What the tests above would not see, if the checker or the faults were no good.
