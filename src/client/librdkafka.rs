@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Deref};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -33,6 +33,9 @@ use crate::name::Name;
 /// How long a cluster may take to answer, so that an error is there within five seconds.
 const REACH: Duration = Duration::from_millis(4500);
 
+/// How long the first question to a leader may take, on which nothing depends but time.
+const FIRST: Duration = Duration::from_millis(100);
+
 /// How long a topic may take to be there, with a leader for every partition.
 const CREATE: Duration = Duration::from_secs(10);
 
@@ -46,8 +49,12 @@ const LOST: Duration = Duration::from_secs(1);
 const BUSY: Duration = Duration::from_millis(1);
 const IDLE: Duration = Duration::from_millis(100);
 
-/// How long the first line may take before something is done about it.
-const STUCK: Duration = Duration::from_millis(20);
+/// How long the first line may take before the cluster is asked for news, and again after twice that
+/// time.
+const STUCK: Duration = Duration::from_millis(4);
+
+/// How often it is looked whether a consumer is closed.
+const CLOSING: Duration = Duration::from_millis(1);
 
 /// How many bytes a batch has at most, as librdkafka has it by default.
 const BATCH: usize = 1_000_000;
@@ -67,6 +74,8 @@ const SETTINGS: &[(&str, &str)] = &[
     // Its default is a minute, in which a broker that stands still goes unnoticed.
     ("socket.timeout.ms", "10000"),
     ("socket.keepalive.enable", "true"),
+    // Nobody has asked for figures of this client to be sent to the cluster (KIP-714).
+    ("enable.metrics.push", "false"),
 ];
 
 const PRODUCER: &[(&str, &str)] = &[
@@ -77,7 +86,7 @@ const PRODUCER: &[(&str, &str)] = &[
     // As Kafka's Java clients and the other client here do it: a sender's lines share a partition.
     ("partitioner", "murmur2_random"),
     // Bounds the memory of a pipe that is faster than the broker.
-    ("queue.buffering.max.kbytes", "4096"),
+    ("queue.buffering.max.kbytes", "12288"),
     ("message.max.bytes", "1048588"),
 ];
 
@@ -88,8 +97,10 @@ const CONSUMER: &[(&str, &str)] = &[
     ("allow.auto.create.topics", "true"),
     // Bounds the memory of a reader that is slower than the broker …
     ("queued.max.messages.kbytes", "1024"),
+    // … lets the broker prepare one part while the one before it is read …
+    ("fetch.message.max.bytes", "262144"),
     // … and goes on at once when there is room again; the default is a second.
-    ("fetch.queue.backoff.ms", "5"),
+    ("fetch.queue.backoff.ms", "1"),
     ("fetch.error.backoff.ms", "100"),
 ];
 
@@ -209,7 +220,7 @@ impl Librdkafka {
         let mut config = self.config(&[], &unnamed);
         config.remove("sasl.mechanism").remove("sasl.password");
         let link = self.link(None);
-        let Ok(reader) = create::<(), Reader>(&config, &link, ()) else {
+        let Ok(reader) = Reader::create(&config, &link) else {
             return false;
         };
         let pause = |pause| serve(&reader, pause);
@@ -244,6 +255,7 @@ impl Cluster for Librdkafka {
             deliveries,
             doing: doing.clone(),
             timeout: delivery_timeout,
+            run: Mutex::default(),
             progress: Mutex::default(),
             reached: Condvar::new(),
         };
@@ -262,7 +274,7 @@ impl Cluster for Librdkafka {
         listener: Listener,
     ) -> Result<Box<dyn Consumer>> {
         let link = self.link(Some(listener));
-        let reader: Reader = create(&self.config(CONSUMER, CONSUMER_FIXED), &link, ())?;
+        let reader = Reader::create(&self.config(CONSUMER, CONSUMER_FIXED), &link)?;
         let doing = format!("cannot read topic {} at {}", topic.as_str(), link.servers());
         let pause = |pause| serve(&reader, pause);
         let leaders = self.await_topic(&link, reader.client(), &pause, &doing, topic.as_str())?;
@@ -310,8 +322,33 @@ impl Cluster for Librdkafka {
     }
 }
 
-/// A client that reads: records, metadata or offsets.
-type Reader = BaseConsumer<Context<()>>;
+/// A client that reads: records, metadata or offsets. It is closed without delay.
+struct Reader(BaseConsumer<Context<()>>);
+
+impl Reader {
+    fn create(config: &ClientConfig, link: &Arc<Link>) -> Result<Reader> {
+        create(config, link, ()).map(Reader)
+    }
+}
+
+impl Deref for Reader {
+    type Target = BaseConsumer<Context<()>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Drop for Reader {
+    /// The crate closes it, too, but looks only every tenth of a second whether that is done.
+    fn drop(&mut self) {
+        if self.close_queue().is_ok() {
+            while !self.closed() {
+                drop(self.poll(CLOSING));
+            }
+        }
+    }
+}
 
 /// The partitions of a topic, each with the address that its leader is advertised under.
 type Leaders = BTreeMap<i32, String>;
@@ -664,6 +701,10 @@ fn await_topic<R: Send + Sync>(
     doing: &str,
     topic: &str,
 ) -> Result<Leaders> {
+    // librdkafka closes its first connection once it knows the brokers, often before it has the answer
+    // that is waited for here, and makes the next one 11 ms after the first, unless a question calls
+    // for a certain broker: as this one does, for the leader. Whatever the answer is, it is not needed.
+    drop(client.fetch_watermarks(topic, 0, FIRST));
     let ask = |patience| {
         let metadata = client.fetch_metadata(Some(topic), patience).ok()?;
         link.seen().reached = true;
@@ -828,8 +869,19 @@ struct Reports {
     deliveries: Arc<dyn Deliveries>,
     doing: String,
     timeout: Duration,
+    /// The last lines that were acknowledged, next to each other, and not told yet.
+    run: Mutex<Run>,
     progress: Mutex<Progress>,
     reached: Condvar,
+}
+
+/// Lines next to each other that are acknowledged: to tell of each would cost more than to send it.
+#[derive(Default)]
+struct Run {
+    first: u64,
+    count: u64,
+    partition: i32,
+    offset: i64,
 }
 
 #[derive(Default)]
@@ -845,15 +897,57 @@ impl Reports {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn run(&self) -> MutexGuard<'_, Run> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn settled(&self) -> u64 {
         self.progress().settled
     }
 
-    fn settle(&self) {
+    fn settle(&self, lines: u64) {
         let mut progress = self.progress();
-        progress.settled += 1;
-        if progress.settled == progress.wanted {
+        let before = progress.settled;
+        progress.settled += lines;
+        if (before + 1..=progress.settled).contains(&progress.wanted) {
             self.reached.notify_all();
+        }
+    }
+
+    /// Takes note of a line that is acknowledged, of which [`Reports::tell`] tells.
+    fn acknowledge(&self, line: u64, partition: i32, offset: i64) {
+        let mut run = self.run();
+        let is_next = line == run.first + run.count
+            && partition == run.partition
+            && offset == run.offset + run.count as i64;
+        if run.count > 0 && is_next {
+            run.count += 1;
+            return;
+        }
+        let before = std::mem::replace(
+            &mut *run,
+            Run {
+                first: line,
+                count: 1,
+                partition,
+                offset,
+            },
+        );
+        drop(run);
+        self.tell_of(&before);
+    }
+
+    /// Tells of the lines that were acknowledged since.
+    fn tell(&self) {
+        let run = std::mem::take(&mut *self.run());
+        self.tell_of(&run);
+    }
+
+    fn tell_of(&self, run: &Run) {
+        if run.count > 0 {
+            self.deliveries
+                .acknowledged(run.first, run.count, run.partition, run.offset);
+            self.settle(run.count);
         }
     }
 
@@ -897,7 +991,7 @@ impl Reports {
         };
         drop(seen);
         self.deliveries.failed(line, &error);
-        self.settle();
+        self.settle(1);
     }
 }
 
@@ -909,9 +1003,8 @@ impl ProducerContext for Context<Reports> {
         let line = line as u64;
         match result {
             Ok(message) => {
-                let at = (message.partition(), message.offset());
-                self.role.deliveries.acknowledged(line, 1, at.0, at.1);
-                self.role.settle();
+                self.role
+                    .acknowledge(line, message.partition(), message.offset());
                 self.link.answered();
             }
             Err((error, message)) => {
@@ -924,6 +1017,13 @@ impl ProducerContext for Context<Reports> {
                 self.role.fail(line, size, &self.link, code);
             }
         }
+    }
+}
+
+impl Drop for Reports {
+    /// What is acknowledged while the producer is taken down is so, too.
+    fn drop(&mut self) {
+        self.tell();
     }
 }
 
@@ -989,9 +1089,12 @@ impl LineProducer {
 /// their way, else until the next one is handed over, or long enough to cost nothing.
 fn handle_reports(producer: &Base, link: &Link, topic: &str, stop: &AtomicBool) {
     let mut settled = 0;
+    let client = producer.client();
     let mut looked = Instant::now();
+    let mut patience = STUCK;
     while !stop.load(Ordering::Relaxed) {
         producer.poll(Duration::ZERO);
+        producer.context().role.tell();
         let now = producer.context().role.settled();
         if now > settled {
             settled = now;
@@ -999,17 +1102,15 @@ fn handle_reports(producer: &Base, link: &Link, topic: &str, stop: &AtomicBool) 
         }
         let is_busy = producer.in_flight_count() > 0;
         thread::park_timeout(if is_busy { BUSY } else { IDLE });
-        // librdkafka tends to ask for its producer id over the bootstrap connection just when it
-        // closes that, and then again after half a second, or when there is news of the cluster.
-        let stuck = settled == 0 && is_busy && looked.elapsed() >= STUCK;
+        // librdkafka asks for that id again after half a second, or when there is news of the cluster.
+        let stuck = settled == 0 && is_busy && looked.elapsed() >= patience;
         let lost = link.is_lost() && looked.elapsed() >= LOST;
         if stuck || lost {
             looked = Instant::now();
-            if producer
-                .client()
-                .fetch_metadata(Some(topic), LOST / 2)
-                .is_ok()
-            {
+            if stuck {
+                patience *= 2;
+            }
+            if client.fetch_metadata(Some(topic), LOST / 2).is_ok() {
                 link.answered();
             }
         }
@@ -1275,7 +1376,7 @@ impl GroupOffsets {
         if !self.readers.contains_key(group) {
             let mut config = self.config.clone();
             config.set("group.id", group);
-            let reader = create(&config, &self.link, ())?;
+            let reader = Reader::create(&config, &self.link)?;
             self.readers.insert(group.to_string(), reader);
         }
         Ok(&self.readers[group])
