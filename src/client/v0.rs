@@ -282,6 +282,7 @@ fn in_words(code: KafkaCode) -> &'static str {
         KafkaCode::GroupAuthorizationFailed => "you are not allowed to use this consumer group",
         KafkaCode::ClusterAuthorizationFailed => "you are not allowed to use this cluster",
         KafkaCode::UnsupportedVersion => "the broker no longer speaks this version",
+        KafkaCode::Unknown => "the broker had an error of its own, which its log may tell",
         // Crate kafka knows none of the newer codes.
         _ => "the broker answered with an error that this client does not know",
     }

@@ -116,6 +116,7 @@ fn embedded_through_a_proxy() {
 const DISK: &str = r#"
     mount -t tmpfs -o size=48m tmpfs "$1"
     "$SUBSCRIBER" host "--embedded=$2" --data-dir "$1/log" &
+    n=0
     while read -r word; do
         case $word in
         fill) head -c 48m /dev/zero > "$1/ballast" || true ;;
@@ -149,7 +150,7 @@ fn embedded_disk_is_full() {
             .input([b'x'; 10_000])
             .run()
             .code(1)
-            .says(&["is its disk full"]);
+            .says(&["an error of its own"]);
         broker.write("free\n");
         broker.wait_for(&format!("free {}\n", 2 * strike.round + 2));
     });
