@@ -10,6 +10,7 @@ mod v0;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,15 @@ pub struct Record<'a> {
     pub key: &'a [u8],
     /// The line, without its ending.
     pub value: &'a [u8],
+}
+
+impl Record<'_> {
+    /// What tells it from another record at the same offset of a log of the same name.
+    fn mark(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.key, self.value).hash(&mut hasher);
+        hasher.finish()
+    }
 }
 
 /// Where a consumer starts to read.

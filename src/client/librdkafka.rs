@@ -18,7 +18,7 @@ use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::Message as _;
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -305,6 +305,7 @@ impl Cluster for Librdkafka {
             doing,
             leaders,
             position,
+            first: BTreeMap::new(),
             out_of_range: false,
             looked: Instant::now(),
         };
@@ -1171,6 +1172,15 @@ impl Drop for LineProducer {
     }
 }
 
+fn record<'a>(message: &'a BorrowedMessage<'_>) -> Record<'a> {
+    Record {
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key().unwrap_or_default(),
+        value: message.payload().unwrap_or_default(),
+    }
+}
+
 struct TopicConsumer {
     reader: Reader,
     link: Arc<Link>,
@@ -1178,6 +1188,8 @@ struct TopicConsumer {
     doing: String,
     leaders: Leaders,
     position: Offsets,
+    /// The first record given of each partition: its offset and mark.
+    first: BTreeMap<i32, (i64, u64)>,
     /// Some partition's log no longer has the offset that is to be read next.
     out_of_range: bool,
     /// When the topic was looked at last.
@@ -1224,8 +1236,11 @@ impl TopicConsumer {
         Ok(())
     }
 
-    /// Goes on at the oldest record where the log no longer has the offset to be read next. If the
-    /// cluster can't say for now where that is, the next look asks again.
+    /// Goes on where the log does, if that no longer has the offset to be read next. If the cluster
+    /// can't say for now where that is, the next look asks again.
+    ///
+    /// A log that lost its newest records is gone on with at its end: what is left of it has been
+    /// given. A new one of the same name, or one that lost its oldest, at its beginning.
     fn resume(&mut self) -> Result<()> {
         let ask = |which| {
             let (doing, topic) = (&self.doing, &self.topic);
@@ -1237,21 +1252,53 @@ impl TopicConsumer {
         let Some(end) = ask(Offset::End)? else {
             return Ok(());
         };
-        for (partition, position) in &mut self.position {
-            let (Some(&first), Some(end)) = (first.get(partition), end.get(partition)) else {
+        self.out_of_range = false;
+        for (partition, wanted) in self.position.clone() {
+            let (Some(&oldest), Some(&end)) = (first.get(&partition), end.get(&partition)) else {
                 continue;
             };
-            if !(first..=*end).contains(position) {
-                self.link.tell(Event::Missed {
-                    partition: *partition,
-                    wanted: *position,
-                    resumed: first,
-                });
-                *position = first;
+            if (oldest..=end).contains(&wanted) {
+                continue;
+            }
+            let is_same = wanted > end && self.is_same_log(partition, oldest, end)?;
+            if !is_same {
+                self.first.remove(&partition);
+            }
+            let resumed = if is_same { end } else { oldest };
+            self.position.insert(partition, resumed);
+            self.link.tell(Event::Missed {
+                partition,
+                wanted,
+                resumed,
+            });
+        }
+        self.assign()
+    }
+
+    /// Whether the log is still the one whose first record was given earlier. It reads that record
+    /// again, for which all partitions have to be assigned anew.
+    fn is_same_log(&self, partition: i32, oldest: i64, end: i64) -> Result<bool> {
+        let Some(&(first, mark)) = self.first.get(&partition) else {
+            return Ok(false);
+        };
+        // A new log begins at 0.
+        if first >= end || first < oldest {
+            return Ok(first < oldest);
+        }
+        self.reader
+            .assign(&list(&self.topic, [(partition, Offset::Offset(first))])?)
+            .map_err(|error| Error::failed(&self.doing, error))?;
+        let start = Instant::now();
+        while start.elapsed() < REACH {
+            if let Some(Ok(message)) = self.reader.poll(LOST / 2)
+                && message.partition() == partition
+                && message.offset() >= first
+            {
+                let record = record(&message);
+                return Ok((record.offset, record.mark()) == (first, mark));
             }
         }
-        self.out_of_range = false;
-        self.assign()
+        Ok(false)
     }
 
     /// Moves a position over what is not given behind the last record: markers of transactions,
@@ -1315,7 +1362,8 @@ impl Consumer for TopicConsumer {
         while given < POLL_RECORDS {
             match self.reader.poll(left) {
                 Some(Ok(message)) => {
-                    let (partition, offset) = (message.partition(), message.offset());
+                    let record = record(&message);
+                    let (partition, offset) = (record.partition, record.offset);
                     let position = self.position.entry(partition).or_insert(offset);
                     // Left over from before the partitions were assigned anew.
                     if offset < *position {
@@ -1324,12 +1372,9 @@ impl Consumer for TopicConsumer {
                     *position = offset + 1;
                     given += 1;
                     left = Duration::ZERO;
-                    let record = Record {
-                        partition,
-                        offset,
-                        key: message.key().unwrap_or_default(),
-                        value: message.payload().unwrap_or_default(),
-                    };
+                    self.first
+                        .entry(partition)
+                        .or_insert_with(|| (offset, record.mark()));
                     if each(record).is_break() {
                         break;
                     }

@@ -10,7 +10,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -1153,7 +1152,7 @@ impl V0Consumer {
                     some = true;
                     first
                         .entry(partition)
-                        .or_insert_with(|| (record.offset, mark_of(&record)));
+                        .or_insert_with(|| (record.offset, record.mark()));
                     if each(record).is_break() {
                         stopped = true;
                         return Ok(ControlFlow::Break(()));
@@ -1263,7 +1262,7 @@ impl V0Consumer {
                 Err(code) => Err(Trouble::Code(code)),
                 Ok(record) if record.offset < first => Ok(ControlFlow::Continue(())),
                 Ok(record) => {
-                    found = Some((record.offset, mark_of(&record)));
+                    found = Some((record.offset, record.mark()));
                     Ok(ControlFlow::Break(()))
                 }
             })?;
@@ -1271,13 +1270,6 @@ impl V0Consumer {
         }
         Ok(found == Some((first, mark)))
     }
-}
-
-/// What tells a record from another at the same offset.
-fn mark_of(record: &Record<'_>) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (record.key, record.value).hash(&mut hasher);
-    hasher.finish()
 }
 
 struct V0Groups {

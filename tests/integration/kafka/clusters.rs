@@ -1,5 +1,7 @@
 //! Clusters that are set up in ways that surprise people, each for one test.
 
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -106,4 +108,57 @@ fn where_topics_are_not_made_by_themselves_a_missing_one_is_named_and_how_to_mak
             .code(0)
             .prints(format!("{peer}: two\n"));
     }
+}
+
+#[test]
+#[ignore = "needs a real Kafka"]
+fn a_log_that_lost_its_newest_records_is_gone_on_with_and_nothing_is_printed_twice() {
+    let cluster = Cluster::start(&[]);
+    for ours in Ours::all() {
+        let topic = user("bob");
+        let send = |line: &str| {
+            let publisher = ours.program(&cluster.kafka, "publisher", &["alice", &topic]);
+            publisher.input(line).run().code(0);
+        };
+        for line in ["one\n", "two\n", "three\n"] {
+            send(line);
+        }
+        let reader = ours
+            .program(
+                &cluster.kafka,
+                "subscriber",
+                &[&topic, "--from", "earliest"],
+            )
+            .start();
+        reader.wait_for("three\n");
+        script(&cluster.dir, &["signal", "KILL", "1"]).run().code(0);
+        // As a power cut may leave it: the last batch is torn, and cut off when Kafka starts.
+        let segment = segment(cluster.dir.path(), &format!("{topic}-0")).unwrap();
+        let length = fs::metadata(&segment).unwrap().len();
+        let file = OpenOptions::new().write(true).open(&segment).unwrap();
+        file.set_len(length - 3).unwrap();
+        script(&cluster.dir, &["start-node", "1"])
+            .start()
+            .wait_within(START)
+            .code(0);
+        reader.wait_for_notice("the log no longer has offset 3");
+        send("four\n");
+        reader.wait_for("four\n");
+        assert_eq!(
+            String::from_utf8(reader.stdout.bytes()).unwrap(),
+            "one\ntwo\nthree\nfour\n"
+        );
+    }
+}
+
+/// The first segment of a partition, somewhere in a folder.
+fn segment(folder: &Path, partition: &str) -> Option<PathBuf> {
+    let wanted = format!("{partition}/00000000000000000000.log");
+    fs::read_dir(folder).unwrap().find_map(|entry| {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => segment(&path, partition),
+            false => path.ends_with(&wanted).then_some(path),
+        }
+    })
 }
