@@ -309,7 +309,7 @@ fn code(result: Result<()>) -> u8 {
 }
 
 /// Says something on standard error. If that is closed, there is nobody to tell.
-pub fn tell(text: impl Display) {
+fn tell(text: impl Display) {
     let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use crate::cli;
 use crate::client::Listener;
 use crate::lines::Line;
 
@@ -47,12 +46,11 @@ impl Progress {
         }
     }
 
-    /// Tells what happens to the connection, as [`cli::listener`], beside the progress.
-    pub fn listener(&self) -> Listener {
+    /// The same listener, beside the progress: that is taken off the terminal while it is told.
+    pub fn beside(&self, listener: Listener) -> Listener {
         match self.shown.clone() {
-            None => cli::listener(),
-            // It is taken off the terminal meanwhile.
-            Some(shown) => Arc::new(move |event| shown.bar.suspend(|| cli::tell(event))),
+            None => listener,
+            Some(shown) => Arc::new(move |event| shown.bar.suspend(|| listener(event))),
         }
     }
 

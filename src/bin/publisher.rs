@@ -35,7 +35,7 @@ fn publish(arguments: Arguments) -> Result<()> {
     let cluster = arguments.connection.connect()?;
     let ledger = Ledger::new();
     let progress = Progress::of_input();
-    let notices = progress.listener();
+    let notices = progress.beside(cli::listener());
     let timeout = arguments.delivery.timeout();
     let mut producer = cluster.producer(&me, &peer, timeout, ledger.clone(), notices)?;
     let (interrupted, shown) = (ledger.clone(), progress.clone());
