@@ -567,9 +567,15 @@ impl Link {
         self.tell(Event::Back { broker });
     }
 
-    fn unreachable(&self) -> Error {
+    /// Why not even the leaders could be asked for. Where a broker has sent us on to another address,
+    /// that one is the trouble.
+    fn unreachable(&self, doing: &str) -> Error {
         let seen = self.seen();
         let trouble = seen.trouble.as_ref();
+        if trouble.is_some_and(|trouble| !self.servers.contains(&trouble.broker)) {
+            drop(seen);
+            return self.unanswered(doing, &Leaders::new());
+        }
         let why = trouble.map_or("no answer", |trouble| &trouble.why);
         Error::failed(self.cannot_reach(), why)
     }
@@ -712,7 +718,7 @@ fn await_topic<R: Send + Sync>(
         Some(leaders(&metadata, topic))
     };
     let first = link.insist(REACH, pause, |patience| Ok(ask(patience)))?;
-    let mut topic_is = first.ok_or_else(|| link.unreachable())?;
+    let mut topic_is = first.ok_or_else(|| link.unreachable(doing))?;
     let found = link.insist(CREATE, pause, |patience| match topic_is.clone() {
         Ok(leaders) => Ok(Some(leaders)),
         Err(code @ (Code::TopicAuthorizationFailed | Code::InvalidTopic)) => {
@@ -733,7 +739,7 @@ fn await_topic<R: Send + Sync>(
             link.servers()
         )),
         Err(code) => failure(doing, code),
-        Ok(_) => link.unreachable(),
+        Ok(_) => link.unreachable(doing),
     })
 }
 
