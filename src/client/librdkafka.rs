@@ -86,7 +86,7 @@ const PRODUCER: &[(&str, &str)] = &[
     // As Kafka's Java clients and the other client here do it: a sender's lines share a partition.
     ("partitioner", "murmur2_random"),
     // Bounds the memory of a pipe that is faster than the broker.
-    ("queue.buffering.max.kbytes", "12288"),
+    ("queue.buffering.max.kbytes", "6144"),
     ("message.max.bytes", "1048588"),
 ];
 
