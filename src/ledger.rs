@@ -5,8 +5,9 @@ use std::fmt::Write;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::client::Deliveries;
+use crate::client::{Deliveries, Producer};
 use crate::error::{Error, Result};
+use crate::lines::Line;
 
 /// How many separate failures are told one by one at the end.
 const TOLD: usize = 20;
@@ -49,8 +50,17 @@ impl Ledger {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Numbers a line and hands it to the producer, or takes note that it is too long to be sent.
+    pub fn send(&self, line: &Line<'_>, producer: &mut dyn Producer) {
+        let number = self.number();
+        match line {
+            Line::Whole(text) => producer.send(number, text),
+            Line::TooLong { bytes } => self.too_long(number, *bytes),
+        }
+    }
+
     /// The number of the next line, the first being 1; it waits from now on.
-    pub fn number(&self) -> u64 {
+    fn number(&self) -> u64 {
         let mut state = self.lock();
         state.lines += 1;
         let number = state.lines;
@@ -59,7 +69,7 @@ impl Ledger {
     }
 
     /// The line is too long to be sent: it has `bytes` bytes.
-    pub fn too_long(&self, line: u64, bytes: u64) {
+    fn too_long(&self, line: u64, bytes: u64) {
         let why = format!("{bytes} bytes, {}", Error::too_large());
         self.settle(|state| state.fail(line, why));
     }

@@ -1,5 +1,6 @@
 //! One user's chat with another: the conversation, fed from Kafka, shown on a screen.
 
+use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,9 +13,8 @@ use crate::client::{
 use crate::conversation::{Conversation, Item, Unsigned};
 use crate::error::{Error, Result};
 use crate::ledger::Ledger;
-use crate::lines::Line;
 use crate::name::Name;
-use crate::terminal::Screen;
+use crate::terminal::{Screen, Terminal};
 
 /// How long a poll waits for messages.
 const POLL: Duration = Duration::from_millis(400);
@@ -235,18 +235,16 @@ fn show(screen: &Screen, items: Vec<Item>) -> Result<()> {
 }
 
 impl Writer {
-    /// Sends a line, or takes note of one that is too long to be sent.
-    pub fn send(&mut self, line: &Line<'_>) {
-        let number = self.ledger.number();
-        match line {
-            Line::Whole(text) => self.producer.send(number, text),
-            Line::TooLong { bytes } => self.ledger.too_long(number, *bytes),
+    /// Sends each line of the terminal, up to its end. If that is none, but a pipe or a file, waits
+    /// until all lines are delivered or given up.
+    pub fn run(mut self, terminal: &mut Terminal) -> Result<()> {
+        while let Some(line) = terminal.next_line()? {
+            self.ledger.send(&line, self.producer.as_mut());
         }
-    }
-
-    /// Waits until all lines are delivered or given up.
-    pub fn flush(&mut self) {
-        self.producer.flush(self.delivery_timeout * 2);
+        if !io::stdin().is_terminal() {
+            self.producer.flush(self.delivery_timeout * 2);
+        }
+        Ok(())
     }
 }
 

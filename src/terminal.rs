@@ -219,6 +219,8 @@ struct Shared {
     news: Condvar,
     /// The terminal's settings as they were found, if there is a line editor.
     found: Mutex<Option<Termios>>,
+    /// A hint has been given, or would have come too late.
+    is_hinted: AtomicBool,
     /// The program ends: whatever can't be had at once is done without.
     is_over: AtomicBool,
 }
@@ -287,6 +289,7 @@ impl Screen {
                 room: Condvar::new(),
                 news: Condvar::new(),
                 found: Mutex::new(None),
+                is_hinted: AtomicBool::new(false),
                 is_over: AtomicBool::new(false),
             }),
         }
@@ -367,10 +370,11 @@ impl Screen {
         }
     }
 
-    /// Tells the user something that only a person needs to know: nothing, unless standard output
-    /// and standard error are a terminal.
-    pub fn hint(&self, text: &str) {
-        if self.shared.style.takes_notices {
+    /// Tells the user once something that only a person needs to know, and only before the first
+    /// message: nothing, unless standard output and standard error are a terminal.
+    pub fn hint_once(&self, text: &str) {
+        let is_due = !self.shared.is_hinted.swap(true, Ordering::Relaxed);
+        if is_due && self.shared.style.takes_notices && self.shown().is_empty() {
             self.notice(text);
         }
     }

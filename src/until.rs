@@ -16,9 +16,11 @@ impl Until {
         Until { left: count, ends }
     }
 
-    /// The verdict when the user ends it: a failure only where there was an end to be reached.
-    pub fn interrupted(&self) -> Result<()> {
-        if self.left.is_none() && self.ends.is_none() {
+    /// The verdict when it ends at this position, maybe because the user wants it to: a failure only
+    /// where there was an end to be reached.
+    pub fn verdict(&self, position: &Offsets) -> Result<()> {
+        let is_endless = self.left.is_none() && self.ends.is_none();
+        if is_endless || self.is_reached(position) {
             return Ok(());
         }
         Err(Error::failed(
@@ -55,10 +57,11 @@ mod tests {
     #[test]
     fn a_count_ends_after_that_many() {
         let mut until = Until::new(Some(2), None);
-        assert!(until.interrupted().is_err());
+        assert!(until.verdict(&Offsets::new()).is_err());
         assert!(until.takes(0, 7) && until.takes(1, 0));
         assert!(!until.takes(0, 8));
         assert!(until.is_reached(&Offsets::new()));
+        assert!(until.verdict(&Offsets::new()).is_ok());
     }
 
     #[test]
@@ -73,7 +76,7 @@ mod tests {
     #[test]
     fn without_either_it_goes_on() {
         let mut until = Until::new(None, None);
-        assert!(until.takes(0, i64::MAX) && until.interrupted().is_ok());
+        assert!(until.takes(0, i64::MAX) && until.verdict(&Offsets::new()).is_ok());
         assert!(!until.is_reached(&Offsets::from([(0, i64::MAX)])));
     }
 }

@@ -1,13 +1,12 @@
 //! Both at once: shows what the other writes, and sends them what is typed.
 
-use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::thread;
 
 use clap::Parser;
 use kafka_chat::cli::{self, Connection, Delivery};
 use kafka_chat::error::Result;
-use kafka_chat::session::{self, Parties, Writer};
+use kafka_chat::session::{self, Parties};
 use kafka_chat::terminal::{self, Terminal};
 
 /// Talks with PEER, and with nobody else
@@ -44,7 +43,7 @@ fn chat(arguments: Arguments) -> Result<()> {
     let cluster = arguments.connection.connect()?;
     let mut terminal = Terminal::open(parties.me())?;
     let timeout = arguments.delivery.timeout();
-    let (session, reader, mut writer) =
+    let (session, reader, writer) =
         session::open(cluster.as_ref(), parties, timeout, terminal.screen())?;
 
     let ending = session.clone();
@@ -54,15 +53,5 @@ fn chat(arguments: Arguments) -> Result<()> {
     let ending = session.clone();
     terminal::on_closed(move || cli::exit(ending.end(Ok(()))));
     // Not returned: a client that is taken down in order takes longer than anyone wants to wait.
-    cli::exit(session.end(write(&mut terminal, &mut writer)))
-}
-
-fn write(terminal: &mut Terminal, writer: &mut Writer) -> Result<()> {
-    while let Some(line) = terminal.next_line()? {
-        writer.send(&line);
-    }
-    if !io::stdin().is_terminal() {
-        writer.flush();
-    }
-    Ok(())
+    cli::exit(session.end(writer.run(&mut terminal)))
 }

@@ -7,7 +7,7 @@ use clap::Parser;
 use kafka_chat::cli::{self, Connection, Delivery};
 use kafka_chat::error::Result;
 use kafka_chat::ledger::Ledger;
-use kafka_chat::lines::{Line, Lines};
+use kafka_chat::lines::Lines;
 use kafka_chat::progress::Progress;
 
 /// Sends each line of standard input to PEER
@@ -31,7 +31,6 @@ fn main() -> ExitCode {
 fn publish(arguments: Arguments) -> Result<()> {
     let me = cli::name(arguments.me, cli::WHO_ARE_YOU)?;
     let peer = cli::name(arguments.peer, cli::WHO_ELSE)?;
-    let typed = io::stdin().is_terminal();
     let cluster = arguments.connection.connect()?;
     let ledger = Ledger::new();
     let progress = Progress::of_input();
@@ -41,7 +40,7 @@ fn publish(arguments: Arguments) -> Result<()> {
     let (interrupted, shown) = (ledger.clone(), progress.clone());
     cli::on_signal(move || {
         shown.end();
-        interrupted.interrupted(typed)
+        interrupted.interrupted(io::stdin().is_terminal())
     })?;
 
     let mut lines = Lines::new(io::stdin().lock());
@@ -52,11 +51,7 @@ fn publish(arguments: Arguments) -> Result<()> {
             Ok(None) => break Ok(()),
             Ok(Some(line)) => {
                 progress.line(&line);
-                let number = ledger.number();
-                match line {
-                    Line::Whole(text) => producer.send(number, text),
-                    Line::TooLong { bytes } => ledger.too_long(number, bytes),
-                }
+                ledger.send(&line, producer.as_mut());
             }
         }
     };

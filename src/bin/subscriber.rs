@@ -10,10 +10,7 @@ use kafka_chat::until::Until;
 
 /// Prints the messages that others send to ME
 #[derive(Parser)]
-#[command(
-    version,
-    after_help = "Example: subscriber bob --from earliest --until-end"
-)]
+#[command(version, after_help = "Example: subscriber bob --from earliest -e")]
 struct Arguments {
     /// Your name, which is your topic's; asked for if left out
     me: Option<String>,
@@ -44,14 +41,11 @@ fn subscribe(arguments: Arguments) -> Result<()> {
     let ends = arguments.until_end.then(|| consumer.end_offsets());
     let mut until = Until::new(arguments.count, ends.transpose()?);
     let screen = Screen::open(arguments.show_sender);
-    let stop = cli::stop_on_signal(until.interrupted())?;
+    let stop = cli::stop_on_signal(until.verdict(&consumer.position()))?;
     terminal::on_closed(|| cli::exit(Ok(())));
 
-    let mut hint = Some(format!("waiting for messages to {me}; Ctrl-C ends"));
-    while !until.is_reached(&consumer.position()) {
-        if stop.is_set() {
-            return until.interrupted();
-        }
+    let hint = format!("waiting for messages to {me}; Ctrl-C ends");
+    while !stop.is_set() && !until.is_reached(&consumer.position()) {
         consumer.try_poll(cli::TICK, |record| {
             let at = (record.partition, record.offset);
             match until.takes(at.0, at.1) {
@@ -60,9 +54,7 @@ fn subscribe(arguments: Arguments) -> Result<()> {
             }
         })?;
         screen.flush()?;
-        if let Some(hint) = hint.take().filter(|_| screen.shown().is_empty()) {
-            screen.hint(&hint);
-        }
+        screen.hint_once(&hint);
     }
-    Ok(())
+    until.verdict(&consumer.position())
 }
