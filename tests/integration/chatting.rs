@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use kafka_chat::client::{self, Options};
 use kafka_chat::ledger::Ledger;
+use kafka_chat::lines::Line;
 
 use crate::support::{Kafka, PATIENCE, Running, user};
 use crate::tty::{CTRL_C, CTRL_D, CTRL_G, CTRL_R, ENTER, LEFT, Tty};
@@ -364,7 +365,7 @@ fn send_value(on: &Kafka, sender: &str, topic: &str, value: &[u8]) {
         .unwrap()
         .producer(&sender, &topic, PATIENCE, ledger.clone(), Arc::new(|_| {}))
         .unwrap();
-    producer.send(ledger.number(), value);
+    ledger.send(&Line::Whole(value), producer.as_mut());
     assert!(producer.flush(PATIENCE));
     ledger.verdict().unwrap();
 }
