@@ -56,6 +56,9 @@ const HISTORY: usize = 1000;
 /// How long the end of a program waits for someone who is just writing to the terminal.
 const LAST_WAIT: Duration = Duration::from_millis(200);
 
+/// How often the end looks whether it may go on.
+const SHORT_WAIT: Duration = Duration::from_millis(1);
+
 /// What makes the editor paint its prompt anew: the least that it can be given to print. It ends
 /// with the line ending that the editor would add, and takes that back beforehand.
 const WAKE: &str = "\x1b[A\n";
@@ -171,8 +174,12 @@ impl LineEditor {
 
     fn next_line(&mut self, screen: &Screen) -> Result<Option<Line<'_>>> {
         while self.typed.is_empty() {
-            screen.start_editing()?;
-            match self.editor.readline(&self.prompt) {
+            if !screen.start_editing()? {
+                return Ok(None);
+            }
+            let read = self.editor.readline(&self.prompt);
+            screen.pause_editing();
+            match read {
                 Ok(text) => {
                     let lines = text.split_terminator('\n');
                     self.typed.extend(lines.map(String::from));
@@ -244,6 +251,8 @@ struct State {
     mode: Mode,
     /// The editor has been woken, and has not come yet.
     is_woken: bool,
+    /// The editor is about to give the terminal settings of its own, or has just done so.
+    is_switching: bool,
 }
 
 /// Who writes.
@@ -365,7 +374,7 @@ impl Screen {
     /// The state, unless the program ends while somebody else is stuck in writing.
     fn lock_for_a_notice(&self) -> Option<MutexGuard<'_, State>> {
         match self.shared.is_over.load(Ordering::Relaxed) {
-            true => self.try_lock(Instant::now() + LAST_WAIT),
+            true => self.try_lock(|_| true),
             false => Some(self.lock()),
         }
     }
@@ -390,30 +399,46 @@ impl Screen {
     pub fn restore(&self) {
         self.restore_settings();
         self.shared.is_over.store(true, Ordering::Relaxed);
-        let Some(mut state) = self.try_lock(Instant::now() + LAST_WAIT) else {
+        // Settings that the editor is about to make would outlive us.
+        let Some(mut state) = self.try_lock(|state| !state.is_switching) else {
             return;
         };
         let was_editing = state.mode == Mode::Editing;
         state.end();
+        self.restore_settings();
         if was_editing && can_write() {
             _ = write_all(EDITOR_OFF.as_bytes());
         }
         self.shared.room.notify_all();
     }
 
-    fn start_editing(&self) -> Result<()> {
+    /// False if the program ends, and the terminal is not for the editor any more.
+    fn start_editing(&self) -> Result<bool> {
         let mut state = self.lock();
         if state.mode == Mode::Direct {
             state.write_out()?;
             state.mode = Mode::Editing;
-            // What is typed between two lines is for the editor, and no echo may get between
-            // messages. It is no failure if that can't be had.
+            // What is typed between two lines is for the editor: no echo may get between messages,
+            // and the terminal may not take Ctrl-D for an end that nobody comes to read. But
+            // Ctrl-C has to be a signal. It is no failure if that can't be had.
             if let Some(mut quiet) = lock(&self.shared.found).clone() {
-                quiet.local_flags.remove(LocalFlags::ECHO);
+                quiet
+                    .local_flags
+                    .remove(LocalFlags::ECHO | LocalFlags::ICANON);
                 _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &quiet);
             }
         }
-        Ok(())
+        state.is_switching = state.mode == Mode::Editing;
+        Ok(state.is_switching)
+    }
+
+    /// The editor has given the terminal the settings that it had when it began.
+    fn pause_editing(&self) {
+        let mut state = self.lock();
+        state.is_switching = false;
+        if state.mode == Mode::Over {
+            self.restore_settings();
+        }
     }
 
     fn stop_editing(&self) {
@@ -433,15 +458,20 @@ impl Screen {
         lock(&self.shared.state)
     }
 
-    fn try_lock(&self, until: Instant) -> Option<MutexGuard<'_, State>> {
-        loop {
+    /// The state as soon as nobody else has it and it is like this, if that is soon.
+    fn try_lock(&self, is_ready: impl Fn(&State) -> bool) -> Option<MutexGuard<'_, State>> {
+        let until = Instant::now() + LAST_WAIT;
+        while Instant::now() < until {
             match self.shared.state.try_lock() {
-                Ok(state) => return Some(state),
+                Ok(state) if is_ready(&state) => return Some(state),
                 Err(TryLockError::Poisoned(error)) => return Some(error.into_inner()),
-                Err(TryLockError::WouldBlock) if Instant::now() > until => return None,
-                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(5)),
+                // Not to be kept from those who are waited for.
+                Ok(state) => drop(state),
+                Err(TryLockError::WouldBlock) => {}
             }
+            thread::sleep(SHORT_WAIT);
         }
+        None
     }
 }
 
@@ -583,6 +613,7 @@ impl Highlighter for Painter {
         // It comes again only when it has written what it fetched before.
         state.confirm();
         state.is_woken = false;
+        state.is_switching = false;
         let Some(batch) = state.waiting.pop_front() else {
             return Cow::Borrowed(prompt);
         };

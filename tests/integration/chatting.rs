@@ -460,6 +460,39 @@ fn the_terminal_is_left_as_it_was_in_every_way_of_ending() {
 }
 
 #[test]
+fn a_signal_between_two_lines_leaves_the_terminal_as_it_was() {
+    let on = Kafka::embedded();
+    for n in 0..10 {
+        let mut alice = chat(&on, &user("alice"), &user("bob"));
+        // Enough for the signal to come in their midst.
+        alice.keys(&"x\r".repeat(500));
+        alice.wait("a line that is typed", |screen| {
+            screen.contents().contains("x\n")
+        });
+        alice.signal(["TERM", "HUP"][n % 2]);
+        let (_, sane) = alice.wait_for_end();
+        assert!(sane, "chat {n}:\n{}", alice.history());
+    }
+}
+
+#[test]
+fn an_end_typed_ahead_is_an_end() {
+    let on = Kafka::embedded();
+    for n in 0..10 {
+        let (me, peer) = (user("alice"), user("bob"));
+        let alice = chat(&on, &me, &peer);
+        for line in 0..5 {
+            alice.line(&format!("{line}"));
+            // Each chat gets it at another moment.
+            std::thread::sleep(Duration::from_micros(100 * n));
+        }
+        alice.keys(CTRL_D);
+        alice.ends_with(0);
+        assert_eq!(sent_to(&on, &peer), "0\n1\n2\n3\n4\n");
+    }
+}
+
+#[test]
 fn while_the_broker_is_away_a_chat_ends_in_every_way_too() {
     let on = Kafka::embedded();
     end_in_every_way(|| {

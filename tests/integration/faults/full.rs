@@ -196,6 +196,23 @@ fn cluster(arguments: &[&str]) -> Ended {
         .code(0)
 }
 
+/// A node of the cluster that is dead. Dropped, it is started again: also when a test has failed, since the
+/// next one needs it.
+struct Killed(String);
+
+impl Killed {
+    fn node(node: &str) -> Killed {
+        cluster(&["signal", "KILL", node]);
+        Killed(node.into())
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        cluster(&["start-node", &self.0]);
+    }
+}
+
 fn named(what: &str) -> String {
     format!("Kafka {}, {what}", setting("KAFKA_CHAT_TEST_VERSION"))
 }
@@ -208,8 +225,7 @@ fn one_broker_is_killed() {
     let report = run(&Kafka::real(), &plan, |strike| {
         strike.allow_and_see();
         thread::sleep(chance.pause(150));
-        cluster(&["signal", "KILL", "1"]);
-        cluster(&["start-node", "1"]);
+        drop(Killed::node("1"));
     });
     conclude(&named("broker killed"), &plan, report);
 }
@@ -247,17 +263,17 @@ fn one_broker_is_away_from_chats() {
     on.program("subscriber", &[&peer, "--from", "earliest", "-n", "1"])
         .run()
         .code(0);
-    cluster(&["signal", "KILL", "1"]);
+    let broker = Killed::node("1");
     alice.wait_for(" lost (");
     alice.line("one");
     alice.line("two");
-    cluster(&["start-node", "1"]);
+    drop(broker);
     alice.wait_for(" is back");
     let bob = chat(&on, &peer, &me, &[]);
     bob.wait_for(&format!("{me}: two"));
     bob.line("three");
     alice.wait_for(&format!("{peer}: three"));
-    cluster(&["signal", "KILL", "1"]);
+    let broker = Killed::node("1");
     bob.wait_for(" lost (");
     bob.line("never");
     bob.wait_for("never");
@@ -265,7 +281,7 @@ fn one_broker_is_away_from_chats() {
     bob.keys(CTRL_C);
     let history = bob.ends_with(1).history();
     let took = start.elapsed();
-    cluster(&["start-node", "1"]);
+    drop(broker);
     assert!(took < Duration::from_millis(1500), "{took:?}\n{history}");
     assert!(
         history.contains("1 of 2 lines was not delivered"),
@@ -295,10 +311,10 @@ fn three_brokers_lose_their_leader() {
         let leader = leader_in_full_sync(strike.topic);
         strike.allow_and_see();
         thread::sleep(chance.pause(150));
-        cluster(&["signal", "KILL", &leader]);
+        let broker = Killed::node(&leader);
         // Long enough for the others to go on without it.
         thread::sleep(chance.pause(3000));
-        cluster(&["start-node", &leader]);
+        drop(broker);
     });
     conclude(&named("leader killed"), &plan, report);
 }
@@ -317,15 +333,11 @@ fn three_brokers_of_which_too_few_are_left_take_no_line_for_delivered() {
         .code(0);
     let leader = leader_in_full_sync(&topic);
     let others = ["1", "2", "3"].into_iter().filter(|node| *node != leader);
-    for node in others.clone() {
-        cluster(&["signal", "KILL", node]);
-    }
+    let others: Vec<_> = others.map(Killed::node).collect();
     publisher.write(format!("{me} 2\n{me} 3\n"));
     publisher.close();
     let ended = publisher.wait_within(Duration::from_secs(40)).code(1);
-    for node in others {
-        cluster(&["start-node", node]);
-    }
+    drop(others);
     leader_in_full_sync(&topic);
     let log = on
         .program("subscriber", &[&topic, "--from", "earliest", "-e", "-s"])
@@ -369,8 +381,7 @@ fn zookeeper_is_killed() {
     let report = run(&Kafka::real(), &plan, |strike| {
         strike.allow_and_see();
         thread::sleep(chance.pause(150));
-        cluster(&["signal", "KILL", "zookeeper"]);
-        cluster(&["start-node", "zookeeper"]);
+        drop(Killed::node("zookeeper"));
     });
     conclude(&named("ZooKeeper killed"), &plan, report);
 }
