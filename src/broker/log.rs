@@ -495,13 +495,21 @@ impl Topic {
         }
         let last = segments.len() - 1;
         let active = &mut segments[last];
-        let path = active.path(&self.dir);
+        let mut taken = self.open_files.take(active.path(&self.dir));
+        if taken
+            .as_ref()
+            .is_ok_and(|(_, found)| found.len() < active.len)
+        {
+            // Somebody has deleted or cut the file. Its messages are gone; offsets go on.
+            *active = Segment::new(base_offset);
+            taken = self.open_files.take(active.path(&self.dir));
+        }
         let index = active.index.get_or_insert_default();
         let indexed = index.len();
         let end = message::assign_offsets(set, base_offset, |offset, at| {
             note(index, offset, active.len + at as u64);
         });
-        let written = self.open_files.take(path).and_then(|(open, found)| {
+        let written = taken.and_then(|(open, found)| {
             append_at(&open.file, &found, active.len, set)?;
             self.open_files.keep(open);
             Ok(())
@@ -1026,6 +1034,43 @@ mod tests {
         fs::remove_dir_all(&folder).unwrap();
         let appended = bob(&log).append(&mut numbered(3));
         assert!(matches!(appended, Err(NotAppended::Io)));
+    }
+
+    #[test]
+    fn behind_a_file_that_was_deleted_or_cut_the_log_goes_on_without_a_hole() {
+        let size = numbered(0).len();
+        for (left, kept) in [(None, vec![]), (Some(size + 3), vec![numbered(0)])] {
+            let dir = TempDir::new().unwrap();
+            let log = open(&dir, LIMITS);
+            for n in 0..3 {
+                bob(&log).append(&mut numbered(n)).unwrap();
+            }
+            let file = files(&dir).remove(0);
+            match left {
+                None => fs::remove_file(&file).unwrap(),
+                Some(len) => {
+                    let file = OpenOptions::new().write(true).open(&file).unwrap();
+                    file.set_len(len as u64).unwrap();
+                }
+            }
+            for n in 3..5 {
+                assert_eq!(bob(&log).append(&mut numbered(n)).unwrap(), n as i64);
+            }
+            let behind = without_offset(&[numbered(3), numbered(4)]);
+            assert_eq!(read_from(&bob(&log), 3, 1000), behind);
+            let gone = bob(&log).read(0, 1000, &mut Vec::new());
+            assert!(matches!(gone, Err(NotRead::OutOfRange)), "{left:?}");
+
+            drop(log);
+            let log = open(&dir, LIMITS);
+            assert_eq!(read_from(&bob(&log), 3, 1000), behind);
+            assert_eq!(bob(&log).append(&mut numbered(5)).unwrap(), 5);
+            let mut first = Vec::new();
+            if !kept.is_empty() {
+                bob(&log).read(0, 1000, &mut first).unwrap();
+                assert_eq!(first[8..], kept[0][8..]);
+            }
+        }
     }
 
     #[test]
