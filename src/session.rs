@@ -236,8 +236,9 @@ fn show(screen: &Screen, items: Vec<Item>) -> Result<()> {
 
 impl Writer {
     /// Sends each line of the terminal, up to its end. If that is none, but a pipe or a file, waits
-    /// until all lines are delivered or given up.
-    pub fn run(mut self, terminal: &mut Terminal) -> Result<()> {
+    /// until all lines are delivered or given up. At a terminal the last ones may still be under way:
+    /// to drop this would be to give them up.
+    pub fn run(&mut self, terminal: &mut Terminal) -> Result<()> {
         while let Some(line) = terminal.next_line()? {
             self.ledger.send(&line, self.producer.as_mut());
         }

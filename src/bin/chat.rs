@@ -43,7 +43,7 @@ fn chat(arguments: Arguments) -> Result<()> {
     let cluster = arguments.connection.connect()?;
     let mut terminal = Terminal::open(parties.me())?;
     let timeout = arguments.delivery.timeout();
-    let (session, reader, writer) =
+    let (session, reader, mut writer) =
         session::open(cluster.as_ref(), parties, timeout, terminal.screen())?;
 
     let ending = session.clone();

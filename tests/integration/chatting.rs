@@ -67,6 +67,21 @@ pub(crate) fn lines_go_both_ways_at_once(on: &Kafka) {
     bob.ends_with(0);
 }
 
+pub(crate) fn an_end_typed_ahead_is_an_end_behind_the_last_line(on: &Kafka, times: u64) {
+    for n in 0..times {
+        let (me, peer) = (user("alice"), user("bob"));
+        let alice = chat(on, &me, &peer);
+        for line in 0..5 {
+            alice.line(&format!("{line}"));
+            // Each chat gets it at another moment.
+            std::thread::sleep(Duration::from_micros(100 * n));
+        }
+        alice.keys(CTRL_D);
+        alice.ends_with(0);
+        assert_eq!(sent_to(on, &peer), "0\n1\n2\n3\n4\n");
+    }
+}
+
 pub(crate) fn names_are_asked_for_at_the_terminal(on: &Kafka) {
     let (me, peer) = (user("alice"), user("bob"));
     let alice = on.program("chat", &[]).on_a_terminal(24, 80);
@@ -476,23 +491,6 @@ fn a_signal_between_two_lines_leaves_the_terminal_as_it_was() {
 }
 
 #[test]
-fn an_end_typed_ahead_is_an_end() {
-    let on = Kafka::embedded();
-    for n in 0..10 {
-        let (me, peer) = (user("alice"), user("bob"));
-        let alice = chat(&on, &me, &peer);
-        for line in 0..5 {
-            alice.line(&format!("{line}"));
-            // Each chat gets it at another moment.
-            std::thread::sleep(Duration::from_micros(100 * n));
-        }
-        alice.keys(CTRL_D);
-        alice.ends_with(0);
-        assert_eq!(sent_to(&on, &peer), "0\n1\n2\n3\n4\n");
-    }
-}
-
-#[test]
 fn while_the_broker_is_away_a_chat_ends_in_every_way_too() {
     let on = Kafka::embedded();
     end_in_every_way(|| {
@@ -572,8 +570,8 @@ fn a_pipe_in_and_a_pipe_out_make_plain_lines() {
 }
 
 macro_rules! on_the_embedded_broker {
-    ($($name:ident;)*) => {
-        $(#[test] fn $name() { super::$name(&Kafka::embedded()); })*
+    ($($name:ident($($argument:expr),*);)*) => {
+        $(#[test] fn $name() { super::$name(&Kafka::embedded() $(, $argument)*); })*
     };
 }
 
@@ -581,9 +579,10 @@ mod embedded {
     use crate::support::Kafka;
 
     on_the_embedded_broker! {
-        lines_go_both_ways_at_once;
-        names_are_asked_for_at_the_terminal;
-        what_waited_is_shown_once_and_what_waits_is_told;
-        a_third_user_gets_one_notice_and_a_chat_of_their_own;
+        lines_go_both_ways_at_once();
+        an_end_typed_ahead_is_an_end_behind_the_last_line(10);
+        names_are_asked_for_at_the_terminal();
+        what_waited_is_shown_once_and_what_waits_is_told();
+        a_third_user_gets_one_notice_and_a_chat_of_their_own();
     }
 }
