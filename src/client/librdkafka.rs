@@ -305,11 +305,11 @@ impl Cluster for Librdkafka {
             doing,
             leaders,
             position,
+            is_assigned: false,
             first: BTreeMap::new(),
             out_of_range: false,
             looked: Instant::now(),
         };
-        consumer.assign()?;
         consumer.link.seen().started = true;
         Ok(Box::new(consumer))
     }
@@ -1194,6 +1194,9 @@ struct TopicConsumer {
     doing: String,
     leaders: Leaders,
     position: Offsets,
+    /// Reading has begun, with the first poll: from then on a broker answers other questions only
+    /// after each fetch, for which it may wait half a second.
+    is_assigned: bool,
     /// The first record given of each partition: its offset and mark.
     first: BTreeMap<i32, (i64, u64)>,
     /// Some partition's log no longer has the offset that is to be read next.
@@ -1204,12 +1207,14 @@ struct TopicConsumer {
 
 impl TopicConsumer {
     /// (Re)starts reading at the position of each partition.
-    fn assign(&self) -> Result<()> {
+    fn assign(&mut self) -> Result<()> {
         let position = self.position.iter();
         let position = position.map(|(&partition, &offset)| (partition, Offset::Offset(offset)));
         self.reader
             .assign(&list(&self.topic, position)?)
-            .map_err(|error| Error::failed(&self.doing, error))
+            .map_err(|error| Error::failed(&self.doing, error))?;
+        self.is_assigned = true;
+        Ok(())
     }
 
     /// Sees now and then whether a lost cluster is back, and whether the topic has grown.
@@ -1364,6 +1369,9 @@ impl Consumer for TopicConsumer {
         let end = Instant::now() + wait;
         let mut left = wait;
         let mut given = 0;
+        if !self.is_assigned {
+            self.assign()?;
+        }
         self.look()?;
         while given < POLL_RECORDS {
             match self.reader.poll(left) {
