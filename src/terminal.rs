@@ -31,7 +31,7 @@ use rustyline::error::ReadlineError;
 use rustyline::highlight::{CmdKind, Highlighter};
 use rustyline::hint::Hinter;
 use rustyline::history::MemHistory;
-use rustyline::validate::Validator;
+use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Config, Context, Editor, ExternalPrinter, GraphemeClusterMode, Helper};
 use terminal_size::{Width, terminal_size_of};
 
@@ -252,7 +252,9 @@ struct State {
     /// The editor has been woken, and has not come yet.
     is_woken: bool,
     /// The editor is about to give the terminal settings of its own, or has just done so.
-    is_switching: bool,
+    is_entering: bool,
+    /// The same with the settings that it found when it began.
+    is_leaving: bool,
 }
 
 /// Who writes.
@@ -400,7 +402,8 @@ impl Screen {
         self.restore_settings();
         self.shared.is_over.store(true, Ordering::Relaxed);
         // Settings that the editor is about to make would outlive us.
-        let Some(mut state) = self.try_lock(|state| !state.is_switching) else {
+        let is_settled = |state: &State| !state.is_entering && !state.is_leaving;
+        let Some(mut state) = self.try_lock(is_settled) else {
             return;
         };
         let was_editing = state.mode == Mode::Editing;
@@ -428,17 +431,27 @@ impl Screen {
                 _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &quiet);
             }
         }
-        state.is_switching = state.mode == Mode::Editing;
-        Ok(state.is_switching)
+        state.is_entering = state.mode == Mode::Editing;
+        Ok(state.is_entering)
     }
 
-    /// The editor has given the terminal the settings that it had when it began.
+    /// The editor has a line, and will soon be done. Not any more if the program ends: the terminal
+    /// has its settings back by then, and the line is nobody's.
+    fn finish_editing(&self) {
+        let mut state = self.lock();
+        state.is_leaving = state.mode == Mode::Editing;
+        if !state.is_leaving {
+            drop(state);
+            loop {
+                thread::park();
+            }
+        }
+    }
+
+    /// The editor has done with the terminal's settings what it does.
     fn pause_editing(&self) {
         let mut state = self.lock();
-        state.is_switching = false;
-        if state.mode == Mode::Over {
-            self.restore_settings();
-        }
+        (state.is_entering, state.is_leaving) = (false, false);
     }
 
     fn stop_editing(&self) {
@@ -613,7 +626,7 @@ impl Highlighter for Painter {
         // It comes again only when it has written what it fetched before.
         state.confirm();
         state.is_woken = false;
-        state.is_switching = false;
+        state.is_entering = false;
         let Some(batch) = state.waiting.pop_front() else {
             return Cow::Borrowed(prompt);
         };
@@ -648,7 +661,15 @@ impl Hinter for Painter {
 }
 
 impl Helper for Painter {}
-impl Validator for Painter {}
+
+impl Validator for Painter {
+    /// The editor asks this of each line before it gives the terminal back.
+    fn validate(&self, _: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
+        self.screen.finish_editing();
+        Ok(ValidationResult::Valid(None))
+    }
+}
+
 impl Completer for Painter {
     type Candidate = String;
 }

@@ -16,6 +16,9 @@ use tempfile::TempDir;
 /// The deadline of every wait that has none of its own. Generous: machines are noisy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Within a second, as a person sees it; the machine's noise is allowed as much again, and more.
+pub(crate) const SOON: Duration = Duration::from_secs(5);
+
 /// Which Kafka a test's programs talk to.
 pub(crate) enum Kafka {
     /// The embedded broker, on a port and with a folder that no other test has.
@@ -466,6 +469,15 @@ impl Capture {
             .unwrap();
         assert!(state.ended, "a pipe is still held open by another process");
     }
+}
+
+/// A process's memory in kB, under one of the names that proc_pid_status(5) has for it.
+#[cfg(target_os = "linux")]
+pub(crate) fn kilobytes(pid: u32, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let found = status.lines().find_map(|line| line.strip_prefix(name));
+    let found = found.and_then(|rest| rest.strip_prefix(':')?.trim().strip_suffix(" kB"));
+    found.unwrap().parse().unwrap()
 }
 
 /// Whether `bytes` contain `part`.

@@ -203,10 +203,7 @@ impl Tty {
     /// The most memory that it has had, in kB.
     #[cfg(target_os = "linux")]
     pub(crate) fn peak_memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let peak = peak.unwrap().trim().trim_end_matches(" kB");
-        peak.parse().unwrap()
+        crate::support::kilobytes(self.pid(), "VmHWM")
     }
 
     /// Sends it a signal by name.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::away::chat;
 use super::full::tell;
-use crate::support::{Kafka, setting, user};
+use crate::support::{Kafka, kilobytes, setting, user};
 use crate::tty::{CTRL_D, Tty};
 
 /// How many pairs come and go, by turns.
@@ -39,11 +39,8 @@ struct Usage {
 
 impl Usage {
     fn of(pid: u32) -> Usage {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let resident = resident.unwrap().trim().trim_end_matches(" kB");
         Usage {
-            kilobytes: resident.parse().unwrap(),
+            kilobytes: kilobytes(pid, "VmRSS"),
             descriptors: fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(),
         }
     }
