@@ -80,6 +80,10 @@ const SETTINGS: &[(&str, &str)] = &[
 
 const PRODUCER: &[(&str, &str)] = &[
     ("enable.idempotence", "true"),
+    // With more than one, lines get lost. Of a producer that it does not know yet, a broker takes a
+    // batch of any sequence; so if it refuses the first one, as it does for a moment when the topic
+    // is new, and takes the second, librdkafka believes the first one to be written, too.
+    ("max.in.flight.requests.per.connection", "1"),
     // A line leaves at once. Batches form by themselves, from the lines that come while others are
     // under way: to wait for more makes a pipe no faster, and a program behind one slower.
     ("linger.ms", "0"),

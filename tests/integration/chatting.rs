@@ -74,8 +74,8 @@ pub(crate) fn an_end_typed_ahead_is_an_end_behind_the_last_line(on: &Kafka, time
             std::thread::sleep(Duration::from_micros(100 * n));
         }
         alice.keys(CTRL_D);
-        alice.ends_with(0);
-        assert_eq!(sent_to(on, &peer), "0\n1\n2\n3\n4\n");
+        let history = alice.ends_with(0).history();
+        assert_eq!(sent_to(on, &peer), "0\n1\n2\n3\n4\n", "{history}");
     }
 }
 

@@ -34,7 +34,7 @@ on_kafka! {
     others::chat_talks_with_the_tutorials_chat_under_its_option();
     others::kcat_writes_and_reads();
     chatting::lines_go_both_ways_at_once();
-    chatting::an_end_typed_ahead_is_an_end_behind_the_last_line(3);
+    chatting::an_end_typed_ahead_is_an_end_behind_the_last_line(5);
     chatting::what_waited_is_shown_once_and_what_waits_is_told();
     chatting::a_third_user_gets_one_notice_and_a_chat_of_their_own();
 }

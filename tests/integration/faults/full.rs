@@ -253,6 +253,40 @@ fn one_broker_through_a_proxy() {
     through_a_proxy(&named("connections broken"), port.parse().unwrap());
 }
 
+#[cfg(feature = "librdkafka")]
+#[test]
+#[ignore = "needs a real Kafka"]
+fn one_broker_refuses_the_first_batch() {
+    let on = Kafka::real();
+    let servers = setting("KAFKA_CHAT_TEST_SERVERS");
+    let port = servers.strip_prefix("127.0.0.1:").unwrap();
+    for _ in 0..5 {
+        let proxy = Proxy::of(port.parse().unwrap());
+        let (me, topic) = (user("alice"), user("bob"));
+        // As long as a line needs to be so that its last bytes are its own.
+        let lines: String = (1..=8).map(|n| format!("{me} {n}\n")).collect();
+        proxy.arm(Fault::Damage);
+        let ended = Kafka::Real(proxy.server())
+            // Each line is a batch, as when somebody types.
+            .program("publisher", &[&me, &topic, "-X", "batch.num.messages=1"])
+            .input(lines)
+            .start()
+            .wait_within(Duration::from_secs(60));
+        proxy.wait();
+        let log = on
+            .program("subscriber", &[&topic, "--from", "earliest", "-e", "-s"])
+            .run()
+            .code(0)
+            .stdout;
+        let report = check(&[account(me, 8, &ended.code(0))], &log);
+        assert!(report.is_clean(), "{report}");
+    }
+    tell(format_args!(
+        "{}: 5 times, nothing lost",
+        named("the first batch refused")
+    ));
+}
+
 #[test]
 #[ignore = "needs a real Kafka"]
 fn one_broker_is_away_from_chats() {

@@ -27,6 +27,8 @@ const FIND_COORDINATOR: i16 = 10;
 pub(crate) enum Fault {
     /// The next answer to a request of this API breaks off in its middle: the connection is reset.
     ResetInAnswer(i16),
+    /// The next produce request is damaged on its way, so that the broker refuses it.
+    Damage,
     /// The next produce request reaches the broker; instead of the answer, the connection ends.
     SwallowAcknowledgement,
     /// The next produce request reaches the broker; the answer never comes, nor does anything
@@ -163,7 +165,7 @@ impl Shared {
             .push(connection.clone());
         let (shared, theirs) = (self.clone(), connection.clone());
         thread::spawn(move || {
-            let _ = theirs.requests();
+            let _ = theirs.requests(&shared);
             theirs.end();
             shared.forget(&theirs);
         });
@@ -182,27 +184,39 @@ impl Shared {
             .retain(|other| !Arc::ptr_eq(other, connection));
     }
 
-    /// Takes the fault that is armed, if it is for an answer to this.
-    fn fault(&self, api: i16) -> Option<Fault> {
-        let mut state = self.state.lock().unwrap();
-        let is_due = match state.armed? {
+    /// Takes the fault that is armed, if it is for a request of this API.
+    fn fault_of_request(&self, api: i16) -> Option<Fault> {
+        self.fault(|armed| armed == Fault::Damage && api == PRODUCE)
+    }
+
+    /// The same for an answer to one.
+    fn fault_of_answer(&self, api: i16) -> Option<Fault> {
+        self.fault(|armed| match armed {
             Fault::ResetInAnswer(wanted) => wanted == api,
             Fault::SwallowAcknowledgement | Fault::HalfOpenAcknowledgement => api == PRODUCE,
-            Fault::HalfOpen => false,
-        };
-        is_due.then(|| {
-            self.changed.notify_all();
-            state.armed.take()
-        })?
+            Fault::Damage | Fault::HalfOpen => false,
+        })
+    }
+
+    fn fault(&self, is_due: impl Fn(Fault) -> bool) -> Option<Fault> {
+        let mut state = self.state.lock().unwrap();
+        let fault = state.armed.take_if(|armed| is_due(*armed))?;
+        self.changed.notify_all();
+        Some(fault)
     }
 }
 
 impl Connection {
-    fn requests(&self) -> io::Result<()> {
+    fn requests(&self, shared: &Shared) -> io::Result<()> {
         loop {
-            let frame = read_frame(&self.client)?;
+            let mut frame = read_frame(&self.client)?;
             let api = frame.get(4..6).and_then(|bytes| bytes.try_into().ok());
             let api = api.map(i16::from_be_bytes).ok_or(ErrorKind::InvalidData)?;
+            if shared.fault_of_request(api).is_some() {
+                // It ends with the last line, and a few bytes that say that nothing else comes.
+                let at = frame.len() - 8;
+                frame[at] ^= 1;
+            }
             if !self.frozen.load(Ordering::SeqCst) {
                 self.asked.lock().unwrap().push_back(api);
                 (&self.broker).write_all(&frame)?;
@@ -218,7 +232,7 @@ impl Connection {
             if self.frozen.load(Ordering::SeqCst) {
                 continue;
             }
-            match shared.fault(api) {
+            match shared.fault_of_answer(api) {
                 None => {}
                 Some(Fault::ResetInAnswer(_)) => {
                     (&self.client).write_all(&frame[..frame.len() / 2])?;
