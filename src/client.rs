@@ -92,6 +92,8 @@ pub enum Event {
         wanted: i64,
         /// The offset at which reading goes on.
         resumed: i64,
+        /// The offset behind the newest record by now.
+        end: i64,
     },
 }
 

@@ -108,12 +108,7 @@ impl Conversation {
             me,
             peer,
             unsigned,
-            away: Some(Away {
-                ends,
-                lines: VecDeque::new(),
-                earlier: 0,
-                since: Vec::new(),
-            }),
+            away: Some(Away::until(ends)),
             passed: Offsets::new(),
             named: BTreeSet::new(),
             told_others: false,
@@ -160,11 +155,16 @@ impl Conversation {
         items
     }
 
-    /// The log no longer has all that it had at the start, and reading goes on at `resumed`: where
-    /// that is, what was written while the user was away ends.
-    pub fn missed(&mut self, partition: i32, resumed: i64) {
-        if let Some(end) = self.away.as_mut().and_then(|a| a.ends.get_mut(&partition)) {
-            *end = resumed.min(*end);
+    /// The log no longer has all that it had, and ends at `end` by now. If reading `goes_back`, what
+    /// there is may have been shown already, or the user may never have seen any of it: it counts
+    /// as written while they were away, of which the last lines are shown.
+    pub fn missed(&mut self, partition: i32, goes_back: bool, end: i64) {
+        match &mut self.away {
+            Some(away) => {
+                away.ends.entry(partition).and_modify(|e| *e = end.min(*e));
+            }
+            None if goes_back => self.away = Some(Away::until([(partition, end)].into())),
+            None => {}
         }
     }
 
@@ -287,6 +287,15 @@ impl Conversation {
 }
 
 impl Away {
+    fn until(ends: Offsets) -> Away {
+        Away {
+            ends,
+            lines: VecDeque::new(),
+            earlier: 0,
+            since: Vec::new(),
+        }
+    }
+
     /// Keeps a line for later. Says whether there is room to go on.
     fn take(&mut self, line: Item, partition: i32, offset: i64) -> bool {
         if self.ends.get(&partition).is_none_or(|&end| offset >= end) {
@@ -529,8 +538,25 @@ mod tests {
     fn a_log_that_lost_its_end_does_not_keep_the_user_waiting() {
         let mut chat = alice(Unsigned::Hidden, &[(0, 10)]);
         assert!(take(&mut chat, 0, 0, "bob", "hi").is_empty());
-        chat.missed(0, 2);
+        chat.missed(0, false, 2);
         assert_eq!(polled(&mut chat, &[(0, 2)]).len(), 3);
+    }
+
+    #[test]
+    fn a_log_that_is_read_from_its_beginning_again_is_not_shown_whole() {
+        for is_catching_up in [true, false] {
+            let mut chat = alice(Unsigned::Hidden, &[(0, 2000)]);
+            if !is_catching_up {
+                polled(&mut chat, &[(0, 2000)]);
+            }
+            chat.missed(0, true, 1000);
+            for offset in 0..1000 {
+                assert!(take(&mut chat, 0, offset, "bob", "old").is_empty());
+            }
+            let shown = polled(&mut chat, &[(0, 1000)]);
+            assert_eq!(shown.len(), 1 + LAST + 1, "{shown:?}");
+            assert_eq!(take(&mut chat, 0, 1000, "bob", "new"), ["bob: new"]);
+        }
     }
 
     /// What the peer's committed offsets tell, a second later each.

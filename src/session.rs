@@ -185,11 +185,14 @@ fn listener(
             _ => {}
         }
         if let Event::Missed {
-            partition, resumed, ..
+            partition,
+            wanted,
+            resumed,
+            end,
         } = event
             && let Some(conversation) = &*lock(&told)
         {
-            lock(conversation).missed(partition, resumed);
+            lock(conversation).missed(partition, resumed < wanted, end);
         }
         screen.notice(&event.to_string());
     })

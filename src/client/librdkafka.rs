@@ -1275,7 +1275,14 @@ impl TopicConsumer {
             if (oldest..=end).contains(&wanted) {
                 continue;
             }
-            let is_same = wanted > end && self.is_same_log(partition, oldest, end)?;
+            let is_same = match wanted > end {
+                true => self.is_same_log(partition, oldest, end)?,
+                false => Some(false),
+            };
+            let Some(is_same) = is_same else {
+                self.out_of_range = true;
+                continue;
+            };
             if !is_same {
                 self.first.remove(&partition);
             }
@@ -1285,20 +1292,22 @@ impl TopicConsumer {
                 partition,
                 wanted,
                 resumed,
+                end,
             });
         }
         self.assign()
     }
 
-    /// Whether the log is still the one whose first record was given earlier. It reads that record
-    /// again, for which all partitions have to be assigned anew.
-    fn is_same_log(&self, partition: i32, oldest: i64, end: i64) -> Result<bool> {
+    /// Whether the log is still the one whose first record was given earlier; none if the cluster
+    /// doesn't say for now. It reads that record again, for which all partitions have to be assigned
+    /// anew.
+    fn is_same_log(&self, partition: i32, oldest: i64, end: i64) -> Result<Option<bool>> {
         let Some(&(first, mark)) = self.first.get(&partition) else {
-            return Ok(false);
+            return Ok(Some(false));
         };
         // A new log begins at 0.
         if first >= end || first < oldest {
-            return Ok(first < oldest);
+            return Ok(Some(first < oldest));
         }
         self.reader
             .assign(&list(&self.topic, [(partition, Offset::Offset(first))])?)
@@ -1310,10 +1319,10 @@ impl TopicConsumer {
                 && message.offset() >= first
             {
                 let record = record(&message);
-                return Ok((record.offset, record.mark()) == (first, mark));
+                return Ok(Some((record.offset, record.mark()) == (first, mark)));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// Moves a position over what is not given behind the last record: markers of transactions,

@@ -1232,6 +1232,7 @@ impl V0Consumer {
             partition,
             wanted,
             resumed,
+            end,
         });
         Ok(())
     }
