@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use crate::client::{Deliveries, Producer};
@@ -31,6 +32,7 @@ struct State {
     failures: Vec<Failure>,
     failed: u64,
     broken: bool,
+    closed: bool,
 }
 
 /// Lines next to each other that failed for the same reason.
@@ -59,9 +61,21 @@ impl Ledger {
         }
     }
 
+    /// Takes no more lines, as the program ends: whoever comes with another one waits for that.
+    /// Else some might still be sent which the verdict knows nothing of.
+    pub fn close(&self) {
+        self.lock().closed = true;
+    }
+
     /// The number of the next line, the first being 1; it waits from now on.
     fn number(&self) -> u64 {
         let mut state = self.lock();
+        if state.closed {
+            drop(state);
+            loop {
+                thread::park();
+            }
+        }
         state.lines += 1;
         let number = state.lines;
         state.waiting.push_back(number);
@@ -98,6 +112,7 @@ impl Ledger {
     /// under way. Where input is `typed`, it ends where the user stops; elsewhere there may be lines
     /// that were never read, which is a failure, too.
     pub fn interrupted(&self, typed: bool) -> Result<()> {
+        self.close();
         self.wait(LAST_WAIT);
         self.verdict()?;
         match typed {
@@ -223,6 +238,8 @@ fn lines(count: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
 
     #[test]
@@ -281,6 +298,20 @@ mod tests {
         assert!(ledger.verdict_after(reason()).is_err());
         let error = ledger.verdict_after(Err(Error::closed_pipe())).unwrap_err();
         assert_eq!(error.exit_code(), 0);
+    }
+
+    #[test]
+    fn no_line_is_taken_any_more_once_it_is_closed() {
+        let ledger = Ledger::new();
+        let (tell, told) = mpsc::channel();
+        ledger.number();
+        ledger.close();
+        let late = Arc::clone(&ledger);
+        thread::spawn(move || tell.send(late.number()));
+        assert!(told.recv_timeout(Duration::from_millis(100)).is_err());
+        ledger.acknowledged(1, 1, 0, 0);
+        let error = ledger.interrupted(false).unwrap_err().to_string();
+        assert!(error.contains("after 1 line, all delivered"), "{error}");
     }
 
     #[test]

@@ -22,8 +22,9 @@ const POLL: Duration = Duration::from_millis(400);
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How many times in a row the position can't be committed until the user is told.
 const TELL_AFTER: u32 = 3;
-/// How long the end of a chat waits for what is under way: it has a second in all.
-const LAST_WAIT: Duration = Duration::from_millis(400);
+/// How long the end of a chat waits for what is under way, at most half of it for
+/// acknowledgements: it has a second in all.
+const LAST_WAIT: Duration = Duration::from_millis(800);
 
 /// Who talks with whom, and over which topics.
 #[derive(Debug, Clone)]
@@ -253,6 +254,18 @@ impl Writer {
 }
 
 impl Session {
+    /// Ends the chat for a signal: as [`end`](Session::end), and as a failure if there is input that
+    /// is not typed, and so may not end here.
+    pub fn interrupted(&self) -> Result<()> {
+        self.end(match io::stdin().is_terminal() {
+            true => Ok(()),
+            false => Err(Error::failed(
+                "interrupted",
+                "what came behind the lines sent was not read",
+            )),
+        })
+    }
+
     /// Ends the chat, within a second: leaves the terminal as it was, commits what was shown, and
     /// says what the peer has not read. Fails with the `reason` why it could not go on, if there
     /// is one, and else if lines were not delivered, which it names.
@@ -263,11 +276,13 @@ impl Session {
         while self.has_ended.swap(true, Ordering::Relaxed) {
             thread::park();
         }
+        let end = Instant::now() + LAST_WAIT;
+        self.ledger.close();
         self.screen.restore();
-        self.ledger.wait(LAST_WAIT);
+        self.ledger.wait(LAST_WAIT / 2);
         let (done, is_done) = mpsc::channel();
         if self.bookkeeper.send(done).is_ok() {
-            let _ = is_done.recv_timeout(LAST_WAIT);
+            let _ = is_done.recv_timeout(end.saturating_duration_since(Instant::now()));
         }
         if let Some(unread) = lock(&self.conversation).unread() {
             self.screen.notice(&unread);

@@ -47,7 +47,7 @@ fn chat(arguments: Arguments) -> Result<()> {
         session::open(cluster.as_ref(), parties, timeout, terminal.screen())?;
 
     let ending = session.clone();
-    cli::on_signal(move || ending.end(Ok(())))?;
+    cli::on_signal(move || ending.interrupted())?;
     let ending = session.clone();
     thread::spawn(move || cli::exit(ending.end(reader.run())));
     let ending = session.clone();
