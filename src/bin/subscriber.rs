@@ -46,14 +46,14 @@ fn subscribe(arguments: Arguments) -> Result<()> {
 
     let hint = format!("waiting for messages to {me}; Ctrl-C ends");
     while !stop.is_set() && !until.is_reached(&consumer.position()) {
-        consumer.try_poll(cli::TICK, |record| {
+        let polled = consumer.try_poll(cli::TICK, |record| {
             let at = (record.partition, record.offset);
             match until.takes(at.0, at.1) {
                 true => screen.message(record.key, record.value, at),
                 false => Ok(()),
             }
-        })?;
-        screen.flush()?;
+        });
+        screen.flush().and(polled)?;
         screen.hint_once(&hint);
     }
     until.verdict(&consumer.position())

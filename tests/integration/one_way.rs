@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kafka_chat::client::MAX_RECORD_BYTES;
 
-use crate::support::{Capture, Kafka, random_lines, user};
+use crate::support::{Capture, Kafka, Program, random_lines, user};
 use crate::tty::CTRL_C;
 
 /// Sends `input` and reads it back from the start of the log.
@@ -240,6 +240,51 @@ fn a_subscriber_that_waits_says_so_once_and_only_on_a_terminal() {
     assert!(output.bytes().starts_with(b"hello\n"));
 }
 
+pub(crate) fn an_interrupted_pipe_is_told_up_to_which_line_it_was_delivered(on: &Kafka) {
+    let (me, peer) = (user("alice"), user("bob"));
+    let publisher = on
+        .program("publisher", &[&me, &peer])
+        .input("x\n".repeat(5_000_000))
+        .start();
+    on.program("subscriber", &[&peer, "--from", "earliest", "-n", "1000"])
+        .run()
+        .code(0);
+    publisher.signal("INT");
+    let ended = publisher.wait().code(1);
+    let (_, rest) = ended
+        .stderr
+        .split_once("interrupted after ")
+        .expect(&ended.stderr);
+    let (lines, _) = rest
+        .split_once(" lines, all delivered: what came behind them was not read")
+        .expect(&ended.stderr);
+    let log = on
+        .program("subscriber", &[&peer, "--from", "earliest", "-e"])
+        .run()
+        .code(0);
+    assert_eq!(log.stdout.len(), 2 * lines.parse::<usize>().unwrap());
+}
+
+#[test]
+fn a_publisher_that_nohup_has_started_outlives_its_terminal() {
+    let on = Kafka::embedded();
+    let _broker = on.host();
+    let servers = on.servers();
+    let mut publisher = Program::other("sh", &["-c", "trap '' HUP; exec \"$@\"", "sh"])
+        .arg(env!("CARGO_BIN_EXE_publisher"))
+        .args(["alice", "bob", "-b", &servers])
+        .start();
+    publisher.write("one\n");
+    let subscriber = on.program("subscriber", &["bob", "--from", "earliest", "-n", "2"]);
+    let subscriber = subscriber.start();
+    subscriber.wait_for("one\n");
+    publisher.signal("HUP");
+    publisher.write("two\n");
+    publisher.close();
+    publisher.wait().code(0);
+    subscriber.wait().code(0).prints("one\ntwo\n");
+}
+
 macro_rules! on_the_embedded_broker {
     ($($name:ident($($argument:expr),*);)*) => {
         $(#[test] fn $name() { super::$name(&Kafka::embedded() $(, $argument)*); })*
@@ -259,5 +304,6 @@ mod embedded {
         latest_shows_only_what_comes_later();
         lines_too_long_are_named_and_the_others_go_on();
         a_line_too_long_only_with_its_key_is_named_and_the_others_go_on();
+        an_interrupted_pipe_is_told_up_to_which_line_it_was_delivered();
     }
 }
