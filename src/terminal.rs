@@ -627,6 +627,10 @@ impl Highlighter for Painter {
         state.confirm();
         state.is_woken = false;
         state.is_entering = false;
+        // As when it was stopped by Ctrl-Z, and goes on only to be ended.
+        if state.mode == Mode::Over {
+            self.screen.restore_settings();
+        }
         let Some(batch) = state.waiting.pop_front() else {
             return Cow::Borrowed(prompt);
         };
