@@ -331,10 +331,10 @@ pub fn listener() -> Listener {
 /// On Ctrl-C, SIGTERM or SIGHUP runs `last`, on a thread of its own, and ends the process with
 /// what it returns. A second signal ends it at once.
 ///
-/// Without a terminal SIGHUP is left as it was found: `nohup` has it ignored.
+/// Where neither output is a terminal, SIGHUP is left as it was found: `nohup` has it ignored. If
+/// nobody has, it ends the program without a word.
 pub fn on_signal(last: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
-    let has_terminal =
-        io::stdin().is_terminal() || io::stdout().is_terminal() || io::stderr().is_terminal();
+    let has_terminal = io::stdout().is_terminal() || io::stderr().is_terminal();
     let mut signals = Signals::new([SIGINT, SIGTERM])
         .and_then(|signals| {
             if has_terminal {

@@ -63,7 +63,8 @@ pub struct Conversation {
     me: Name,
     peer: Name,
     unsigned: Unsigned,
-    /// Until what was in the log at the start has been read.
+    /// Until what was in the log at the start has been read, or what there is when the log is read
+    /// again.
     away: Option<Away>,
     passed: Offsets,
     named: BTreeSet<String>,
@@ -77,6 +78,8 @@ pub struct Conversation {
 #[derive(Debug)]
 struct Away {
     ends: Offsets,
+    /// What these lines are, for the user.
+    what: &'static str,
     /// The last of them.
     lines: VecDeque<Item>,
     /// How many came before those.
@@ -108,7 +111,7 @@ impl Conversation {
             me,
             peer,
             unsigned,
-            away: Some(Away::until(ends)),
+            away: Some(Away::until(ends, "while you were away")),
             passed: Offsets::new(),
             named: BTreeSet::new(),
             told_others: false,
@@ -161,9 +164,15 @@ impl Conversation {
     pub fn missed(&mut self, partition: i32, goes_back: bool, end: i64) {
         match &mut self.away {
             Some(away) => {
-                away.ends.entry(partition).and_modify(|e| *e = end.min(*e));
+                let known = away.ends.entry(partition).and_modify(|e| *e = end.min(*e));
+                if goes_back {
+                    known.or_insert(end);
+                }
             }
-            None if goes_back => self.away = Some(Away::until([(partition, end)].into())),
+            None if goes_back => {
+                let ends = [(partition, end)].into();
+                self.away = Some(Away::until(ends, "in the log, which is read again"));
+            }
             None => {}
         }
     }
@@ -229,7 +238,7 @@ impl Conversation {
         };
         let mut items = Vec::new();
         if !away.lines.is_empty() {
-            let mut header = format!("{} while you were away", lines(away.lines.len() as u64));
+            let mut header = format!("{} {}", lines(away.lines.len() as u64), away.what);
             if away.earlier > 0 {
                 header += &format!(", and {} earlier ones, not shown", away.earlier);
             }
@@ -287,9 +296,10 @@ impl Conversation {
 }
 
 impl Away {
-    fn until(ends: Offsets) -> Away {
+    fn until(ends: Offsets, what: &'static str) -> Away {
         Away {
             ends,
+            what,
             lines: VecDeque::new(),
             earlier: 0,
             since: Vec::new(),
@@ -544,17 +554,26 @@ mod tests {
 
     #[test]
     fn a_log_that_is_read_from_its_beginning_again_is_not_shown_whole() {
-        for is_catching_up in [true, false] {
-            let mut chat = alice(Unsigned::Hidden, &[(0, 2000)]);
+        for (is_catching_up, header) in [
+            (true, "100 lines while you were away, and 1900 earlier ones"),
+            (
+                false,
+                "100 lines in the log, which is read again, and 1900 earlier ones",
+            ),
+        ] {
+            let mut chat = alice(Unsigned::Hidden, &[(0, 2000), (1, 2000)]);
             if !is_catching_up {
-                polled(&mut chat, &[(0, 2000)]);
+                polled(&mut chat, &[(0, 2000), (1, 2000)]);
             }
             chat.missed(0, true, 1000);
+            chat.missed(1, true, 1000);
             for offset in 0..1000 {
                 assert!(take(&mut chat, 0, offset, "bob", "old").is_empty());
+                assert!(take(&mut chat, 1, offset, "bob", "old").is_empty());
             }
-            let shown = polled(&mut chat, &[(0, 1000)]);
+            let shown = polled(&mut chat, &[(0, 1000), (1, 1000)]);
             assert_eq!(shown.len(), 1 + LAST + 1, "{shown:?}");
+            assert!(shown[0].contains(header), "{shown:?}");
             assert_eq!(take(&mut chat, 0, 1000, "bob", "new"), ["bob: new"]);
         }
     }

@@ -1,6 +1,5 @@
 //! One user's chat with another: the conversation, fed from Kafka, shown on a screen.
 
-use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +21,7 @@ const POLL: Duration = Duration::from_millis(400);
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How many times in a row the position can't be committed until the user is told.
 const TELL_AFTER: u32 = 3;
-/// How long the end of a chat waits for what is under way, at most half of it for
+/// How long the end of a chat waits for what is under way, at most three quarters of it for
 /// acknowledgements: it has a second in all.
 const LAST_WAIT: Duration = Duration::from_millis(800);
 
@@ -246,7 +245,7 @@ impl Writer {
         while let Some(line) = terminal.next_line()? {
             self.ledger.send(&line, self.producer.as_mut());
         }
-        if !io::stdin().is_terminal() {
+        if !terminal.is_typed() {
             self.producer.flush(self.delivery_timeout * 2);
         }
         Ok(())
@@ -254,10 +253,10 @@ impl Writer {
 }
 
 impl Session {
-    /// Ends the chat for a signal: as [`end`](Session::end), and as a failure if there is input that
-    /// is not typed, and so may not end here.
-    pub fn interrupted(&self) -> Result<()> {
-        self.end(match io::stdin().is_terminal() {
+    /// Ends the chat for a signal: as [`end`](Session::end), and as a failure if the input is not
+    /// `typed`, and so may not end here.
+    pub fn interrupted(&self, typed: bool) -> Result<()> {
+        self.end(match typed {
             true => Ok(()),
             false => Err(Error::failed(
                 "interrupted",
@@ -279,7 +278,7 @@ impl Session {
         let end = Instant::now() + LAST_WAIT;
         self.ledger.close();
         self.screen.restore();
-        self.ledger.wait(LAST_WAIT / 2);
+        self.ledger.wait(LAST_WAIT * 3 / 4);
         let (done, is_done) = mpsc::channel();
         if self.bookkeeper.send(done).is_ok() {
             let _ = is_done.recv_timeout(end.saturating_duration_since(Instant::now()));
@@ -287,6 +286,8 @@ impl Session {
         if let Some(unread) = lock(&self.conversation).unread() {
             self.screen.notice(&unread);
         }
+        // Once more: the editor may have changed the terminal since, if somebody has typed.
+        self.screen.restore();
         self.ledger.verdict_after(reason)
     }
 }

@@ -81,6 +81,7 @@ const COLOURS: [&str; 6] = [
 /// Where lines are typed and messages are shown.
 pub struct Terminal {
     input: Input,
+    is_typed: bool,
     screen: Screen,
 }
 
@@ -102,13 +103,28 @@ impl Terminal {
     ///
     /// Until then, what is typed is echoed by the terminal itself.
     pub fn open(me: &Name) -> Result<Terminal> {
+        let is_typed = io::stdin().is_terminal();
         let mut screen = Screen::open(io::stdout().is_terminal());
         if let Some(editor) = LineEditor::open(me, &mut screen)? {
             let input = Input::Editor(Box::new(editor));
-            return Ok(Terminal { input, screen });
+            return Ok(Terminal {
+                input,
+                is_typed,
+                screen,
+            });
         }
         let input = Input::Plain(Lines::new(io::stdin().lock()));
-        Ok(Terminal { input, screen })
+        Ok(Terminal {
+            input,
+            is_typed,
+            screen,
+        })
+    }
+
+    /// Whether lines are typed, and do not come from a pipe or a file. A terminal that has been
+    /// closed since still counts.
+    pub fn is_typed(&self) -> bool {
+        self.is_typed
     }
 
     /// The next line of input, or none at its end, which Ctrl-C at the prompt is, too.
@@ -452,6 +468,9 @@ impl Screen {
     fn pause_editing(&self) {
         let mut state = self.lock();
         (state.is_entering, state.is_leaving) = (false, false);
+        if state.mode == Mode::Over {
+            self.restore_settings();
+        }
     }
 
     fn stop_editing(&self) {
@@ -471,20 +490,22 @@ impl Screen {
         lock(&self.shared.state)
     }
 
-    /// The state as soon as nobody else has it and it is like this, if that is soon.
+    /// The state as soon as nobody else has it and it is like this. If that is not soon, the state
+    /// as it is, or nothing if somebody still has it.
     fn try_lock(&self, is_ready: impl Fn(&State) -> bool) -> Option<MutexGuard<'_, State>> {
         let until = Instant::now() + LAST_WAIT;
-        while Instant::now() < until {
+        loop {
+            let is_late = Instant::now() >= until;
             match self.shared.state.try_lock() {
-                Ok(state) if is_ready(&state) => return Some(state),
+                Ok(state) if is_late || is_ready(&state) => return Some(state),
                 Err(TryLockError::Poisoned(error)) => return Some(error.into_inner()),
+                Err(TryLockError::WouldBlock) if is_late => return None,
                 // Not to be kept from those who are waited for.
                 Ok(state) => drop(state),
                 Err(TryLockError::WouldBlock) => {}
             }
             thread::sleep(SHORT_WAIT);
         }
-        None
     }
 }
 

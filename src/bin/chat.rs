@@ -46,8 +46,8 @@ fn chat(arguments: Arguments) -> Result<()> {
     let (session, reader, mut writer) =
         session::open(cluster.as_ref(), parties, timeout, terminal.screen())?;
 
-    let ending = session.clone();
-    cli::on_signal(move || ending.interrupted())?;
+    let (ending, typed) = (session.clone(), terminal.is_typed());
+    cli::on_signal(move || ending.interrupted(typed))?;
     let ending = session.clone();
     thread::spawn(move || cli::exit(ending.end(reader.run())));
     let ending = session.clone();

@@ -38,11 +38,11 @@ fn publish(arguments: Arguments) -> Result<()> {
     let timeout = arguments.delivery.timeout();
     let mut producer = cluster.producer(&me, &peer, timeout, ledger.clone(), notices)?;
     let (interrupted, shown) = (ledger.clone(), progress.clone());
+    let typed = io::stdin().is_terminal();
     cli::on_signal(move || {
         shown.end();
-        interrupted.interrupted(io::stdin().is_terminal())
+        interrupted.interrupted(typed)
     })?;
-
     let mut lines = Lines::new(io::stdin().lock());
     let read = loop {
         match lines.next_line() {

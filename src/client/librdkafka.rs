@@ -1314,12 +1314,18 @@ impl TopicConsumer {
             .map_err(|error| Error::failed(&self.doing, error))?;
         let start = Instant::now();
         while start.elapsed() < REACH {
-            if let Some(Ok(message)) = self.reader.poll(LOST / 2)
-                && message.partition() == partition
-                && message.offset() >= first
-            {
-                let record = record(&message);
-                return Ok(Some((record.offset, record.mark()) == (first, mark)));
+            match self.reader.poll(LOST / 2) {
+                Some(Ok(message))
+                    if message.partition() == partition && message.offset() >= first =>
+                {
+                    let record = record(&message);
+                    return Ok(Some((record.offset, record.mark()) == (first, mark)));
+                }
+                // None of its records is given any more.
+                Some(Err(KafkaError::PartitionEOF(at))) if at == partition => {
+                    return Ok(Some(false));
+                }
+                _ => {}
             }
         }
         Ok(None)

@@ -68,7 +68,10 @@ pub(crate) fn an_end_typed_ahead_is_an_end_behind_the_last_line(on: &Kafka, time
     for n in 0..times {
         let (me, peer) = (user("alice"), user("bob"));
         let alice = chat(on, &me, &peer);
-        for line in 0..5 {
+        // A new topic may take a moment, and the end does not wait for long.
+        alice.line("0");
+        wait_for_lines(on, &peer, 1);
+        for line in 1..5 {
             alice.line(&format!("{line}"));
             // Each chat gets it at another moment.
             std::thread::sleep(Duration::from_micros(100 * n));

@@ -28,7 +28,6 @@ on_kafka! {
     one_way::latest_shows_only_what_comes_later();
     one_way::lines_too_long_are_named_and_the_others_go_on();
     one_way::a_line_too_long_only_with_its_key_is_named_and_the_others_go_on();
-    one_way::an_interrupted_pipe_is_told_up_to_which_line_it_was_delivered();
     others::the_tutorials_publisher_reaches_our_subscriber();
     others::our_publisher_reaches_the_tutorials_subscriber();
     others::our_chat_talks_with_the_tutorials_one_way_scripts();
