@@ -334,15 +334,12 @@ pub fn listener() -> Listener {
 /// Where neither output is a terminal, SIGHUP is left as it was found: `nohup` has it ignored. If
 /// nobody has, it ends the program without a word.
 pub fn on_signal(last: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
-    let has_terminal = io::stdout().is_terminal() || io::stderr().is_terminal();
-    let mut signals = Signals::new([SIGINT, SIGTERM])
-        .and_then(|signals| {
-            if has_terminal {
-                signals.add_signal(SIGHUP)?;
-            }
-            Ok(signals)
-        })
-        .map_err(|why| Error::failed("cannot listen for signals", why))?;
+    let mut wanted = vec![SIGINT, SIGTERM];
+    if io::stdout().is_terminal() || io::stderr().is_terminal() {
+        wanted.push(SIGHUP);
+    }
+    let mut signals =
+        Signals::new(wanted).map_err(|why| Error::failed("cannot listen for signals", why))?;
     thread::spawn(move || {
         let mut last = Some(last);
         for _ in signals.forever() {

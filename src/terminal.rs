@@ -105,15 +105,10 @@ impl Terminal {
     pub fn open(me: &Name) -> Result<Terminal> {
         let is_typed = io::stdin().is_terminal();
         let mut screen = Screen::open(io::stdout().is_terminal());
-        if let Some(editor) = LineEditor::open(me, &mut screen)? {
-            let input = Input::Editor(Box::new(editor));
-            return Ok(Terminal {
-                input,
-                is_typed,
-                screen,
-            });
-        }
-        let input = Input::Plain(Lines::new(io::stdin().lock()));
+        let input = match LineEditor::open(me, &mut screen)? {
+            Some(editor) => Input::Editor(Box::new(editor)),
+            None => Input::Plain(Lines::new(io::stdin().lock())),
+        };
         Ok(Terminal {
             input,
             is_typed,

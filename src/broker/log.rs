@@ -1039,7 +1039,7 @@ mod tests {
     #[test]
     fn behind_a_file_that_was_deleted_or_cut_the_log_goes_on_without_a_hole() {
         let size = numbered(0).len();
-        for (left, kept) in [(None, vec![]), (Some(size + 3), vec![numbered(0)])] {
+        for left in [None, Some(size + 3)] {
             let dir = TempDir::new().unwrap();
             let log = open(&dir, LIMITS);
             for n in 0..3 {
@@ -1065,10 +1065,10 @@ mod tests {
             let log = open(&dir, LIMITS);
             assert_eq!(read_from(&bob(&log), 3, 1000), behind);
             assert_eq!(bob(&log).append(&mut numbered(5)).unwrap(), 5);
-            let mut first = Vec::new();
-            if !kept.is_empty() {
-                bob(&log).read(0, 1000, &mut first).unwrap();
-                assert_eq!(first[8..], kept[0][8..]);
+            if left.is_some() {
+                let mut kept = Vec::new();
+                bob(&log).read(0, 1000, &mut kept).unwrap();
+                assert_eq!(kept[8..], numbered(0)[8..]);
             }
         }
     }

@@ -196,6 +196,13 @@ fn cluster(arguments: &[&str]) -> Ended {
         .code(0)
 }
 
+/// The port of the only broker.
+fn broker_port() -> u16 {
+    let servers = setting("KAFKA_CHAT_TEST_SERVERS");
+    let port = servers.strip_prefix("127.0.0.1:").unwrap();
+    port.parse().unwrap()
+}
+
 /// A node of the cluster that is dead. Dropped, it is started again: also when a test has failed, since the
 /// next one needs it.
 struct Killed(String);
@@ -248,9 +255,7 @@ fn one_broker_stands_still() {
 #[test]
 #[ignore = "needs a real Kafka"]
 fn one_broker_through_a_proxy() {
-    let servers = setting("KAFKA_CHAT_TEST_SERVERS");
-    let port = servers.strip_prefix("127.0.0.1:").unwrap();
-    through_a_proxy(&named("connections broken"), port.parse().unwrap());
+    through_a_proxy(&named("connections broken"), broker_port());
 }
 
 #[cfg(feature = "librdkafka")]
@@ -258,10 +263,8 @@ fn one_broker_through_a_proxy() {
 #[ignore = "needs a real Kafka"]
 fn one_broker_refuses_the_first_batch() {
     let on = Kafka::real();
-    let servers = setting("KAFKA_CHAT_TEST_SERVERS");
-    let port = servers.strip_prefix("127.0.0.1:").unwrap();
     for _ in 0..5 {
-        let proxy = Proxy::of(port.parse().unwrap());
+        let proxy = Proxy::of(broker_port());
         let (me, topic) = (user("alice"), user("bob"));
         // As long as a line needs to be so that its last bytes are its own.
         let lines: String = (1..=8).map(|n| format!("{me} {n}\n")).collect();
