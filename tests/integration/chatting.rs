@@ -7,8 +7,11 @@ use kafka_chat::client::{self, Options};
 use kafka_chat::ledger::Ledger;
 use kafka_chat::lines::Line;
 
-use crate::support::{Kafka, PATIENCE, Running, SOON, user};
+use crate::support::{Kafka, PATIENCE, Running, user};
 use crate::tty::{CTRL_C, CTRL_D, CTRL_G, CTRL_R, ENTER, LEFT, Tty};
+
+/// Within a second, as a person sees it; the machine's noise is allowed as much again, and more.
+const SOON: Duration = Duration::from_secs(5);
 
 /// Opens `me`'s chat with `peer`, up to its prompt.
 fn chat(on: &Kafka, me: &str, peer: &str) -> Tty {

@@ -16,9 +16,6 @@ use tempfile::TempDir;
 /// The deadline of every wait that has none of its own. Generous: machines are noisy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Within a second, as a person sees it; the machine's noise is allowed as much again, and more.
-pub(crate) const SOON: Duration = Duration::from_secs(5);
-
 /// Which Kafka a test's programs talk to.
 pub(crate) enum Kafka {
     /// The embedded broker, on a port and with a folder that no other test has.

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::check::said_undelivered;
-use crate::support::{Ended, Kafka, Running, SOON, user};
+use crate::support::{Ended, Kafka, Running, user};
 use crate::tty::{CTRL_C, CTRL_D, Tty};
 
 /// A program that runs the embedded broker, and others that don't take over from it.
@@ -120,7 +120,7 @@ fn ctrl_c_while_the_broker_is_away_ends_a_chat_at_once_and_names_the_lines() {
     alice.keys(CTRL_C);
     let history = alice.ends_with(1).history();
     let took = start.elapsed();
-    assert!(took < SOON, "{took:?}");
+    assert!(took < Duration::from_millis(1300), "{took:?}");
     for part in [
         "2 of 2 lines were not delivered",
         "lines 1-2: not acknowledged yet",
@@ -178,10 +178,13 @@ fn a_publisher_whose_broker_is_gone_for_good_names_the_lines() {
     broker.go_away();
     publisher.write("two\nthree\n");
     publisher.close();
+    let start = Instant::now();
     let ended = publisher.wait().code(1).says(&[
         "of 3 lines were not delivered",
         "not acknowledged within 2 seconds (no broker can be reached)",
     ]);
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(6), "{took:?}");
     assert_named(&ended, 3, [2, 3]);
     assert_eq!(ended.stderr.matches("lost").count(), 1, "{}", ended.stderr);
 }
@@ -205,7 +208,7 @@ fn a_publisher_that_is_interrupted_while_the_broker_is_away_ends_at_once() {
     let ended = publisher.wait().code(1).says(&["not acknowledged yet"]);
     assert_named(&ended, 2, [2]);
     let took = start.elapsed();
-    assert!(took < SOON, "{took:?}");
+    assert!(took < Duration::from_millis(1300), "{took:?}");
 }
 
 #[test]
