@@ -282,16 +282,17 @@ fn messages_wait_while_the_history_is_searched() {
     assert_eq!(wait_for_lines(&on, &peer, 2), "an earlier line\nhalf\n");
 }
 
-/// The user of a chat, as its prompt has it.
+/// The user of a chat, as its prompt has it. That may just be painted anew, and is waited for.
 fn chat_name(chat: &Tty) -> &'static str {
-    let screen = chat.screen();
-    let prompt = screen
-        .lines()
-        .rev()
-        .find_map(|l| l.split_once("> ").or(l.split_once('>')));
-    let name = prompt.map(|(name, _)| name.to_string());
-    name.unwrap_or_else(|| panic!("no prompt in\n{screen}"))
-        .leak()
+    let mut name = None;
+    chat.wait("prompt", |screen| {
+        let contents = screen.contents();
+        let mut lines = contents.lines().rev();
+        let prompt = lines.find_map(|l| l.split_once("> ").or(l.split_once('>')));
+        name = prompt.map(|(name, _)| name.to_string());
+        name.is_some()
+    });
+    name.unwrap().leak()
 }
 
 #[test]
