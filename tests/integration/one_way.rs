@@ -242,27 +242,36 @@ fn a_subscriber_that_waits_says_so_once_and_only_on_a_terminal() {
 
 pub(crate) fn an_interrupted_pipe_is_told_up_to_which_line_it_was_delivered(on: &Kafka) {
     let (me, peer) = (user("alice"), user("bob"));
+    // Long ones, so that few are under way: at its end a publisher waits for them no longer than 0.7 s.
+    let line = "x".repeat(999) + "\n";
     let publisher = on
         .program("publisher", &[&me, &peer])
-        .input("x\n".repeat(5_000_000))
+        .input(line.repeat(100_000))
         .start();
-    on.program("subscriber", &[&peer, "--from", "earliest", "-n", "1000"])
+    on.program("subscriber", &[&peer, "--from", "earliest", "-n", "100"])
         .run()
         .code(0);
     publisher.signal("INT");
     let ended = publisher.wait().code(1);
-    let (_, rest) = ended
-        .stderr
-        .split_once("interrupted after ")
-        .expect(&ended.stderr);
-    let (lines, _) = rest
-        .split_once(" lines, all delivered: what came behind them was not read")
-        .expect(&ended.stderr);
+    let number = |words: Option<&str>| -> usize { words.unwrap().parse().expect(&ended.stderr) };
+    // Before it, the publisher may have said that it runs the broker.
+    let (_, verdict) = ended.stderr.rsplit_once("publisher: ").unwrap();
+    let mut words = verdict.split(' ');
+    let (undelivered, lines) = match ended.stderr.contains("interrupted after ") {
+        true => (0, number(words.nth(2))),
+        // On a slow machine there was no time for the last ones, which are named then.
+        false => (number(words.next()), number(words.nth(1))),
+    };
     let log = on
         .program("subscriber", &[&peer, "--from", "earliest", "-e"])
         .run()
         .code(0);
-    assert_eq!(log.stdout.len(), 2 * lines.parse::<usize>().unwrap());
+    let there = log.stdout.len() / line.len();
+    assert!(
+        (lines - undelivered..=lines).contains(&there),
+        "{there} are there: {}",
+        ended.stderr
+    );
 }
 
 #[test]
