@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::client::{self, Cluster, DELIVERY_TIMEOUT, Listener, Options, Start, properties};
+use crate::client::{self, Cluster, DELIVERY_TIMEOUT, Event, Options, Start, properties};
 use crate::embedded::{self, Found};
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -92,14 +92,14 @@ impl Connection {
             Some(servers) => Options {
                 servers: bootstrap_servers(&servers)?,
                 properties,
-                revive: None,
+                take_over: None,
             },
             None if properties.is_empty() => self.local()?,
             // With properties it is a Kafka that is meant, never the embedded broker.
             None => Options {
                 servers: vec![format!("localhost:{PORT}")],
                 properties,
-                revive: None,
+                take_over: None,
             },
         })
     }
@@ -166,7 +166,7 @@ impl Connection {
         };
         Ok(Options {
             servers: vec![server],
-            revive,
+            take_over: revive,
             ..Options::default()
         })
     }
@@ -322,6 +322,9 @@ fn complain(error: &Error) {
         program.as_deref().unwrap_or("kafka-chat")
     ));
 }
+
+/// Takes events.
+pub type Listener = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// Tells what happens to the connection, on standard error.
 pub fn listener() -> Listener {

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::broker::{self, Broker, Config};
-use crate::client::{self, PATIENCE, Revive};
+use crate::client::{self, CONNECT_TIMEOUT as PATIENCE, TakeOver as Revive};
 use crate::error::{Error, Result};
 
 /// How often a start is tried while other programs start, too.

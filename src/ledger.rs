@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::client::{Deliveries, Producer};
+use crate::client::{Event, Producer, Report, Reports};
 use crate::error::{Error, Result};
 use crate::lines::Line;
 
@@ -46,6 +46,29 @@ impl Ledger {
     /// An empty ledger, to be shared with a producer.
     pub fn new() -> Arc<Ledger> {
         Arc::default()
+    }
+
+    /// Feeds the ledger with reports, and `events` with the rest.
+    pub fn reports(self: &Arc<Ledger>, events: impl Fn(Event) + Send + 'static) -> Reports {
+        let (tx, rx) = std::sync::mpsc::channel();
+        let ledger = self.clone();
+        thread::spawn(move || {
+            for report in rx {
+                match report {
+                    Report::Acknowledged {
+                        first,
+                        count,
+                        partition,
+                        offset,
+                    } => ledger.acknowledged(first, count, partition, offset),
+                    Report::Failed {
+                        first, count, why, ..
+                    } => (first..first + count).for_each(|line| ledger.failed(line, &why)),
+                    Report::Connection(event) => events(event),
+                }
+            }
+        });
+        Reports::to::<Report>(tx)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -182,8 +205,9 @@ impl Ledger {
     }
 }
 
-impl Deliveries for Ledger {
-    fn acknowledged(&self, first: u64, count: u64, _partition: i32, _offset: i64) {
+impl Ledger {
+    /// Settles `count` lines.
+    pub fn acknowledged(&self, first: u64, count: u64, _partition: i32, _offset: i64) {
         self.settle(|state| {
             for line in first..first + count {
                 state.remove(line);
@@ -191,7 +215,8 @@ impl Deliveries for Ledger {
         });
     }
 
-    fn failed(&self, line: u64, why: &Error) {
+    /// A line failed.
+    pub fn failed(&self, line: u64, why: &Error) {
         self.settle(|state| {
             state.broken |= !why.is_too_large();
             state.fail(line, why.to_string());

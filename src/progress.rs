@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use crate::client::Listener;
+use crate::cli::Listener;
 use crate::lines::Line;
 
 /// Lines, bytes and rate; and how much of it is done, where the input is a file.

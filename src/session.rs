@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::{
-    Cluster, Consumer, Deliveries, Event, Groups, Listener, Offsets, Producer, Start,
+    Cluster, Consumer, Event, GroupOffsets, Offsets, Producer, Record, Report, Reports, Start,
 };
 use crate::conversation::{Conversation, Item, Unsigned};
 use crate::error::{Error, Result};
@@ -95,6 +95,7 @@ pub struct Session {
 /// The half of a chat that shows what the peer writes; for a thread of its own.
 pub struct Reader {
     consumer: Box<dyn Consumer>,
+    listener: Box<dyn Fn(Event) + Send>,
     session: Session,
 }
 
@@ -113,7 +114,7 @@ pub fn open(
     delivery_timeout: Duration,
     screen: Screen,
 ) -> Result<(Session, Reader, Writer)> {
-    let mut groups = cluster.groups()?;
+    let mut groups = cluster.group_offsets()?;
     let start = match groups.committed(&parties.position(), parties.reads())? {
         none if none.is_empty() => Start::Earliest,
         offsets => Start::At(offsets),
@@ -122,7 +123,7 @@ pub fn open(
     let told: Arc<Mutex<Option<Arc<Mutex<Conversation>>>>> = Arc::default();
     let away = Arc::new(AtomicBool::new(false));
     let listener = listener(screen.clone(), told.clone(), away.clone());
-    let mut consumer = cluster.consumer(parties.reads(), start, listener.clone())?;
+    let mut consumer = cluster.consumer(parties.reads(), start)?;
     let conversation = Arc::new(Mutex::new(Conversation::new(
         parties.me.clone(),
         parties.peer.clone(),
@@ -131,18 +132,22 @@ pub fn open(
     )));
     *lock(&told) = Some(conversation.clone());
     let ledger = Ledger::new();
-    let deliveries = Arc::new(Sent {
+    let deliveries = Sent {
         conversation: (!parties.swapped).then(|| conversation.clone()),
         ledger: ledger.clone(),
         screen: screen.clone(),
+    };
+    let (tx, rx) = mpsc::channel::<Report>();
+    thread::spawn(move || {
+        for report in rx {
+            deliveries.report(report);
+        }
     });
     let producer = cluster.producer(
         &parties.me,
         parties.writes(),
         delivery_timeout,
-        deliveries,
-        // The consumer's connection tells enough.
-        Arc::new(|_| {}),
+        Reports::to(tx),
     )?;
     let bookkeeper = Bookkeeper {
         groups,
@@ -162,6 +167,7 @@ pub fn open(
     };
     let reader = Reader {
         consumer,
+        listener: Box::new(listener),
         session: session.clone(),
     };
     let writer = Writer {
@@ -177,8 +183,8 @@ fn listener(
     screen: Screen,
     told: Arc<Mutex<Option<Arc<Mutex<Conversation>>>>>,
     away: Arc<AtomicBool>,
-) -> Listener {
-    Arc::new(move |event| {
+) -> impl Fn(Event) + Send + 'static {
+    move |event| {
         match event {
             Event::Lost { .. } => away.store(true, Ordering::Relaxed),
             Event::Back { .. } => away.store(false, Ordering::Relaxed),
@@ -195,7 +201,7 @@ fn listener(
             lock(conversation).missed(partition, resumed < wanted, end);
         }
         screen.notice(&event.to_string());
-    })
+    }
 }
 
 impl Reader {
@@ -210,15 +216,33 @@ impl Reader {
         let items = lock(conversation).polled(&self.consumer.position());
         show(screen, items)?;
         loop {
-            self.consumer.try_poll(POLL, |record| {
+            let events = try_poll(self.consumer.as_mut(), POLL, |record| {
                 let items = lock(conversation).record(record);
                 show(screen, items)
             })?;
+            events.into_iter().for_each(&self.listener);
             let items = lock(conversation).polled(&self.consumer.position());
             show(screen, items)?;
             screen.flush()?;
         }
     }
+}
+
+/// As [`Consumer::poll`], with an `each` that may fail: that ends the poll, and is its result.
+pub fn try_poll(
+    consumer: &mut dyn Consumer,
+    wait: Duration,
+    mut each: impl FnMut(Record<'_>) -> Result<()>,
+) -> Result<Vec<Event>> {
+    let mut result = Ok(());
+    let events = consumer.poll(wait, &mut |record| {
+        result = each(record);
+        match result {
+            Ok(()) => std::ops::ControlFlow::Continue(()),
+            Err(_) => std::ops::ControlFlow::Break(()),
+        }
+    })?;
+    result.map(|()| events)
 }
 
 fn show(screen: &Screen, items: Vec<Item>) -> Result<()> {
@@ -246,7 +270,7 @@ impl Writer {
             self.ledger.send(&line, self.producer.as_mut());
         }
         if !terminal.is_typed() {
-            self.producer.flush(self.delivery_timeout * 2);
+            self.ledger.wait(self.delivery_timeout * 2);
         }
         Ok(())
     }
@@ -294,7 +318,7 @@ impl Session {
 
 /// Commits the user's position when lines have been shown, and looks up the peer's.
 struct Bookkeeper {
-    groups: Box<dyn Groups>,
+    groups: Box<dyn GroupOffsets>,
     parties: Parties,
     conversation: Arc<Mutex<Conversation>>,
     screen: Screen,
@@ -377,19 +401,33 @@ struct Sent {
     screen: Screen,
 }
 
-impl Deliveries for Sent {
-    fn acknowledged(&self, first: u64, count: u64, partition: i32, offset: i64) {
-        if let Some(conversation) = &self.conversation {
-            lock(conversation).sent(partition, offset, count);
+impl Sent {
+    fn report(&self, report: Report) {
+        match report {
+            Report::Acknowledged {
+                first,
+                count,
+                partition,
+                offset,
+            } => {
+                if let Some(conversation) = &self.conversation {
+                    lock(conversation).sent(partition, offset, count);
+                }
+                // Last: whoever waits for the ledger may look at the conversation next.
+                self.ledger.acknowledged(first, count, partition, offset);
+            }
+            Report::Failed {
+                first, count, why, ..
+            } => {
+                for line in first..first + count {
+                    self.ledger.failed(line, &why);
+                    self.screen
+                        .notice(&format!("line {line} was not delivered: {why}"));
+                }
+            }
+            // The consumer's connection tells enough.
+            Report::Connection(_) => {}
         }
-        // Last: whoever waits for the ledger may look at the conversation next.
-        self.ledger.acknowledged(first, count, partition, offset);
-    }
-
-    fn failed(&self, line: u64, why: &Error) {
-        self.ledger.failed(line, why);
-        self.screen
-            .notice(&format!("line {line} was not delivered: {why}"));
     }
 }
 

@@ -36,7 +36,12 @@ fn publish(arguments: Arguments) -> Result<()> {
     let progress = Progress::of_input();
     let notices = progress.beside(cli::listener());
     let timeout = arguments.delivery.timeout();
-    let mut producer = cluster.producer(&me, &peer, timeout, ledger.clone(), notices)?;
+    let mut producer = cluster.producer(
+        &me,
+        &peer,
+        timeout,
+        ledger.reports(move |event| notices(event)),
+    )?;
     let (interrupted, shown) = (ledger.clone(), progress.clone());
     let typed = io::stdin().is_terminal();
     cli::on_signal(move || {
@@ -55,6 +60,6 @@ fn publish(arguments: Arguments) -> Result<()> {
             }
         }
     };
-    producer.flush(timeout * 2);
+    ledger.wait(timeout * 2);
     ledger.verdict_after(read)
 }

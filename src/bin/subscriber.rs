@@ -37,7 +37,7 @@ fn main() -> ExitCode {
 fn subscribe(arguments: Arguments) -> Result<()> {
     let me = cli::name(arguments.me, cli::WHO_ARE_YOU)?;
     let cluster = arguments.connection.connect()?;
-    let mut consumer = cluster.consumer(&me, arguments.from.into(), cli::listener())?;
+    let mut consumer = cluster.consumer(&me, arguments.from.into())?;
     let ends = arguments.until_end.then(|| consumer.end_offsets());
     let mut until = Until::new(arguments.count, ends.transpose()?);
     let screen = Screen::open(arguments.show_sender);
@@ -46,14 +46,15 @@ fn subscribe(arguments: Arguments) -> Result<()> {
 
     let hint = format!("waiting for messages to {me}; Ctrl-C ends");
     while !stop.is_set() && !until.is_reached(&consumer.position()) {
-        let polled = consumer.try_poll(cli::TICK, |record| {
+        let polled = kafka_chat::session::try_poll(consumer.as_mut(), cli::TICK, |record| {
             let at = (record.partition, record.offset);
             match until.takes(at.0, at.1) {
                 true => screen.message(record.key, record.value, at),
                 false => Ok(()),
             }
         });
-        screen.flush().and(polled)?;
+        screen.flush()?;
+        polled?.into_iter().for_each(|event| cli::listener()(event));
         screen.hint_once(&hint);
     }
     until.verdict(&consumer.position())

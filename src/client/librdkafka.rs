@@ -24,8 +24,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _,
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{
-    Cluster, Consumer, Deliveries, Event, Groups, Listener, MAX_RECORD_BYTES, Offsets, Options,
-    Producer, Record, Start,
+    Cluster, Consumer, Event, MAX_RECORD_BYTES, Offsets, Options, Producer, Record, Report, Start,
+    excerpt,
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -150,6 +150,8 @@ pub(super) fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
     Ok(Box::new(cluster))
 }
 
+type Listener = Arc<dyn Fn(Event) + Send + Sync>;
+
 struct Librdkafka {
     servers: Vec<String>,
     properties: Vec<(String, String)>,
@@ -243,9 +245,10 @@ impl Cluster for Librdkafka {
         sender: &Name,
         topic: &Name,
         delivery_timeout: Duration,
-        deliveries: Arc<dyn Deliveries>,
-        listener: Listener,
+        reports: super::Reports,
     ) -> Result<Box<dyn Producer>> {
+        let to = reports.clone();
+        let listener: Listener = Arc::new(move |event| to.send(Report::Connection(event)));
         let timeout = delivery_timeout.as_millis().to_string();
         let mut settings = PRODUCER.to_vec();
         settings.push(("delivery.timeout.ms", &timeout));
@@ -256,7 +259,7 @@ impl Cluster for Librdkafka {
             link.servers()
         );
         let reports = Reports {
-            deliveries,
+            to: reports,
             doing: doing.clone(),
             timeout: delivery_timeout,
             run: Mutex::default(),
@@ -271,12 +274,10 @@ impl Cluster for Librdkafka {
         LineProducer::start(producer, link, sender, topic)
     }
 
-    fn consumer(
-        &self,
-        topic: &Name,
-        start: Start,
-        listener: Listener,
-    ) -> Result<Box<dyn Consumer>> {
+    fn consumer(&self, topic: &Name, start: Start) -> Result<Box<dyn Consumer>> {
+        let events: Arc<Mutex<Vec<Event>>> = Arc::default();
+        let to = events.clone();
+        let listener: Listener = Arc::new(move |event| lock(&to).push(event));
         let link = self.link(Some(listener));
         let reader = Reader::create(&self.config(CONSUMER, CONSUMER_FIXED), &link)?;
         let doing = format!("cannot read topic {} at {}", topic.as_str(), link.servers());
@@ -303,6 +304,7 @@ impl Cluster for Librdkafka {
             );
         }
         let consumer = TopicConsumer {
+            events,
             reader,
             link,
             topic: topic.as_str().to_string(),
@@ -318,7 +320,7 @@ impl Cluster for Librdkafka {
         Ok(Box::new(consumer))
     }
 
-    fn groups(&self) -> Result<Box<dyn Groups>> {
+    fn group_offsets(&self) -> Result<Box<dyn super::GroupOffsets>> {
         Ok(Box::new(GroupOffsets {
             config: self.config(CONSUMER, CONSUMER_FIXED),
             link: self.link(None),
@@ -877,7 +879,7 @@ impl ConsumerContext for Context<()> {}
 
 /// What became of lines, on its way from librdkafka's reports to ours.
 struct Reports {
-    deliveries: Arc<dyn Deliveries>,
+    to: super::Reports,
     doing: String,
     timeout: Duration,
     /// The last lines that were acknowledged, next to each other, and not told yet.
@@ -956,8 +958,12 @@ impl Reports {
 
     fn tell_of(&self, run: &Run) {
         if run.count > 0 {
-            self.deliveries
-                .acknowledged(run.first, run.count, run.partition, run.offset);
+            self.to.send(Report::Acknowledged {
+                first: run.first,
+                count: run.count,
+                partition: run.partition,
+                offset: run.offset,
+            });
             self.settle(run.count);
         }
     }
@@ -974,7 +980,7 @@ impl Reports {
     }
 
     /// `size` is how many bytes the line has, with its sender's name.
-    fn fail(&self, line: u64, size: usize, link: &Link, code: Code) {
+    fn fail(&self, line: u64, size: usize, value: &[u8], link: &Link, code: Code) {
         let seen = link.seen();
         let trouble = match &seen.trouble {
             Some(trouble) => format!(" ({}: {})", trouble.broker, trouble.why),
@@ -1001,7 +1007,12 @@ impl Reports {
             (code, _) => failure(&self.doing, code),
         };
         drop(seen);
-        self.deliveries.failed(line, &error);
+        self.to.send(Report::Failed {
+            first: line,
+            count: 1,
+            excerpt: excerpt(value),
+            why: error,
+        });
         self.settle(1);
     }
 }
@@ -1025,7 +1036,8 @@ impl ProducerContext for Context<Reports> {
                     .flatten()
                     .map(<[u8]>::len)
                     .sum();
-                self.role.fail(line, size, &self.link, code);
+                let value = message.payload().unwrap_or_default();
+                self.role.fail(line, size, value, &self.link, code);
             }
         }
     }
@@ -1136,7 +1148,7 @@ impl Producer for LineProducer {
         let size = key.len() + value.len();
         if size > MAX_RECORD_BYTES {
             let code = Code::MessageSizeTooLarge;
-            return self.reports().fail(line, size, link, code);
+            return self.reports().fail(line, size, value, link, code);
         }
         let mut record = BaseRecord::with_opaque_to(&self.topic, line as usize).payload(value);
         if !key.is_empty() {
@@ -1154,7 +1166,7 @@ impl Producer for LineProducer {
                 }
                 error => {
                     let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
-                    return self.reports().fail(line, size, link, code);
+                    return self.reports().fail(line, size, value, link, code);
                 }
             }
         }
@@ -1162,11 +1174,6 @@ impl Producer for LineProducer {
         if self.reports().settled() + 1 == self.sent {
             self.wake_poller();
         }
-    }
-
-    fn flush(&mut self, timeout: Duration) -> bool {
-        // librdkafka's own flush, as the crate has it, takes a tenth of a second at least.
-        self.reports().wait(self.sent, timeout)
     }
 }
 
@@ -1191,7 +1198,12 @@ fn record<'a>(message: &'a BorrowedMessage<'_>) -> Record<'a> {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 struct TopicConsumer {
+    events: Arc<Mutex<Vec<Event>>>,
     reader: Reader,
     link: Arc<Link>,
     topic: String,
@@ -1319,7 +1331,7 @@ impl TopicConsumer {
                     if message.partition() == partition && message.offset() >= first =>
                 {
                     let record = record(&message);
-                    return Ok(Some((record.offset, record.mark()) == (first, mark)));
+                    return Ok(Some((record.offset, record.fingerprint()) == (first, mark)));
                 }
                 // None of its records is given any more.
                 Some(Err(KafkaError::PartitionEOF(at))) if at == partition => {
@@ -1384,7 +1396,7 @@ impl Consumer for TopicConsumer {
         &mut self,
         wait: Duration,
         each: &mut dyn FnMut(Record<'_>) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Vec<Event>> {
         let end = Instant::now() + wait;
         let mut left = wait;
         let mut given = 0;
@@ -1392,6 +1404,10 @@ impl Consumer for TopicConsumer {
             self.assign()?;
         }
         self.look()?;
+        let missed = |event: &Event| matches!(event, Event::Missed { .. });
+        if lock(&self.events).iter().any(missed) {
+            return Ok(std::mem::take(&mut *lock(&self.events)));
+        }
         while given < POLL_RECORDS {
             match self.reader.poll(left) {
                 Some(Ok(message)) => {
@@ -1407,7 +1423,7 @@ impl Consumer for TopicConsumer {
                     left = Duration::ZERO;
                     self.first
                         .entry(partition)
-                        .or_insert_with(|| (offset, record.mark()));
+                        .or_insert_with(|| (offset, record.fingerprint()));
                     if each(record).is_break() {
                         break;
                     }
@@ -1429,7 +1445,7 @@ impl Consumer for TopicConsumer {
         }
         match &self.link.seen().hopeless {
             Some(error) => Err(error.clone()),
-            None => Ok(()),
+            None => Ok(std::mem::take(&mut *lock(&self.events))),
         }
     }
 
@@ -1461,7 +1477,7 @@ impl GroupOffsets {
     }
 }
 
-impl Groups for GroupOffsets {
+impl super::GroupOffsets for GroupOffsets {
     fn committed(&mut self, group: &str, topic: &Name) -> Result<Offsets> {
         let link = Arc::clone(&self.link);
         let doing = format!(
@@ -1523,15 +1539,8 @@ mod tests {
         connect(&Options {
             servers: vec![server.to_string()],
             properties: properties.iter().map(owned).collect(),
-            revive: None,
+            take_over: None,
         })
-    }
-
-    struct Ignored;
-
-    impl Deliveries for Ignored {
-        fn acknowledged(&self, _: u64, _: u64, _: i32, _: i64) {}
-        fn failed(&self, _: u64, _: &Error) {}
     }
 
     fn produce(server: &str, properties: &[(&str, &str)]) -> String {
@@ -1540,8 +1549,7 @@ mod tests {
                 &"alice".parse()?,
                 &"bob".parse()?,
                 Duration::from_secs(1),
-                Arc::new(Ignored),
-                Arc::new(|_| {}),
+                super::super::Reports::to(std::sync::mpsc::channel::<Report>().0),
             )
         });
         producer.err().unwrap().to_string()
@@ -1626,7 +1634,7 @@ mod tests {
     #[test]
     fn clients_end_while_the_broker_is_away() {
         let away = cluster(&nobody(), &[]).unwrap();
-        let mut groups = away.groups().unwrap();
+        let mut groups = away.group_offsets().unwrap();
         let topic = "bob".parse().unwrap();
         groups.committed("chat:alice:bob", &topic).unwrap_err();
         let start = Instant::now();

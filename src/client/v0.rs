@@ -24,8 +24,8 @@ use kafka::client::{
 use kafka::error::{Error as KafkaError, KafkaCode};
 
 use super::{
-    Cluster, Consumer, Deliveries, Event, Groups, Listener, MAX_RECORD_BYTES, Offsets, Producer,
-    Record, Revive, Start, probe,
+    Cluster, Consumer, Event, GroupOffsets, MAX_RECORD_BYTES, Offsets, Producer, Record, Report,
+    Reports, Start, TakeOver, excerpt, probe,
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -62,17 +62,19 @@ const MESSAGE_OVERHEAD: usize = 26;
 const FETCH_BYTES: i32 = 1 << 20;
 const MOST_FETCH_BYTES: i32 = 1 << 28;
 
+type Listener = Arc<dyn Fn(Event) + Send + Sync>;
+
 /// A cluster reached by crate `kafka`.
 #[derive(Clone)]
 pub(super) struct V0 {
     servers: Vec<String>,
     broker: String,
-    revive: Option<Revive>,
+    revive: Option<TakeOver>,
 }
 
 impl V0 {
     /// A cluster whose `broker`, one of `servers`, has answered the probe.
-    pub(super) fn new(servers: &[String], broker: String, revive: Option<Revive>) -> V0 {
+    pub(super) fn new(servers: &[String], broker: String, revive: Option<TakeOver>) -> V0 {
         V0 {
             servers: servers.to_vec(),
             broker,
@@ -102,9 +104,10 @@ impl Cluster for V0 {
         sender: &Name,
         topic: &Name,
         delivery_timeout: Duration,
-        deliveries: Arc<dyn Deliveries>,
-        listener: Listener,
+        reports: Reports,
     ) -> Result<Box<dyn Producer>> {
+        let to = reports.clone();
+        let listener: Listener = Arc::new(move |event| to.send(Report::Connection(event)));
         let mut link = self.link(topic, listener);
         let (partition, ends) = link.at_once(|link| {
             let partition = partition_for(sender.as_bytes(), &link.partitions);
@@ -118,7 +121,7 @@ impl Cluster for V0 {
             partition,
             end: ends.get(&partition).copied().unwrap_or(0),
             delivery_timeout,
-            deliveries: deliveries.clone(),
+            reports: reports.clone(),
         };
         let theirs = queue.clone();
         thread::Builder::new()
@@ -128,16 +131,14 @@ impl Cluster for V0 {
         Ok(Box::new(V0Producer {
             queue,
             key_bytes: sender.as_bytes().len(),
-            deliveries,
+            reports,
         }))
     }
 
-    fn consumer(
-        &self,
-        topic: &Name,
-        start: Start,
-        listener: Listener,
-    ) -> Result<Box<dyn Consumer>> {
+    fn consumer(&self, topic: &Name, start: Start) -> Result<Box<dyn Consumer>> {
+        let events: Arc<Mutex<Vec<Event>>> = Arc::default();
+        let to = events.clone();
+        let listener: Listener = Arc::new(move |event| lock(&to).push(event));
         let mut link = self.link(topic, listener);
         let from = match &start {
             Start::Latest => FetchOffset::Latest,
@@ -150,6 +151,7 @@ impl Cluster for V0 {
             }
         }
         Ok(Box::new(V0Consumer {
+            events,
             link,
             position,
             first: BTreeMap::new(),
@@ -158,7 +160,7 @@ impl Cluster for V0 {
         }))
     }
 
-    fn groups(&self) -> Result<Box<dyn Groups>> {
+    fn group_offsets(&self) -> Result<Box<dyn GroupOffsets>> {
         Ok(Box::new(V0Groups {
             cluster: self.clone(),
             links: BTreeMap::new(),
@@ -675,14 +677,19 @@ impl Queue {
 struct V0Producer {
     queue: Arc<Queue>,
     key_bytes: usize,
-    deliveries: Arc<dyn Deliveries>,
+    reports: Reports,
 }
 
 impl Producer for V0Producer {
     fn send(&mut self, line: u64, value: &[u8]) {
         let bytes = self.key_bytes + value.len();
         if bytes > MAX_RECORD_BYTES {
-            self.deliveries.failed(line, &Error::too_large());
+            self.reports.send(Report::Failed {
+                first: line,
+                count: 1,
+                excerpt: excerpt(value),
+                why: Error::too_large(),
+            });
             return;
         }
         let size = bytes + MESSAGE_OVERHEAD;
@@ -702,17 +709,6 @@ impl Producer for V0Producer {
         if batch.lines.len() == 1 {
             self.queue.changed.notify_all();
         }
-    }
-
-    fn flush(&mut self, timeout: Duration) -> bool {
-        let (state, _) = self
-            .queue
-            .changed
-            .wait_timeout_while(self.queue.lock(), timeout, |state| {
-                state.sending || !state.filling.lines.is_empty()
-            })
-            .unwrap_or_else(PoisonError::into_inner);
-        !state.sending && state.filling.lines.is_empty()
     }
 }
 
@@ -744,7 +740,7 @@ struct Sending {
     /// acknowledgement was lost may lie.
     end: i64,
     delivery_timeout: Duration,
-    deliveries: Arc<dyn Deliveries>,
+    reports: Reports,
 }
 
 impl Sending {
@@ -997,8 +993,12 @@ impl Sending {
         let mut at = offset;
         for run in lines.chunk_by(|a, b| a.0 + 1 == b.0) {
             let count = run.len() as u64;
-            self.deliveries
-                .acknowledged(run[0].0, count, self.partition, at);
+            self.reports.send(Report::Acknowledged {
+                first: run[0].0,
+                count,
+                partition: self.partition,
+                offset: at,
+            });
             at += run.len() as i64;
         }
         // Smaller than before, if the topic was deleted and made again.
@@ -1006,8 +1006,15 @@ impl Sending {
     }
 
     fn give_up(&self, batch: &Batch, from: usize, to: usize, error: &Error) {
-        for (line, _) in &batch.lines[from..to] {
-            self.deliveries.failed(*line, error);
+        let mut n = from;
+        for run in batch.lines[from..to].chunk_by(|a, b| a.0 + 1 == b.0) {
+            self.reports.send(Report::Failed {
+                first: run[0].0,
+                count: run.len() as u64,
+                excerpt: excerpt(batch.value(n)),
+                why: error.clone(),
+            });
+            n += run.len();
         }
     }
 }
@@ -1050,7 +1057,12 @@ fn each_record<'a>(
     Ok(())
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 struct V0Consumer {
+    events: Arc<Mutex<Vec<Event>>>,
     link: Link,
     position: Offsets,
     /// The first record given of each partition: its offset and mark.
@@ -1065,15 +1077,19 @@ impl Consumer for V0Consumer {
         &mut self,
         wait: Duration,
         each: &mut dyn FnMut(Record<'_>) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Vec<Event>> {
         let end = Instant::now() + wait;
         loop {
+            let missed = |event: &Event| matches!(event, Event::Missed { .. });
+            if lock(&self.events).iter().any(missed) {
+                return Ok(std::mem::take(&mut *lock(&self.events)));
+            }
             let given = match self.fetch() {
                 Ok(()) => self.give(each),
                 Err(trouble) => Err(trouble),
             };
             match given {
-                Ok(true) => return Ok(()),
+                Ok(true) => return Ok(std::mem::take(&mut *lock(&self.events))),
                 Ok(false) => {}
                 Err(trouble) if trouble.is_final() => return Err(trouble.error(&self.link)),
                 Err(trouble) => {
@@ -1084,7 +1100,7 @@ impl Consumer for V0Consumer {
                 }
             }
             if Instant::now() >= end {
-                return Ok(());
+                return Ok(std::mem::take(&mut *lock(&self.events)));
             }
         }
     }
@@ -1152,7 +1168,7 @@ impl V0Consumer {
                     some = true;
                     first
                         .entry(partition)
-                        .or_insert_with(|| (record.offset, record.mark()));
+                        .or_insert_with(|| (record.offset, record.fingerprint()));
                     if each(record).is_break() {
                         stopped = true;
                         return Ok(ControlFlow::Break(()));
@@ -1263,7 +1279,7 @@ impl V0Consumer {
                 Err(code) => Err(Trouble::Code(code)),
                 Ok(record) if record.offset < first => Ok(ControlFlow::Continue(())),
                 Ok(record) => {
-                    found = Some((record.offset, record.mark()));
+                    found = Some((record.offset, record.fingerprint()));
                     Ok(ControlFlow::Break(()))
                 }
             })?;
@@ -1291,7 +1307,7 @@ impl V0Groups {
     }
 }
 
-impl Groups for V0Groups {
+impl GroupOffsets for V0Groups {
     fn committed(&mut self, group: &str, topic: &Name) -> Result<Offsets> {
         self.with(topic, |link| {
             let (group, topic) = (group.to_string(), link.topic.clone());

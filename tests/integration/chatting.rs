@@ -1,11 +1,9 @@
 //! `chat` as people use it, each on a terminal of their own.
 
-use std::sync::Arc;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use kafka_chat::client::{self, Options};
-use kafka_chat::ledger::Ledger;
-use kafka_chat::lines::Line;
+use kafka_chat::client::{self, Options, Report, Reports};
 
 use crate::support::{Kafka, PATIENCE, Running, user};
 use crate::tty::{CTRL_C, CTRL_D, CTRL_G, CTRL_R, ENTER, LEFT, Tty};
@@ -379,14 +377,14 @@ fn send_value(on: &Kafka, sender: &str, topic: &str, value: &[u8]) {
         ..Options::default()
     });
     let (sender, topic) = (sender.parse().unwrap(), topic.parse().unwrap());
-    let ledger = Ledger::new();
+    let (tx, rx) = mpsc::channel::<Report>();
     let mut producer = cluster
         .unwrap()
-        .producer(&sender, &topic, PATIENCE, ledger.clone(), Arc::new(|_| {}))
+        .producer(&sender, &topic, PATIENCE, Reports::to(tx))
         .unwrap();
-    ledger.send(&Line::Whole(value), producer.as_mut());
-    assert!(producer.flush(PATIENCE));
-    ledger.verdict().unwrap();
+    producer.send(1, value);
+    let report = rx.recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(report, Report::Acknowledged { .. }), "{report:?}");
 }
 
 #[test]

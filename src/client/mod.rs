@@ -1,0 +1,344 @@
+//! A small interface to Kafka, in Kafka's own terms, and the choice of the client that serves it.
+//!
+//! The programs see only what is defined here; the types of the crates stay in the clients' folders.
+//!
+//! | module | serves |
+//! |---|---|
+//! | `kafka_crate` | the small broker; without the feature `librdkafka`, also one plain Kafka up to 3.9 |
+//! | `librdkafka` | every real Kafka, version 2.7 and later |
+//! | `position` | where both clients continue in a log that was cut, deleted or created again |
+//! | `probe` | what a broker says about itself before a client is chosen |
+//! | [`properties`] | the file of librdkafka properties that `-F` names |
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use std::sync::mpsc;
+//! use std::time::Duration;
+//!
+//! use kafka_chat::client::{self, DELIVERY_TIMEOUT, Options, Report, Reports, Start};
+//!
+//! # fn main() -> kafka_chat::error::Result<()> {
+//! let cluster = client::connect(&Options {
+//!     servers: vec!["localhost:9092".into()],
+//!     ..Options::default()
+//! })?;
+//! let (alice, bob) = ("alice".parse()?, "bob".parse()?);
+//! let mut consumer = cluster.consumer(&bob, Start::Latest)?;
+//!
+//! let (tx, rx) = mpsc::channel::<Report>();
+//! let mut producer = cluster.producer(&alice, &bob, DELIVERY_TIMEOUT, Reports::to(tx))?;
+//! producer.send(1, b"hello");
+//! assert!(matches!(rx.recv(), Ok(Report::Acknowledged { first: 1, .. })));
+//!
+//! let events = consumer.poll(Duration::from_secs(1), &mut |record| {
+//!     assert_eq!((record.key, record.value), (&b"alice"[..], &b"hello"[..]));
+//!     ControlFlow::Continue(())
+//! })?;
+//! assert!(events.is_empty());
+//! # Ok(())
+//! # }
+//! ```
+
+#[cfg(feature = "librdkafka")]
+mod librdkafka;
+mod probe;
+pub mod properties;
+mod v0;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::ControlFlow;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::name::Name;
+pub use probe::{Api, Found, ask, connect as reach};
+
+/// Offsets by partition: positions, committed offsets, or the ends of a log.
+pub type Offsets = BTreeMap<i32, i64>;
+
+/// The most bytes that the key and the value of one record may have together.
+///
+/// Kafka's default limit for a batch (`message.max.bytes`, 1,048,588), less what a batch of one
+/// record adds to it. A broker may be set to take less; it then reports that itself.
+pub const MAX_RECORD_BYTES: usize = 1_048_000;
+
+/// The most bytes of a line that [`Report::Failed`] repeats, so that reports stay small.
+pub const EXCERPT_BYTES: usize = 64;
+
+/// How long a line is tried before it is given up, by default: Kafka's `delivery.timeout.ms`.
+pub const DELIVERY_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long a named broker may take to be reached and to answer.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One record as it was read. Without a key, `key` is empty.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'a> {
+    /// The partition it is in.
+    pub partition: i32,
+    /// Its offset in that partition.
+    pub offset: i64,
+    /// The sender's name, by this project's convention.
+    pub key: &'a [u8],
+    /// The line, without its ending.
+    pub value: &'a [u8],
+}
+
+impl Record<'_> {
+    /// A hash of key and value, to recognize this record when it is read again.
+    fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.key, self.value).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// Where a consumer starts to read.
+#[derive(Debug, Clone)]
+pub enum Start {
+    /// At the oldest record kept.
+    Earliest,
+    /// After the record that is newest when the consumer is created.
+    Latest,
+    /// At these offsets; a partition that is not named, at its oldest record.
+    At(Offsets),
+}
+
+/// What happens to a connection or a log that a user would want to know. None of it is an error:
+/// the client continues by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The connection was lost and is being retried.
+    Lost {
+        /// Which broker, as `host:port`.
+        broker: String,
+        /// The cause.
+        why: String,
+    },
+    /// The broker was reached, but refused the request or the login; that is being retried.
+    Refused {
+        /// Which broker, as `host:port`.
+        broker: String,
+        /// The reason it gave.
+        why: String,
+    },
+    /// The broker answers again after it was lost or had refused.
+    Back {
+        /// Which broker, as `host:port`.
+        broker: String,
+    },
+    /// The log no longer had the offset that was to be read next: records may have been missed.
+    Missed {
+        /// In which partition.
+        partition: i32,
+        /// The offset that was to be read next.
+        wanted: i64,
+        /// The offset at which reading continues.
+        resumed: i64,
+        /// The offset after the newest record at that time.
+        end: i64,
+    },
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Lost { broker, why } => {
+                write!(f, "connection to {broker} lost ({why}), retrying")
+            }
+            Event::Refused { broker, why } => {
+                write!(f, "{broker} can't do it for now ({why}), retrying")
+            }
+            Event::Back { broker } => write!(f, "connection to {broker} is back"),
+            Event::Missed {
+                wanted, resumed, ..
+            } => write!(
+                f,
+                "the log no longer has offset {wanted}, so lines may have been missed; going on \
+                 at offset {resumed}"
+            ),
+        }
+    }
+}
+
+/// What a producer reports about the lines handed to it, in the order in which it learned it.
+#[derive(Debug, Clone)]
+pub enum Report {
+    /// `count` lines from number `first` on are in `partition`, at consecutive offsets from
+    /// `offset` on.
+    Acknowledged {
+        /// The number of the first of these lines.
+        first: u64,
+        /// How many lines.
+        count: u64,
+        /// The partition they are in.
+        partition: i32,
+        /// The offset of the first one.
+        offset: i64,
+    },
+    /// `count` lines from number `first` on were given up: they are not in the log, or it cannot
+    /// be known whether they are.
+    Failed {
+        /// The number of the first of these lines.
+        first: u64,
+        /// How many lines.
+        count: u64,
+        /// The first [`EXCERPT_BYTES`] bytes of the first one, as they were handed over: not safe
+        /// to show yet.
+        excerpt: Vec<u8>,
+        /// Why.
+        why: Error,
+    },
+    /// Something happened to the producer's connection.
+    Connection(Event),
+}
+
+/// Where a producer sends its reports: the sending half of a channel, whatever type of message its
+/// owner receives.
+///
+/// Adjacent lines with the same outcome share one report: the channel holds a few reports a batch,
+/// not one a line.
+#[derive(Clone)]
+pub struct Reports(Arc<dyn Fn(Report) + Send + Sync>);
+
+impl Reports {
+    /// Reports to the receiver of `tx`. If that is gone, they are dropped.
+    pub fn to<T: From<Report> + Send + 'static>(tx: mpsc::Sender<T>) -> Reports {
+        Reports(Arc::new(move |report| drop(tx.send(report.into()))))
+    }
+
+    fn send(&self, report: Report) {
+        (self.0)(report);
+    }
+}
+
+/// How a line that was given up begins.
+fn excerpt(value: &[u8]) -> Vec<u8> {
+    value[..value.len().min(EXCERPT_BYTES)].to_vec()
+}
+
+/// Writes one sender's lines to one topic, in order: all to one partition, chosen by the hash of
+/// the sender's name.
+///
+/// Dropping it gives up the lines that have no outcome yet, and returns at once.
+pub trait Producer: Send {
+    /// Hands over one line, numbered by the caller in rising order. Waits while the buffer is full.
+    ///
+    /// The outcome arrives as a [`Report`], exactly one for each line, as long as the producer
+    /// lives. A line that is too large, or that could not be delivered in time, is reported as
+    /// failed; the others are still sent.
+    fn send(&mut self, line: u64, value: &[u8]);
+}
+
+/// Reads all partitions of one topic.
+pub trait Consumer: Send {
+    /// Waits at most about `wait` for records, and gives each to `each`: those of a partition in
+    /// the order of their offsets. After `Break` no more are given; the next poll continues after
+    /// that record.
+    ///
+    /// Returns what happened meanwhile, oldest first. [`Event::Missed`] is returned before any
+    /// record from the new position is given. Lost connections are retried for ever; an error is
+    /// final.
+    fn poll(
+        &mut self,
+        wait: Duration,
+        each: &mut dyn FnMut(Record<'_>) -> ControlFlow<()>,
+    ) -> Result<Vec<Event>>;
+
+    /// The offset of the next record to be given, by partition.
+    fn position(&self) -> Offsets;
+
+    /// The offset after the newest record, by partition.
+    fn end_offsets(&mut self) -> Result<Offsets>;
+}
+
+/// Reads and commits the offsets of consumer groups, without being a member of any.
+pub trait GroupOffsets: Send {
+    /// The offsets that `group` has committed in `topic`; empty if it has not.
+    fn committed(&mut self, group: &str, topic: &Name) -> Result<Offsets>;
+
+    /// Commits `offsets` of `topic` for `group`.
+    fn commit(&mut self, group: &str, topic: &Name, offsets: &Offsets) -> Result<()>;
+}
+
+/// A Kafka cluster that producers and consumers can be created for.
+///
+/// Creating one waits for the topic, which the broker creates if it is set to.
+pub trait Cluster: Send + Sync {
+    /// A producer of `sender`'s lines in `topic`. A line is given up after `delivery_timeout`.
+    fn producer(
+        &self,
+        sender: &Name,
+        topic: &Name,
+        delivery_timeout: Duration,
+        reports: Reports,
+    ) -> Result<Box<dyn Producer>>;
+
+    /// A consumer of all partitions of `topic`. Its start is fixed when this returns: what is
+    /// written from then on is read.
+    fn consumer(&self, topic: &Name, start: Start) -> Result<Box<dyn Consumer>>;
+
+    /// The offsets of consumer groups.
+    fn group_offsets(&self) -> Result<Box<dyn GroupOffsets>>;
+}
+
+/// Starts the small broker in this process if no other process serves at its address; called
+/// before each new connection to it.
+pub type TakeOver = Arc<dyn Fn() -> Result<()> + Send + Sync>;
+
+/// How to reach a cluster.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// Bootstrap servers, each `host:port`.
+    pub servers: Vec<String>,
+    /// librdkafka's properties, in the order they were given. If there are any, librdkafka serves.
+    pub properties: Vec<(String, String)>,
+    /// Only for the small broker.
+    pub take_over: Option<TakeOver>,
+}
+
+/// Chooses the client for a cluster.
+///
+/// Fails within about [`CONNECT_TIMEOUT`] if no server can be reached or none is Kafka, and if
+/// this build has no client for the broker. With properties nothing is connected to yet: the first
+/// producer or consumer fails instead.
+pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
+    if let (Some(revive), Some(server)) = (&options.take_over, options.servers.first()) {
+        let revive = Some(revive.clone());
+        let v0 = v0::V0::new(&options.servers, server.clone(), revive);
+        return Ok(Box::new(v0));
+    }
+    if !options.properties.is_empty() {
+        return modern(options, || {
+            Error::usage(
+                "-X and -F need a build with the feature librdkafka, which this one is without",
+            )
+        });
+    }
+    let found = ask(&options.servers, CONNECT_TIMEOUT)?;
+    if found.speaks_version_0() {
+        let v0 = v0::V0::new(&options.servers, found.server, None);
+        return Ok(Box::new(v0));
+    }
+    modern(options, || {
+        Error::failed(
+            format!("cannot talk to the Kafka at {}", found.server),
+            "it is version 4 or later, which no longer speaks what crate kafka does (KIP-896), and \
+             this build is without the feature librdkafka",
+        )
+        .hint("Build it with that feature, which is on unless --no-default-features is given.")
+    })
+}
+
+#[cfg(feature = "librdkafka")]
+fn modern(options: &Options, _without: impl FnOnce() -> Error) -> Result<Box<dyn Cluster>> {
+    librdkafka::connect(options)
+}
+
+#[cfg(not(feature = "librdkafka"))]
+fn modern(_options: &Options, without: impl FnOnce() -> Error) -> Result<Box<dyn Cluster>> {
+    Err(without())
+}
