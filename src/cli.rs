@@ -1,21 +1,15 @@
-//! The command line that the programs share, the two questions, and how a program ends.
+//! The command line that the programs share, and the two questions.
 
-use std::fmt::Display;
 use std::fs;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::path::PathBuf;
-use std::process::{self, ExitCode};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
-use crate::client::{self, Cluster, DELIVERY_TIMEOUT, Event, Options, Start, properties};
+use crate::client::{self, Cluster, DELIVERY_TIMEOUT, Options, Start, properties};
 use crate::embedded::{self, Found};
+use crate::ending::say;
 use crate::error::{Error, Result};
 use crate::name::Name;
 
@@ -26,9 +20,6 @@ const PORT: u16 = 9092;
 pub const WHO_ARE_YOU: &str = "What is your name? ";
 /// The question for the other's name.
 pub const WHO_ELSE: &str = "Who do you want to connect to? ";
-
-/// How often a program that waits looks whether it should end.
-pub const TICK: Duration = Duration::from_millis(400);
 
 /// Which Kafka to talk to.
 #[derive(Args, Debug)]
@@ -131,7 +122,7 @@ impl Connection {
         };
         let dir = self.data_dir()?;
         let found = embedded::find_or_start(&server, port, dir.clone())?;
-        let (server, revive) = match found {
+        let (server, take_over) = match found {
             Found::Kafka if self.embedded.is_some() => {
                 return Err(Error::failed(
                     format!("cannot use the embedded broker on port {port}"),
@@ -143,7 +134,7 @@ impl Connection {
             }
             Found::Kafka => (server, None),
             Found::Foreign => {
-                tell(
+                say(
                     "The embedded broker that serves here keeps its log in another folder than \
                      this program would: when it ends, this program can't go on in its place.",
                 );
@@ -155,7 +146,7 @@ impl Connection {
                     Some(_) => String::new(),
                     None => format!("No Kafka at {server}. "),
                 };
-                tell(format!(
+                say(format!(
                     "{nobody}This program now runs a small broker of its own at {}, with its log \
                      in {}. To use a real Kafka: -b HOST:PORT.",
                     place.server(),
@@ -166,7 +157,7 @@ impl Connection {
         };
         Ok(Options {
             servers: vec![server],
-            take_over: revive,
+            take_over,
             ..Options::default()
         })
     }
@@ -258,7 +249,7 @@ pub fn name(given: Option<String>, question: &str) -> Result<Name> {
     loop {
         let answer = ask(question)?;
         match answer.parse() {
-            Err(error) if io::stdin().is_terminal() => tell(error),
+            Err(error) if io::stdin().is_terminal() => say(error),
             result => return result,
         }
     }
@@ -276,84 +267,14 @@ fn ask(question: &str) -> Result<String> {
         .read_until(b'\n', &mut answer)
         .map_err(|why| Error::failed("cannot read standard input", why))?;
     if answer.is_empty() {
-        tell("");
+        say("");
         return Err(Error::usage("standard input ended before it gave a name")
             .hint("Names can be given as arguments, too: see --help."));
     }
     if !io::stdin().is_terminal() {
-        tell("");
+        say("");
     }
     Ok(String::from_utf8_lossy(&answer).trim().to_string())
-}
-
-/// Runs a program, and turns what went wrong into a sentence and an exit code.
-pub fn run(program: impl FnOnce() -> Result<()>) -> ExitCode {
-    ExitCode::from(code(program()))
-}
-
-/// Ends the process from another thread than its first, as [`run`] would.
-pub fn exit(result: Result<()>) -> ! {
-    process::exit(code(result).into())
-}
-
-fn code(result: Result<()>) -> u8 {
-    match result {
-        Ok(()) => 0,
-        Err(error) => {
-            if !error.is_closed_pipe() {
-                complain(&error);
-            }
-            error.exit_code()
-        }
-    }
-}
-
-/// Says something on standard error. If that is closed, there is nobody to tell.
-fn tell(text: impl Display) {
-    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
-}
-
-fn complain(error: &Error) {
-    let program = std::env::args_os().next().map(PathBuf::from);
-    let program = program.as_ref().and_then(|path| path.file_name());
-    let program = program.map(|name| name.to_string_lossy());
-    tell(format!(
-        "{}: {error}",
-        program.as_deref().unwrap_or("kafka-chat")
-    ));
-}
-
-/// Takes events.
-pub type Listener = Arc<dyn Fn(Event) + Send + Sync>;
-
-/// Tells what happens to the connection, on standard error.
-pub fn listener() -> Listener {
-    Arc::new(tell)
-}
-
-/// On Ctrl-C, SIGTERM or SIGHUP runs `last`, on a thread of its own, and ends the process with
-/// what it returns. A second signal ends it at once.
-///
-/// Where neither output is a terminal, SIGHUP is left as it was found: `nohup` has it ignored. If
-/// nobody has, it ends the program without a word.
-pub fn on_signal(last: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
-    let mut wanted = vec![SIGINT, SIGTERM];
-    if io::stdout().is_terminal() || io::stderr().is_terminal() {
-        wanted.push(SIGHUP);
-    }
-    let mut signals =
-        Signals::new(wanted).map_err(|why| Error::failed("cannot listen for signals", why))?;
-    thread::spawn(move || {
-        let mut last = Some(last);
-        for _ in signals.forever() {
-            match last.take() {
-                // On a thread of its own, so that the second signal is heard.
-                Some(last) => drop(thread::spawn(move || exit(last()))),
-                None => process::exit(1),
-            }
-        }
-    });
-    Ok(())
 }
 
 /// Where a subscriber starts.
@@ -372,30 +293,6 @@ impl std::convert::From<From> for Start {
             From::Earliest => Start::Earliest,
         }
     }
-}
-
-/// Set once the user wants the program to end.
-#[derive(Clone, Default)]
-pub struct Stop(Arc<AtomicBool>);
-
-impl Stop {
-    /// Whether it is time.
-    pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// On Ctrl-C, SIGTERM or SIGHUP sets what it returns. A program that does not see it soon, because
-/// it waits for a broker or for its reader, is ended with this `verdict`.
-pub fn stop_on_signal(verdict: Result<()>) -> Result<Stop> {
-    let stop = Stop::default();
-    let set = stop.clone();
-    on_signal(move || {
-        set.0.store(true, Ordering::Relaxed);
-        thread::sleep(TICK * 2);
-        verdict
-    })?;
-    Ok(stop)
 }
 
 #[cfg(test)]

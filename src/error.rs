@@ -7,7 +7,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A failure: what was being done, why it failed, and what to do about it.
 ///
-/// It carries no cause to unwrap: whoever makes it puts the cause in words.
+/// It carries no source error: the cause is part of its message.
 #[derive(Debug, Clone)]
 pub struct Error {
     kind: Kind,
@@ -25,7 +25,7 @@ enum Kind {
 
 impl Error {
     /// Something failed: `doing` says what was being done and with which broker, topic or line;
-    /// `why` says what came in the way. Exit code 1.
+    /// `why` is the cause. Exit code 1.
     pub fn failed(doing: impl fmt::Display, why: impl fmt::Display) -> Error {
         Error {
             kind: Kind::Failed,
@@ -54,13 +54,19 @@ impl Error {
         }
     }
 
-    /// Whoever read our standard output has gone: a reason to end, and no failure. Exit code 0.
+    /// Standard output was closed: a reason to end, and no failure. Exit code 0.
     pub fn closed_pipe() -> Error {
         Error {
             kind: Kind::ClosedPipe,
             message: "standard output was closed".into(),
             hint: None,
         }
+    }
+
+    /// The same error, with the size of the line before it.
+    pub fn of_size(mut self, bytes: u64) -> Error {
+        self.message = format!("{bytes} bytes, {}", self.message);
+        self
     }
 
     /// Adds what the reader can do about it: a whole sentence.
@@ -75,7 +81,7 @@ impl Error {
         self
     }
 
-    /// Tells of another failure behind this one. One that nobody needs to be told of gives way.
+    /// Adds another failure after this one. A closed pipe yields to `other`.
     pub fn beside(self, other: Error) -> Error {
         if self.is_closed_pipe() {
             return other;
@@ -87,7 +93,7 @@ impl Error {
         }
     }
 
-    /// Whether this is [`Error::closed_pipe`], which nobody needs to be told.
+    /// Whether this is [`Error::closed_pipe`], about which nothing is printed.
     pub fn is_closed_pipe(&self) -> bool {
         self.kind == Kind::ClosedPipe
     }

@@ -20,16 +20,15 @@
 //! | [`error`] | failures as sentences, and their exit codes | what failed |
 
 pub mod broker;
+pub mod chat;
 pub mod cli;
 pub mod client;
-pub mod conversation;
+pub mod delivery;
 pub mod embedded;
+pub mod ending;
 pub mod error;
-pub mod ledger;
 pub mod lines;
-pub mod message;
 pub mod name;
 pub mod progress;
-pub mod session;
+pub mod read_limit;
 pub mod terminal;
-pub mod until;

@@ -2,21 +2,23 @@
 
 use std::io::{BufRead, Read};
 
-use crate::client::MAX_RECORD_BYTES;
+use crate::client::{EXCERPT_BYTES, MAX_RECORD_BYTES};
 use crate::error::{Error, Result};
 
-/// How much of a line that is too long is read at once, to be counted and forgotten.
-const SKIP: u64 = 64 * 1024;
+/// How many bytes of a line that is too long are read at a time, only to be counted.
+const SKIP_BYTES: u64 = 64 * 1024;
 
 /// A line of input, without its line ending.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line<'a> {
     /// All of it.
     Whole(&'a [u8]),
-    /// It is longer than any record may be, and only counted.
+    /// It is longer than any record may be, so its length and its beginning are all that is kept.
     TooLong {
         /// Its length.
         bytes: u64,
+        /// How it begins.
+        start: &'a [u8],
     },
 }
 
@@ -26,6 +28,7 @@ impl<'a> Line<'a> {
         if text.len() > MAX_RECORD_BYTES {
             Line::TooLong {
                 bytes: text.len() as u64,
+                start: &text[..EXCERPT_BYTES],
             }
         } else {
             Line::Whole(text)
@@ -36,7 +39,7 @@ impl<'a> Line<'a> {
     pub fn bytes(&self) -> u64 {
         match self {
             Line::Whole(text) => text.len() as u64,
-            Line::TooLong { bytes } => *bytes,
+            Line::TooLong { bytes, .. } => *bytes,
         }
     }
 }
@@ -48,6 +51,8 @@ impl<'a> Line<'a> {
 pub struct Lines<R> {
     input: R,
     line: Vec<u8>,
+    /// How a line begins that is too long.
+    start: Vec<u8>,
 }
 
 impl<R: BufRead> Lines<R> {
@@ -56,6 +61,7 @@ impl<R: BufRead> Lines<R> {
         Lines {
             input,
             line: Vec::new(),
+            start: Vec::new(),
         }
     }
 
@@ -67,25 +73,28 @@ impl<R: BufRead> Lines<R> {
         if self.ends() {
             self.line.pop();
         } else if read == most {
-            return self.skip(read).map(Some);
+            self.start = self.line[..EXCERPT_BYTES].to_vec();
+            let bytes = self.skip(read)?;
+            let start = &self.start;
+            return Ok(Some(Line::TooLong { bytes, start }));
         } else if read == 0 {
             return Ok(None);
         }
         Ok(Some(Line::Whole(&self.line)))
     }
 
-    /// Counts the rest of a line of which `bytes` have been read.
-    fn skip(&mut self, mut bytes: u64) -> Result<Line<'static>> {
+    /// Reads the rest of a line of which `bytes` have been read; returns its length.
+    fn skip(&mut self, mut bytes: u64) -> Result<u64> {
         loop {
-            let read = self.read(SKIP)?;
+            let read = self.read(SKIP_BYTES)?;
             bytes += read - u64::from(self.ends());
-            if self.ends() || read < SKIP {
-                return Ok(Line::TooLong { bytes });
+            if self.ends() || read < SKIP_BYTES {
+                return Ok(bytes);
             }
         }
     }
 
-    /// Reads up to the end of the line, at most `most` bytes; says how many.
+    /// Reads up to the end of the line, at most `most` bytes; returns how many.
     fn read(&mut self, most: u64) -> Result<u64> {
         self.line.clear();
         let read = (&mut self.input)
@@ -114,7 +123,7 @@ mod tests {
         while let Some(line) = lines.next_line().unwrap() {
             match line {
                 Line::Whole(text) => all.push(text.to_vec()),
-                Line::TooLong { bytes } => all.push(format!("{bytes} bytes").into_bytes()),
+                Line::TooLong { bytes, .. } => all.push(format!("{bytes} bytes").into_bytes()),
             }
         }
         all
@@ -153,7 +162,9 @@ mod tests {
         let endless = BufReader::new(std::io::repeat(b'x').take(100_000_000));
         let mut lines = Lines::new(endless);
         let line = lines.next_line().unwrap();
-        assert_eq!(line, Some(Line::TooLong { bytes: 100_000_000 }));
+        let bytes = 100_000_000;
+        let start = &[b'x'; EXCERPT_BYTES];
+        assert_eq!(line, Some(Line::TooLong { bytes, start }));
         assert!(lines.line.capacity() <= 2 * MAX_RECORD_BYTES);
     }
 

@@ -1,4 +1,4 @@
-//! How far a publisher is, on standard error, where that is a terminal and standard input is none.
+//! A publisher's progress: on standard error, if that is a terminal and standard input is not.
 
 use std::fmt::Write;
 use std::fs::File;
@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use crate::cli::Listener;
 use crate::lines::Line;
 
 /// Lines, bytes and rate; and how much of it is done, where the input is a file.
@@ -18,7 +17,7 @@ use crate::lines::Line;
 /// It goes away with [`Progress::end`], or when it or one of its clones is dropped.
 #[derive(Debug, Clone)]
 pub struct Progress {
-    /// None where nobody watches.
+    /// `None` where nobody watches.
     shown: Option<Shown>,
 }
 
@@ -46,11 +45,11 @@ impl Progress {
         }
     }
 
-    /// The same listener, beside the progress: that is taken off the terminal while it is told.
-    pub fn beside(&self, listener: Listener) -> Listener {
-        match self.shown.clone() {
-            None => listener,
-            Some(shown) => Arc::new(move |event| shown.bar.suspend(|| listener(event))),
+    /// Takes it off the terminal while something else is printed there.
+    pub fn suspend(&self, print: impl FnOnce()) {
+        match &self.shown {
+            None => print(),
+            Some(shown) => shown.bar.suspend(print),
         }
     }
 

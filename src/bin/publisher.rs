@@ -1,14 +1,18 @@
 //! Each line of standard input becomes one message in the other's topic.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::process::ExitCode;
+use std::sync::mpsc;
 
 use clap::Parser;
 use kafka_chat::cli::{self, Connection, Delivery};
+use kafka_chat::client::Reports;
+use kafka_chat::delivery::{self, Arrival, Ledger, Outbox};
+use kafka_chat::ending::{self, Owner, say};
 use kafka_chat::error::Result;
-use kafka_chat::ledger::Ledger;
 use kafka_chat::lines::Lines;
 use kafka_chat::progress::Progress;
+use kafka_chat::terminal;
 
 /// Sends each line of standard input to PEER
 #[derive(Parser)]
@@ -25,41 +29,43 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    cli::run(|| publish(Arguments::parse()))
+    ending::run(|| publish(Arguments::parse()))
 }
 
 fn publish(arguments: Arguments) -> Result<()> {
     let me = cli::name(arguments.me, cli::WHO_ARE_YOU)?;
     let peer = cli::name(arguments.peer, cli::WHO_ELSE)?;
     let cluster = arguments.connection.connect()?;
-    let ledger = Ledger::new();
-    let progress = Progress::of_input();
-    let notices = progress.beside(cli::listener());
+    let (tx, arrivals) = mpsc::channel();
     let timeout = arguments.delivery.timeout();
-    let mut producer = cluster.producer(
-        &me,
-        &peer,
-        timeout,
-        ledger.reports(move |event| notices(event)),
-    )?;
-    let (interrupted, shown) = (ledger.clone(), progress.clone());
-    let typed = io::stdin().is_terminal();
-    cli::on_signal(move || {
+    let producer = cluster.producer(&me, &peer, timeout, Reports::to(tx.clone()))?;
+    let ledger = Ledger::new(terminal::is_typed());
+    let mut outbox = Outbox::new(&ledger, producer, tx.clone());
+    ending::on_signal(tx.clone())?;
+    let progress = Progress::of_input();
+    let shown = progress.clone();
+    let owner = Owner::start("publisher", move || {
+        let notice = |event: &_| shown.suspend(|| say(event));
+        let verdict = delivery::settle(ledger, &arrivals, timeout * 2, notice);
         shown.end();
-        interrupted.interrupted(typed)
+        // If this process runs the small broker, it is stopped here, in order.
+        drop(cluster);
+        verdict
     })?;
+
     let mut lines = Lines::new(io::stdin().lock());
-    let read = loop {
+    let ended = loop {
         match lines.next_line() {
-            _ if ledger.is_broken() => break Err(ledger.rest_is_unread()),
             Err(error) => break Err(error),
             Ok(None) => break Ok(()),
             Ok(Some(line)) => {
                 progress.line(&line);
-                ledger.send(&line, producer.as_mut());
+                if !outbox.send(&line) {
+                    break Ok(());
+                }
             }
         }
     };
-    ledger.wait(timeout * 2);
-    ledger.verdict_after(read)
+    _ = tx.send(Arrival::InputEnded(ended));
+    owner.wait()
 }

@@ -1,12 +1,19 @@
 //! Prints what arrives in the user's topic.
 
+use std::ops::ControlFlow;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use kafka_chat::cli::{self, Connection, From};
+use kafka_chat::client::Consumer;
+use kafka_chat::ending::{self, Stop, say};
 use kafka_chat::error::Result;
-use kafka_chat::terminal::{self, Screen};
-use kafka_chat::until::Until;
+use kafka_chat::read_limit::ReadLimit;
+use kafka_chat::terminal::Output;
+
+/// How long a poll waits for messages.
+const POLL_WAIT: Duration = Duration::from_millis(400);
 
 /// Prints the messages that others send to ME
 #[derive(Parser)]
@@ -14,7 +21,7 @@ use kafka_chat::until::Until;
 struct Arguments {
     /// Your name, which is your topic's; asked for if left out
     me: Option<String>,
-    /// Where to start: behind the newest message, or at the oldest one kept
+    /// Where to start: after the newest message, or at the oldest one kept
     #[arg(long, value_name = "WHERE", default_value = "latest")]
     from: From,
     /// End after N messages
@@ -31,7 +38,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    cli::run(|| subscribe(Arguments::parse()))
+    ending::run(|| subscribe(Arguments::parse()))
 }
 
 fn subscribe(arguments: Arguments) -> Result<()> {
@@ -39,23 +46,38 @@ fn subscribe(arguments: Arguments) -> Result<()> {
     let cluster = arguments.connection.connect()?;
     let mut consumer = cluster.consumer(&me, arguments.from.into())?;
     let ends = arguments.until_end.then(|| consumer.end_offsets());
-    let mut until = Until::new(arguments.count, ends.transpose()?);
-    let screen = Screen::open(arguments.show_sender);
-    let stop = cli::stop_on_signal(until.verdict(&consumer.position()))?;
-    terminal::on_closed(|| cli::exit(Ok(())));
-
+    let limit = ReadLimit::new(arguments.count, ends.transpose()?);
+    let output = Output::new(arguments.show_sender);
     let hint = format!("waiting for messages to {me}; Ctrl-C ends");
-    while !stop.is_set() && !until.is_reached(&consumer.position()) {
-        let polled = kafka_chat::session::try_poll(consumer.as_mut(), cli::TICK, |record| {
-            let at = (record.partition, record.offset);
-            match until.takes(at.0, at.1) {
-                true => screen.message(record.key, record.value, at),
-                false => Ok(()),
+    let if_stuck = limit.verdict(&consumer.position());
+    ending::supervise("consumer", if_stuck, move |stop| {
+        read(consumer.as_mut(), limit, output, &hint, stop)
+    })
+}
+
+/// Prints messages up to the limit, or until asked to stop.
+fn read(
+    consumer: &mut dyn Consumer,
+    mut limit: ReadLimit,
+    mut output: Output,
+    hint: &str,
+    stop: &Stop,
+) -> Result<()> {
+    while !stop.is_requested() && !limit.is_reached(&consumer.position()) {
+        let mut printed = Ok(());
+        let polled = consumer.poll(POLL_WAIT, &mut |record| {
+            if limit.takes(record.partition, record.offset) {
+                printed = output.message(record.key, record.value);
+            }
+            match printed {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
             }
         });
-        screen.flush()?;
-        polled?.into_iter().for_each(|event| cli::listener()(event));
-        screen.hint_once(&hint);
+        // What was received is printed, whatever the poll ended with.
+        printed.and_then(|()| output.flush())?;
+        polled?.iter().for_each(say);
+        output.hint_once(hint);
     }
-    until.verdict(&consumer.position())
+    limit.verdict(&consumer.position())
 }

@@ -66,7 +66,7 @@ pub type Offsets = BTreeMap<i32, i64>;
 pub const MAX_RECORD_BYTES: usize = 1_048_000;
 
 /// The most bytes of a line that [`Report::Failed`] repeats, so that reports stay small.
-pub const EXCERPT_BYTES: usize = 64;
+pub const EXCERPT_BYTES: usize = 164;
 
 /// How long a line is tried before it is given up, by default: Kafka's `delivery.timeout.ms`.
 pub const DELIVERY_TIMEOUT: Duration = Duration::from_secs(120);

@@ -377,13 +377,13 @@ fn send_value(on: &Kafka, sender: &str, topic: &str, value: &[u8]) {
         ..Options::default()
     });
     let (sender, topic) = (sender.parse().unwrap(), topic.parse().unwrap());
-    let (tx, rx) = mpsc::channel::<Report>();
+    let (tx, reports) = mpsc::channel::<Report>();
     let mut producer = cluster
         .unwrap()
         .producer(&sender, &topic, PATIENCE, Reports::to(tx))
         .unwrap();
     producer.send(1, value);
-    let report = rx.recv_timeout(PATIENCE).unwrap();
+    let report = reports.recv_timeout(PATIENCE).unwrap();
     assert!(matches!(report, Report::Acknowledged { .. }), "{report:?}");
 }
 
@@ -570,7 +570,7 @@ fn a_pipe_in_and_a_pipe_out_make_plain_lines() {
     bob.signal("TERM");
     bob.wait()
         .code(1)
-        .says(&["what came behind the lines sent was not read"])
+        .says(&["the rest of the input was not read"])
         .prints("\x1b[1mraw\n");
     assert_eq!(sent_to(&on, &me), "reply\n");
 }

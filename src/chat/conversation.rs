@@ -1,55 +1,58 @@
-//! Who is shown, what is told of the others, what is unread, and how far the peer has read.
+//! Who is shown, what is said about others, and what was written while the user was away.
 //!
-//! It knows no Kafka but partitions and offsets, and no terminal: records and committed offsets go
-//! in, what there is to show comes out.
+//! It knows no Kafka but partitions and offsets, and no terminal: records go in, what is to be shown comes
+//! out.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
 
-use crate::client::{Offsets, Record};
-use crate::message::visible;
+use crate::client::Offsets;
+use crate::delivery::lines;
 use crate::name::Name;
+use crate::terminal::quoted;
 
 /// How many lines written while the user was away are shown: the last ones.
-const LAST: usize = 100;
+const AWAY_LINES: usize = 100;
 
-/// How many others are named before the rest are only said to be there.
-const NAMED: usize = 20;
+/// How many bytes they may have together, so that a peer can't fill the memory; the last one always stays.
+const AWAY_BYTES: usize = 1 << 20;
 
-/// How much of a name that is none is quoted, in characters.
-const QUOTED: usize = 40;
+/// How many other senders are named before it is only said that there are more.
+const NAMED_SENDERS: usize = 20;
 
-/// A chat that is open commits about once a second. One that leaves our lines unread for as long
-/// as this is taken to be closed.
-const GONE: Duration = Duration::from_secs(10);
-
-/// The sender shown for a line without one: parentheses are in nobody's name.
+/// The sender shown for a line without one: no name has parentheses.
 const NO_NAME: &str = "(unsigned)";
 
 /// What to do with lines that carry no name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unsigned {
-    /// They are not shown; that they exist is told once.
+    /// They are not shown; that they exist is said once.
     Hidden,
-    /// They are shown, as nobody's.
+    /// They are shown, without a sender.
     Shown,
     /// They are the peer's, who alone writes to the topic: the tutorial's way.
     Peers,
 }
 
-/// Something for the user to see, or to be passed over, in this order.
+/// A record that was read, as the conversation keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Item {
+pub(super) struct Line {
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    /// The sender's name, by our convention.
+    pub(super) key: Vec<u8>,
+    pub(super) text: Vec<u8>,
+}
+
+/// Something for the user to see, or a position, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Item {
     /// A line of the conversation.
-    Line {
-        /// Who wrote it: not a [`Name`] where the line carried none.
+    Message {
+        /// Who wrote it: not a [`Name`] if the line carried none.
         sender: String,
-        /// Its bytes, as they came.
         text: Vec<u8>,
-        /// The partition it lies in.
-        partition: i32,
-        /// Its offset in that partition.
-        offset: i64,
+        /// Its partition and offset.
+        at: (i32, i64),
     },
     /// Something about the conversation, in one line that is safe to show.
     Notice(String),
@@ -57,21 +60,18 @@ pub enum Item {
     Passed(Offsets),
 }
 
-/// One user's side of a conversation with a peer.
+/// What one user sees of a conversation with a peer.
 #[derive(Debug)]
-pub struct Conversation {
+pub(super) struct Conversation {
     me: Name,
     peer: Name,
     unsigned: Unsigned,
-    /// Until what was in the log at the start has been read, or what there is when the log is read
-    /// again.
+    /// Until what was in the log at the start has been read, or what there is when the log is read again.
     away: Option<Away>,
     passed: Offsets,
     named: BTreeSet<String>,
-    told_others: bool,
-    told_unsigned: bool,
-    presence: Presence,
-    sent: Vec<Sent>,
+    has_named_all: bool,
+    has_warned_of_unsigned: bool,
 }
 
 /// What was written while the user was away.
@@ -80,33 +80,20 @@ struct Away {
     ends: Offsets,
     /// What these lines are, for the user.
     what: &'static str,
-    /// The last of them.
+    /// The last of them, bounded in number and bytes.
     lines: VecDeque<Item>,
+    bytes: usize,
     /// How many came before those.
     earlier: u64,
-    /// What came since, and waits for them.
+    /// What came since, and is shown after them.
     since: Vec<Item>,
-}
-
-#[derive(Debug, Default)]
-struct Presence {
-    committed: Option<Offsets>,
-    here: bool,
-    silent_since: Option<Instant>,
-}
-
-/// Own lines that lie behind one another.
-#[derive(Debug)]
-struct Sent {
-    partition: i32,
-    first: i64,
-    end: i64,
+    since_bytes: usize,
 }
 
 impl Conversation {
-    /// A conversation of `me` with `peer`. `ends` are the end offsets of the topic that `me` reads,
-    /// at the start: what lies before them was written while `me` was away.
-    pub fn new(me: Name, peer: Name, unsigned: Unsigned, ends: Offsets) -> Conversation {
+    /// A conversation of `me` with `peer`. `ends` are the end offsets of the topic that `me` reads, at the
+    /// start: what lies before them was written while `me` was away.
+    pub(super) fn new(me: Name, peer: Name, unsigned: Unsigned, ends: Offsets) -> Conversation {
         Conversation {
             me,
             peer,
@@ -114,38 +101,36 @@ impl Conversation {
             away: Some(Away::until(ends, "while you were away")),
             passed: Offsets::new(),
             named: BTreeSet::new(),
-            told_others: false,
-            told_unsigned: false,
-            presence: Presence::default(),
-            sent: Vec::new(),
+            has_named_all: false,
+            has_warned_of_unsigned: false,
         }
     }
 
     /// Takes a record of the topic that the user reads.
-    pub fn record(&mut self, record: Record<'_>) -> Vec<Item> {
-        let sender = match (record.key, self.unsigned) {
+    pub(super) fn record(&mut self, line: Line) -> Vec<Item> {
+        let sender = match (line.key.as_slice(), self.unsigned) {
             (key, _) if key == self.peer.as_bytes() => self.peer.to_string(),
             (b"", Unsigned::Peers) => self.peer.to_string(),
             (b"", Unsigned::Shown) => NO_NAME.to_string(),
             (key, _) => return self.stranger(key).map(Item::Notice).into_iter().collect(),
         };
-        let line = Item::Line {
+        let (partition, offset, bytes) = (line.partition, line.offset, line.text.len());
+        let message = Item::Message {
             sender,
-            text: record.value.to_vec(),
-            partition: record.partition,
-            offset: record.offset,
+            text: line.text,
+            at: (partition, offset),
         };
         let Some(away) = &mut self.away else {
-            return vec![line];
+            return vec![message];
         };
-        match away.take(line, record.partition, record.offset) {
+        match away.take(message, bytes, partition, offset) {
             true => Vec::new(),
             false => self.welcome(),
         }
     }
 
-    /// Is told after every poll, and once before the first, which offsets come next.
-    pub fn polled(&mut self, position: &Offsets) -> Vec<Item> {
+    /// After every poll, and once before the first: which offsets come next.
+    pub(super) fn polled(&mut self, position: &Offsets) -> Vec<Item> {
         let reached = |away: &Away| reached(position, &away.ends);
         let mut items = match self.away.as_ref().is_some_and(reached) {
             true => self.welcome(),
@@ -158,10 +143,10 @@ impl Conversation {
         items
     }
 
-    /// The log no longer has all that it had, and ends at `end` by now. If reading `goes_back`, what
-    /// there is may have been shown already, or the user may never have seen any of it: it counts
-    /// as written while they were away, of which the last lines are shown.
-    pub fn missed(&mut self, partition: i32, goes_back: bool, end: i64) {
+    /// The log no longer has all that it had, and ends at `end` by now. If reading `goes_back`, what the log
+    /// has may have been shown already, or may be new to the user: it counts as written while they were
+    /// away, of which the last lines are shown.
+    pub(super) fn missed(&mut self, partition: i32, goes_back: bool, end: i64) {
         match &mut self.away {
             Some(away) => {
                 let known = away.ends.entry(partition).and_modify(|e| *e = end.min(*e));
@@ -175,60 +160,6 @@ impl Conversation {
             }
             None => {}
         }
-    }
-
-    /// Own lines were acknowledged: `count` of them, from `first` on.
-    pub fn sent(&mut self, partition: i32, first: i64, count: u64) {
-        let end = first + count as i64;
-        match self.sent.last_mut() {
-            Some(last) if last.partition == partition && last.end == first => last.end = end,
-            _ => self.sent.push(Sent {
-                partition,
-                first,
-                end,
-            }),
-        }
-    }
-
-    /// Is told about once a second what the peer's chat with the user has committed, and says what
-    /// that tells. `topic` is the one that the user writes to.
-    ///
-    /// A position alone can't tell a chat that is open from one that was: only when it moves, or is
-    /// there for the first time, the peer is here.
-    pub fn peer_read(&mut self, committed: &Offsets, topic: &Name, now: Instant) -> Option<String> {
-        for sent in &mut self.sent {
-            let read = committed.get(&sent.partition).copied().unwrap_or(0);
-            sent.first = sent.first.max(read);
-        }
-        self.sent.retain(|sent| sent.first < sent.end);
-
-        let presence = &mut self.presence;
-        let Some(before) = presence.committed.replace(committed.clone()) else {
-            return committed.is_empty().then(|| {
-                format!(
-                    "{} has not opened a chat with you yet; your lines wait in the topic {topic}",
-                    self.peer
-                )
-            });
-        };
-        let moved = |(partition, offset)| before.get(partition) < Some(offset);
-        if committed.iter().any(moved) {
-            presence.silent_since = None;
-            return (!std::mem::replace(&mut presence.here, true))
-                .then(|| format!("{} is here", self.peer));
-        }
-        if self.sent.is_empty() {
-            presence.silent_since = None;
-        } else if now.duration_since(*presence.silent_since.get_or_insert(now)) >= GONE {
-            presence.here = false;
-        }
-        None
-    }
-
-    /// What to say at the end of lines that the peer has not read, as far as is known.
-    pub fn unread(&self) -> Option<String> {
-        let unread: i64 = self.sent.iter().map(|sent| sent.end - sent.first).sum();
-        (unread > 0).then(|| format!("{} not read by {} yet", lines(unread as u64), self.peer))
     }
 
     /// Shows what was written while the user was away, and what came since.
@@ -249,15 +180,15 @@ impl Conversation {
         items
     }
 
-    /// What to say of a line that is not shown: once for each sender, and not for too many.
+    /// What to say about a line that is not shown: once for each sender, up to a number of senders.
     fn stranger(&mut self, key: &[u8]) -> Option<String> {
         if key.is_empty() {
-            return (!std::mem::replace(&mut self.told_unsigned, true)).then(|| {
+            return (!std::mem::replace(&mut self.has_warned_of_unsigned, true)).then(|| {
                 "someone without a name is writing to you; --unsigned shows such lines".into()
             });
         }
         if key == self.me.as_bytes() {
-            // Nobody answers themselves; it is the user's own doing, or not worth a notice.
+            // It is the user's own doing, and nobody to answer.
             return None;
         }
         let name: Option<Name> = std::str::from_utf8(key)
@@ -270,8 +201,8 @@ impl Conversation {
         if self.named.contains(&shown) {
             return None;
         }
-        if self.named.len() == NAMED {
-            return (!std::mem::replace(&mut self.told_others, true))
+        if self.named.len() == NAMED_SENDERS {
+            return (!std::mem::replace(&mut self.has_named_all, true))
                 .then(|| "others are writing to you, too; no more of them will be named".into());
         }
         let notice = match &name {
@@ -301,22 +232,28 @@ impl Away {
             ends,
             what,
             lines: VecDeque::new(),
+            bytes: 0,
             earlier: 0,
             since: Vec::new(),
+            since_bytes: 0,
         }
     }
 
-    /// Keeps a line for later. Says whether there is room to go on.
-    fn take(&mut self, line: Item, partition: i32, offset: i64) -> bool {
+    /// Keeps a message of so many bytes for later. Returns whether there is room for more.
+    fn take(&mut self, message: Item, bytes: usize, partition: i32, offset: i64) -> bool {
         if self.ends.get(&partition).is_none_or(|&end| offset >= end) {
-            self.since.push(line);
-            return self.since.len() < LAST;
+            self.since.push(message);
+            self.since_bytes += bytes;
+            return self.since.len() < AWAY_LINES && self.since_bytes < AWAY_BYTES;
         }
-        if self.lines.len() == LAST {
-            self.lines.pop_front();
-            self.earlier += 1;
+        self.lines.push_back(message);
+        self.bytes += bytes;
+        while self.lines.len() > AWAY_LINES || (self.bytes > AWAY_BYTES && self.lines.len() > 1) {
+            if let Some(Item::Message { text, .. }) = self.lines.pop_front() {
+                self.bytes -= text.len();
+                self.earlier += 1;
+            }
         }
-        self.lines.push_back(line);
         true
     }
 }
@@ -326,28 +263,10 @@ fn reached(position: &Offsets, ends: &Offsets) -> bool {
         .all(|(partition, end)| *end == 0 || position.get(partition) >= Some(end))
 }
 
-/// The beginning of something that is no name, safe to show.
-fn quoted(key: &[u8]) -> String {
-    // No character takes more than four bytes.
-    let beginning = visible(&key[..key.len().min(4 * QUOTED)]);
-    let mut chars = beginning.chars();
-    let mut quoted: String = chars.by_ref().take(QUOTED).collect();
-    if chars.next().is_some() || key.len() > 4 * QUOTED {
-        quoted.push('…');
-    }
-    format!("'{quoted}'")
-}
-
-fn lines(count: u64) -> String {
-    match count {
-        1 => "1 line".into(),
-        n => format!("{n} lines"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::terminal::visible;
 
     fn name(text: &str) -> Name {
         text.parse().unwrap()
@@ -366,11 +285,11 @@ mod tests {
         key: &str,
         value: &str,
     ) -> Vec<String> {
-        in_words(chat.record(Record {
+        in_words(chat.record(Line {
             partition,
             offset,
-            key: key.as_bytes(),
-            value: value.as_bytes(),
+            key: key.into(),
+            text: value.into(),
         }))
     }
 
@@ -380,7 +299,7 @@ mod tests {
 
     fn in_words(items: Vec<Item>) -> Vec<String> {
         let in_words = |item| match item {
-            Item::Line { sender, text, .. } => format!("{sender}: {}", visible(&text)),
+            Item::Message { sender, text, .. } => format!("{sender}: {}", visible(&text)),
             Item::Notice(text) => format!("* {text}"),
             Item::Passed(offsets) => format!("{offsets:?}"),
         };
@@ -520,6 +439,24 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_while_away_takes_bounded_memory() {
+        let mut chat = alice(Unsigned::Hidden, &[(0, 100), (1, 1)]);
+        let large = "x".repeat(AWAY_BYTES / 4);
+        for i in 0..100 {
+            assert!(take(&mut chat, 0, i, "bob", &large).is_empty());
+        }
+        // These came since, while the other partition is still to be read.
+        let shown: Vec<String> = (100..104)
+            .flat_map(|i| take(&mut chat, 0, i, "bob", &large))
+            .collect();
+        assert_eq!(shown.len(), 1 + 4 + 4);
+        assert_eq!(
+            shown[0],
+            "* 4 lines while you were away, and 96 earlier ones, not shown"
+        );
+    }
+
+    #[test]
     fn strangers_lines_alone_give_no_header() {
         let mut chat = alice(Unsigned::Hidden, &[(0, 1)]);
         assert_eq!(take(&mut chat, 0, 0, "carol", "hi").len(), 1);
@@ -537,10 +474,10 @@ mod tests {
     fn a_flood_while_catching_up_is_not_kept_for_ever() {
         let mut chat = alice(Unsigned::Hidden, &[(0, 0), (1, 5)]);
         assert!(take(&mut chat, 1, 0, "bob", "old").is_empty());
-        let shown: Vec<String> = (0..LAST as i64)
+        let shown: Vec<String> = (0..AWAY_LINES as i64)
             .flat_map(|i| take(&mut chat, 0, i, "bob", "new"))
             .collect();
-        assert_eq!(shown.len(), 1 + 1 + LAST);
+        assert_eq!(shown.len(), 1 + 1 + AWAY_LINES);
         assert_eq!(take(&mut chat, 1, 1, "bob", "old"), ["bob: old"]);
     }
 
@@ -572,88 +509,9 @@ mod tests {
                 assert!(take(&mut chat, 1, offset, "bob", "old").is_empty());
             }
             let shown = polled(&mut chat, &[(0, 1000), (1, 1000)]);
-            assert_eq!(shown.len(), 1 + LAST + 1, "{shown:?}");
+            assert_eq!(shown.len(), 1 + AWAY_LINES + 1, "{shown:?}");
             assert!(shown[0].contains(header), "{shown:?}");
             assert_eq!(take(&mut chat, 0, 1000, "bob", "new"), ["bob: new"]);
         }
-    }
-
-    /// What the peer's committed offsets tell, a second later each.
-    fn watch(chat: &mut Conversation, committed: &[&[(i32, i64)]]) -> Vec<Option<String>> {
-        let start = Instant::now();
-        (0..)
-            .map(Duration::from_secs)
-            .zip(committed)
-            .map(|(at, offsets)| {
-                let offsets = offsets.iter().copied().collect();
-                chat.peer_read(&offsets, &name("bob"), start + at)
-            })
-            .collect()
-    }
-
-    #[test]
-    fn the_peer_is_here_when_the_position_is_first_seen_or_moves() {
-        let waits = "bob has not opened a chat with you yet; your lines wait in the topic bob";
-        let here = "bob is here";
-        type Told<'a> = &'a [(&'a [(i32, i64)], Option<&'a str>)];
-        let cases: [Told<'_>; 4] = [
-            &[
-                (&[], Some(waits)),
-                (&[], None),
-                (&[(0, 0)], Some(here)),
-                (&[(0, 0)], None),
-            ],
-            &[
-                (&[(0, 5)], None),
-                (&[(0, 5)], None),
-                (&[(0, 6)], Some(here)),
-                (&[(0, 7)], None),
-            ],
-            &[(&[(0, 5)], None), (&[(0, 5), (1, 0)], Some(here))],
-            // The log was made anew: that says nothing of anyone.
-            &[(&[(0, 5)], None), (&[(0, 0)], None), (&[], None)],
-        ];
-        for case in cases {
-            let (committed, told): (Vec<_>, Vec<_>) = case.iter().copied().unzip();
-            let told: Vec<_> = told.iter().map(|t| t.map(String::from)).collect();
-            assert_eq!(watch(&mut open(Unsigned::Hidden), &committed), told);
-        }
-    }
-
-    #[test]
-    fn a_peer_who_left_lines_unread_for_long_and_reads_again_is_here_again() {
-        let mut chat = open(Unsigned::Hidden);
-        assert!(watch(&mut chat, &[&[(0, 0)], &[(0, 1)]])[1].is_some());
-        chat.sent(0, 1, 1);
-        let quick: Vec<&[(i32, i64)]> = vec![&[(0, 1)], &[(0, 1)], &[(0, 2)]];
-        assert!(watch(&mut chat, &quick).iter().all(Option::is_none));
-        chat.sent(0, 2, 1);
-        let mut slow: Vec<&[(i32, i64)]> = vec![&[(0, 2)]; 12];
-        slow.push(&[(0, 3)]);
-        let told = watch(&mut chat, &slow);
-        assert!(told[..12].iter().all(Option::is_none));
-        assert_eq!(told[12].as_deref(), Some("bob is here"));
-    }
-
-    #[test]
-    fn own_lines_are_counted_until_the_peer_has_read_them() {
-        let mut chat = open(Unsigned::Hidden);
-        assert_eq!(chat.unread(), None);
-        // Another sender's lines lie between, and count for nothing.
-        chat.sent(1, 4, 2);
-        chat.sent(1, 6, 1);
-        chat.sent(1, 9, 1);
-        assert_eq!(chat.sent.len(), 2);
-        for (committed, told) in [
-            (&[][..], Some("4 lines not read by bob yet")),
-            (&[(0, 9)], Some("4 lines not read by bob yet")),
-            (&[(1, 5)], Some("3 lines not read by bob yet")),
-            (&[(1, 9)], Some("1 line not read by bob yet")),
-            (&[(1, 10)], None),
-        ] {
-            watch(&mut chat, &[committed]);
-            assert_eq!(chat.unread().as_deref(), told, "{committed:?}");
-        }
-        assert!(chat.sent.is_empty());
     }
 }

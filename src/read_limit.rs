@@ -1,23 +1,22 @@
-//! When a subscriber has read all that it was asked for.
+//! How much a subscriber is asked to read, and whether it has.
 
 use crate::client::Offsets;
 use crate::error::{Error, Result};
 
 /// The end of a reading: a number of messages, the ends of the log at the start, or neither.
 #[derive(Debug)]
-pub struct Until {
+pub struct ReadLimit {
     left: Option<u64>,
     ends: Option<Offsets>,
 }
 
-impl Until {
+impl ReadLimit {
     /// After `count` messages, or at `ends`, whichever comes first.
-    pub fn new(count: Option<u64>, ends: Option<Offsets>) -> Until {
-        Until { left: count, ends }
+    pub fn new(count: Option<u64>, ends: Option<Offsets>) -> ReadLimit {
+        ReadLimit { left: count, ends }
     }
 
-    /// The verdict when it ends at this position, maybe because the user wants it to: a failure only
-    /// where there was an end to be reached.
+    /// The verdict on ending at this position: a failure if there was a limit, and it is not reached.
     pub fn verdict(&self, position: &Offsets) -> Result<()> {
         let is_endless = self.left.is_none() && self.ends.is_none();
         if is_endless || self.is_reached(position) {
@@ -25,7 +24,7 @@ impl Until {
         }
         Err(Error::failed(
             "interrupted",
-            "not all was read that was asked for",
+            "not all that was asked for was read",
         ))
     }
 
@@ -56,27 +55,27 @@ mod tests {
 
     #[test]
     fn a_count_ends_after_that_many() {
-        let mut until = Until::new(Some(2), None);
-        assert!(until.verdict(&Offsets::new()).is_err());
-        assert!(until.takes(0, 7) && until.takes(1, 0));
-        assert!(!until.takes(0, 8));
-        assert!(until.is_reached(&Offsets::new()));
-        assert!(until.verdict(&Offsets::new()).is_ok());
+        let mut limit = ReadLimit::new(Some(2), None);
+        assert!(limit.verdict(&Offsets::new()).is_err());
+        assert!(limit.takes(0, 7) && limit.takes(1, 0));
+        assert!(!limit.takes(0, 8));
+        assert!(limit.is_reached(&Offsets::new()));
+        assert!(limit.verdict(&Offsets::new()).is_ok());
     }
 
     #[test]
     fn the_ends_are_those_of_the_start_whatever_comes_later() {
-        let mut until = Until::new(None, Some(Offsets::from([(0, 3), (1, 0)])));
-        assert!(!until.is_reached(&Offsets::from([(0, 2), (1, 0)])));
-        assert!(until.takes(0, 2));
-        assert!(!until.takes(0, 3) && !until.takes(1, 0) && !until.takes(2, 0));
-        assert!(until.is_reached(&Offsets::from([(0, 4), (1, 0), (2, 9)])));
+        let mut limit = ReadLimit::new(None, Some(Offsets::from([(0, 3), (1, 0)])));
+        assert!(!limit.is_reached(&Offsets::from([(0, 2), (1, 0)])));
+        assert!(limit.takes(0, 2));
+        assert!(!limit.takes(0, 3) && !limit.takes(1, 0) && !limit.takes(2, 0));
+        assert!(limit.is_reached(&Offsets::from([(0, 4), (1, 0), (2, 9)])));
     }
 
     #[test]
     fn without_either_it_goes_on() {
-        let mut until = Until::new(None, None);
-        assert!(until.takes(0, i64::MAX) && until.verdict(&Offsets::new()).is_ok());
-        assert!(!until.is_reached(&Offsets::from([(0, i64::MAX)])));
+        let mut limit = ReadLimit::new(None, None);
+        assert!(limit.takes(0, i64::MAX) && limit.verdict(&Offsets::new()).is_ok());
+        assert!(!limit.is_reached(&Offsets::from([(0, i64::MAX)])));
     }
 }

@@ -1,0 +1,623 @@
+//! What became of each line of input: the one count of lines in flight, and the verdict on them.
+//!
+//! Two halves. [`Outbox`] is for the thread that reads input: it numbers each line and hands it to the
+//! producer. [`Ledger`] is for the thread that owns the program's state: it receives the producer's
+//! [reports](Report) and knows which lines are still in flight. What connects the halves is one number,
+//! how many lines were taken, and whether more may be.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use crate::client::{EXCERPT_BYTES, Event, Producer, Report};
+use crate::ending::Signal;
+use crate::error::{Error, Result};
+use crate::lines::Line;
+use crate::terminal::quoted;
+
+/// How many separate failures, and how many gaps in the acknowledgements, are listed at the end.
+const LISTED: usize = 20;
+
+/// How long a program that is interrupted waits for acknowledgements: it has a second in all.
+const INTERRUPTED_WAIT: Duration = Duration::from_millis(700);
+
+/// How many typed lines in flight are known by how they begin.
+const TYPED: usize = 1000;
+
+/// In the number of lines taken: no more are.
+const CLOSED: u64 = 1 << 63;
+
+/// A typed line was handed over: how it begins, by which a person knows it.
+#[derive(Debug)]
+pub struct Typed {
+    line: u64,
+    start: Vec<u8>,
+}
+
+/// The half that takes lines. Its messages to the ledger's owner are a `T`.
+pub struct Outbox<T> {
+    taken: Arc<AtomicU64>,
+    is_typed: bool,
+    producer: Box<dyn Producer>,
+    tx: Sender<T>,
+}
+
+impl<T: From<Report> + From<Typed>> Outbox<T> {
+    /// Hands lines to `producer` and counts them in `ledger`, whose owner receives from `tx`.
+    pub fn new(ledger: &Ledger, producer: Box<dyn Producer>, tx: Sender<T>) -> Outbox<T> {
+        Outbox {
+            taken: Arc::clone(&ledger.taken),
+            is_typed: ledger.is_typed,
+            producer,
+            tx,
+        }
+    }
+
+    /// Numbers a line, the first being 1, and hands it over; waits while the producer's buffer is full.
+    /// A line that is too long is reported as failed. Returns false, and takes nothing, once the ledger
+    /// is closed.
+    pub fn send(&mut self, line: &Line<'_>) -> bool {
+        let next = |taken: u64| (taken & CLOSED == 0).then_some(taken + 1);
+        let taken = self
+            .taken
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
+        let Ok(before) = taken else {
+            return false;
+        };
+        let number = before + 1;
+        let message = match line {
+            Line::TooLong { bytes, start } => Some(T::from(Report::Failed {
+                first: number,
+                count: 1,
+                excerpt: start.to_vec(),
+                why: Error::too_large().of_size(*bytes),
+            })),
+            Line::Whole(text) if self.is_typed => Some(T::from(Typed {
+                line: number,
+                start: text[..text.len().min(EXCERPT_BYTES)].to_vec(),
+            })),
+            Line::Whole(_) => None,
+        };
+        if let Some(message) = message {
+            // Without an owner the program is about to end.
+            _ = self.tx.send(message);
+        }
+        if let Line::Whole(text) = line {
+            self.producer.send(number, text);
+        }
+        true
+    }
+}
+
+/// The half that knows what became of them.
+#[derive(Debug)]
+pub struct Ledger {
+    /// Lines are known by how they begin, and not by their numbers.
+    is_typed: bool,
+    taken: Arc<AtomicU64>,
+    /// Lines 1 to `settled` are acknowledged or failed.
+    settled: u64,
+    /// Lines after that which are settled, too: ranges by their first line, each up to its last.
+    settled_later: BTreeMap<u64, u64>,
+    /// How typed lines in flight begin; of the first [`TYPED`] of them.
+    typed: BTreeMap<u64, String>,
+    /// The first of the failures, adjacent ones of the same reason as one.
+    failures: Vec<Failure>,
+    failed: u64,
+    /// How many lines failed that are not among `failures`.
+    unlisted: u64,
+    is_broken: bool,
+}
+
+/// Adjacent lines that failed for the same reason.
+#[derive(Debug)]
+struct Failure {
+    first: u64,
+    last: u64,
+    /// How the first of them begins.
+    excerpt: String,
+    why: String,
+}
+
+impl Ledger {
+    /// A ledger of no lines. Lines that are `typed` are named by how they begin, others by their
+    /// numbers.
+    pub fn new(is_typed: bool) -> Ledger {
+        Ledger {
+            is_typed,
+            taken: Arc::default(),
+            settled: 0,
+            settled_later: BTreeMap::new(),
+            typed: BTreeMap::new(),
+            failures: Vec::new(),
+            failed: 0,
+            unlisted: 0,
+            is_broken: false,
+        }
+    }
+
+    /// From now on no more lines are taken, so that the verdict is on all of them.
+    pub fn close(&self) {
+        self.taken.fetch_or(CLOSED, Ordering::SeqCst);
+    }
+
+    /// As if so many lines had been taken.
+    #[cfg(test)]
+    pub(crate) fn take(&self, lines: u64) {
+        self.taken.fetch_add(lines, Ordering::SeqCst);
+    }
+
+    /// How many lines were taken.
+    fn taken(&self) -> u64 {
+        self.taken.load(Ordering::SeqCst) & !CLOSED
+    }
+
+    /// Whether every line taken is acknowledged or failed.
+    pub fn is_settled(&self) -> bool {
+        self.settled == self.taken()
+    }
+
+    /// Whether a line failed for a reason that the next one would share.
+    pub fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+
+    /// Whether the lines are typed.
+    pub fn is_typed(&self) -> bool {
+        self.is_typed
+    }
+
+    /// Takes note of a line that was handed over.
+    pub fn took(&mut self, typed: Typed) {
+        if self.typed.len() < TYPED {
+            self.typed.insert(typed.line, quoted(&typed.start));
+        }
+    }
+
+    /// Takes note of what a producer reports.
+    pub fn record(&mut self, report: &Report) {
+        match report {
+            Report::Acknowledged { first, count, .. } => self.settle(*first, first + count - 1),
+            Report::Failed {
+                first,
+                count,
+                excerpt,
+                why,
+            } => {
+                self.settle(*first, first + count - 1);
+                self.fail(*first, *count, quoted(excerpt), why);
+            }
+            Report::Connection(_) => {}
+        }
+    }
+
+    fn fail(&mut self, first: u64, count: u64, excerpt: String, why: &Error) {
+        let last = first + count - 1;
+        self.failed += count;
+        self.is_broken |= !why.is_too_large();
+        let why = why.to_string();
+        let is_full = self.failures.len() == LISTED;
+        match self.failures.last_mut() {
+            Some(before) if before.last + 1 == first && before.why == why => before.last = last,
+            _ if is_full => self.unlisted += count,
+            _ => self.failures.push(Failure {
+                first,
+                last,
+                excerpt,
+                why,
+            }),
+        }
+    }
+
+    fn settle(&mut self, first: u64, last: u64) {
+        self.typed.retain(|line, _| !(first..=last).contains(line));
+        match self.settled_later.range_mut(..first).next_back() {
+            Some((_, before)) if *before + 1 == first => *before = last,
+            _ => _ = self.settled_later.insert(first, last),
+        }
+        while let Some(next) = self.settled_later.first_entry()
+            && *next.key() == self.settled + 1
+        {
+            self.settled = next.remove();
+        }
+    }
+
+    /// Why a program whose ledger [is broken](Ledger::is_broken) stops reading.
+    pub fn rest_is_unread(&self) -> Error {
+        Error::failed(
+            format!("stopped reading after line {}", self.taken()),
+            "lines can't be delivered any more",
+        )
+    }
+
+    /// Why a program that was interrupted before the end of its input did not do all it was asked for.
+    pub fn interrupted(&self) -> Error {
+        let taken = lines(self.taken());
+        let so_far = match self.is_settled() && self.failed == 0 {
+            true => format!("interrupted after {taken}, all delivered"),
+            false => format!("interrupted after {taken}"),
+        };
+        Error::failed(so_far, "the rest of the input was not read")
+    }
+
+    /// The verdict, after the reason for which no more lines came.
+    pub fn verdict_after(&self, reason: Result<()>) -> Result<()> {
+        match (reason, self.verdict()) {
+            (Err(reason), Err(verdict)) => Err(reason.beside(verdict)),
+            (reason, verdict) => reason.and(verdict),
+        }
+    }
+
+    /// An error that names every line which is not acknowledged by now, or none.
+    pub fn verdict(&self) -> Result<()> {
+        let taken = self.taken();
+        let in_flight: Vec<(u64, u64)> = self.in_flight(taken).collect();
+        let undelivered = self.failed + in_flight.iter().map(|(a, b)| b - a + 1).sum::<u64>();
+        if undelivered == 0 {
+            return Ok(());
+        }
+        let mut why = String::new();
+        // Writing to a String can't fail.
+        for failure in &self.failures {
+            let name = self.name(failure.first, failure.last, &failure.excerpt);
+            _ = write!(why, "\n  {name}: {}", failure.why);
+        }
+        if self.unlisted > 0 {
+            _ = write!(why, "\n  and {} more", self.unlisted);
+        }
+        let unknown = "not acknowledged yet";
+        if self.is_typed {
+            for excerpt in self.typed.values().take(LISTED) {
+                _ = write!(why, "\n  {excerpt}: {unknown}");
+            }
+        } else {
+            for (first, last) in in_flight.iter().take(LISTED) {
+                _ = write!(why, "\n  {}: {unknown}", span(*first, *last));
+            }
+        }
+        let were = if undelivered == 1 { "was" } else { "were" };
+        Err(Error::failed(
+            format!("{undelivered} of {} {were} not delivered", lines(taken)),
+            why,
+        ))
+    }
+
+    fn name(&self, first: u64, last: u64, excerpt: &str) -> String {
+        match (self.is_typed, last - first) {
+            (false, _) => span(first, last),
+            (true, 0) => excerpt.to_string(),
+            (true, more) => format!("{excerpt} and {} after it", lines(more)),
+        }
+    }
+
+    /// The ranges of lines that are in flight, each from its first to its last line.
+    fn in_flight(&self, taken: u64) -> impl Iterator<Item = (u64, u64)> {
+        let starts = self.settled_later.values().copied();
+        let ends = self.settled_later.keys().map(|first| first - 1);
+        let starts = std::iter::once(self.settled).chain(starts);
+        let ends = ends.chain(std::iter::once(taken));
+        starts
+            .zip(ends)
+            .map(|(before, last)| (before + 1, last))
+            .filter(|(first, last)| first <= last)
+    }
+}
+
+/// What the owner of a publisher's ledger receives.
+#[derive(Debug)]
+pub enum Arrival {
+    /// A typed line was handed over.
+    Typed(Typed),
+    /// From the producer.
+    Report(Report),
+    /// No more lines come, and why.
+    InputEnded(Result<()>),
+    /// The user, or the system, wants the program to end.
+    Interrupted,
+}
+
+impl From<Report> for Arrival {
+    fn from(report: Report) -> Arrival {
+        Arrival::Report(report)
+    }
+}
+
+impl From<Typed> for Arrival {
+    fn from(typed: Typed) -> Arrival {
+        Arrival::Typed(typed)
+    }
+}
+
+impl From<Signal> for Arrival {
+    fn from(_: Signal) -> Arrival {
+        Arrival::Interrupted
+    }
+}
+
+/// Keeps a publisher's ledger until every line is settled and no more come, and returns the verdict.
+///
+/// The last lines have `patience` to be settled, but after an interruption less than a second. An
+/// interruption is a failure unless lines are typed: then the input ends where the user stops.
+pub fn settle(
+    mut ledger: Ledger,
+    arrivals: &Receiver<Arrival>,
+    patience: Duration,
+    mut notice: impl FnMut(&Event),
+) -> Result<()> {
+    // Why no more lines are taken, and until when the last ones may be settled.
+    let mut end: Option<(Result<()>, Instant)> = None;
+    let mut is_interrupted = false;
+    loop {
+        let arrival = match &end {
+            None => arrivals.recv().map_err(RecvTimeoutError::from),
+            Some(_) if ledger.is_settled() => break,
+            Some((_, at)) => arrivals.recv_timeout(at.saturating_duration_since(Instant::now())),
+        };
+        match arrival {
+            Ok(Arrival::Typed(typed)) => ledger.took(typed),
+            Ok(Arrival::Report(Report::Connection(event))) => notice(&event),
+            Ok(Arrival::Report(report)) => {
+                ledger.record(&report);
+                if ledger.is_broken() && end.is_none() {
+                    ledger.close();
+                    end = Some((Err(ledger.rest_is_unread()), Instant::now() + patience));
+                }
+            }
+            Ok(Arrival::InputEnded(result)) => {
+                end.get_or_insert((result, Instant::now() + patience));
+            }
+            // Once more: the user does not want to wait.
+            Ok(Arrival::Interrupted) if is_interrupted => break,
+            Ok(Arrival::Interrupted) => {
+                is_interrupted = true;
+                ledger.close();
+                end = Some((Ok(()), Instant::now() + INTERRUPTED_WAIT));
+            }
+            Err(_) => break,
+        }
+    }
+    let reason = end.map_or(Ok(()), |(reason, _)| reason);
+    ledger.verdict_after(reason)?;
+    match is_interrupted && !ledger.is_typed {
+        true => Err(ledger.interrupted()),
+        false => Ok(()),
+    }
+}
+
+fn span(first: u64, last: u64) -> String {
+    if first == last {
+        format!("line {first}")
+    } else {
+        format!("lines {first}-{last}")
+    }
+}
+
+/// `1 line`, `2 lines`.
+pub fn lines(count: u64) -> String {
+    match count {
+        1 => "1 line".into(),
+        n => format!("{n} lines"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Does nothing with lines.
+    struct Nowhere;
+
+    impl Producer for Nowhere {
+        fn send(&mut self, _: u64, _: &[u8]) {}
+    }
+
+    /// A ledger of so many lines, which are handed over.
+    fn ledger(is_typed: bool, count: u64) -> Ledger {
+        let mut ledger = Ledger::new(is_typed);
+        let (tx, arrivals) = mpsc::channel::<Arrival>();
+        let mut outbox = Outbox::new(&ledger, Box::new(Nowhere), tx);
+        for n in 1..=count {
+            assert!(outbox.send(&Line::of(format!("text {n}").as_bytes())));
+        }
+        for arrival in arrivals.try_iter() {
+            match arrival {
+                Arrival::Typed(typed) => ledger.took(typed),
+                other => panic!("{other:?}"),
+            }
+        }
+        ledger
+    }
+
+    fn acknowledged(first: u64, count: u64) -> Report {
+        Report::Acknowledged {
+            first,
+            count,
+            partition: 0,
+            offset: 0,
+        }
+    }
+
+    fn failed(first: u64, why: Error) -> Report {
+        Report::Failed {
+            first,
+            count: 1,
+            excerpt: format!("text {first}").into(),
+            why,
+        }
+    }
+
+    fn no_broker() -> Error {
+        Error::failed("cannot send", "no broker")
+    }
+
+    #[test]
+    fn all_acknowledged_is_no_error() {
+        let mut ledger = ledger(false, 3);
+        assert!(!ledger.is_settled());
+        ledger.record(&acknowledged(1, 3));
+        assert!(ledger.is_settled());
+        assert!(ledger.verdict().is_ok());
+    }
+
+    #[test]
+    fn every_line_not_delivered_is_named() {
+        for (is_typed, parts) in [
+            (
+                false,
+                [
+                    "6 of 8 lines were not delivered",
+                    "line 2: 2000000 bytes, too large",
+                    "lines 4-5: cannot send: no broker",
+                    "line 3: not acknowledged yet",
+                    "lines 7-8: not acknowledged yet",
+                ],
+            ),
+            (
+                true,
+                [
+                    "6 of 8 lines were not delivered",
+                    "'text 2': 2000000 bytes, too large",
+                    "'text 4' and 1 line after it: cannot send: no broker",
+                    "'text 3': not acknowledged yet",
+                    "'text 8': not acknowledged yet",
+                ],
+            ),
+        ] {
+            let mut ledger = ledger(is_typed, 8);
+            ledger.record(&failed(2, Error::too_large().of_size(2_000_000)));
+            assert!(!ledger.is_broken());
+            ledger.record(&acknowledged(1, 1));
+            ledger.record(&failed(4, no_broker()));
+            ledger.record(&failed(5, no_broker()));
+            ledger.record(&acknowledged(6, 1));
+            let error = ledger.verdict().unwrap_err().to_string();
+            for part in parts {
+                assert!(error.contains(part), "{part}: {error}");
+            }
+            assert!(ledger.is_broken() && !ledger.is_settled());
+        }
+    }
+
+    #[test]
+    fn many_failures_take_bounded_memory_and_are_all_counted() {
+        let mut ledger = ledger(true, 5_000);
+        assert_eq!(ledger.typed.len(), TYPED);
+        for line in 1..=5_000 {
+            ledger.record(&failed(line, Error::failed("no", line)));
+        }
+        assert_eq!(
+            (ledger.failures.len(), ledger.typed.len(), ledger.settled),
+            (LISTED, 0, 5_000)
+        );
+        let error = ledger.verdict().unwrap_err().to_string();
+        assert!(error.contains("5000 of 5000 lines"), "{error}");
+        assert!(error.contains("and 4980 more"), "{error}");
+    }
+
+    #[test]
+    fn lines_settled_in_any_order_are_settled_once_each() {
+        let mut ledger = ledger(false, 10);
+        for (first, count) in [(9, 2), (4, 1), (2, 2), (6, 3), (5, 1)] {
+            ledger.record(&acknowledged(first, count));
+            assert!(!ledger.is_settled());
+        }
+        ledger.record(&acknowledged(1, 1));
+        assert!(ledger.is_settled() && ledger.settled_later.is_empty());
+    }
+
+    #[test]
+    fn undelivered_lines_are_named_after_the_reason_for_the_end() {
+        let mut ledger = ledger(false, 1);
+        let reason = || {
+            Err(Error::failed(
+                "cannot read standard input",
+                "no such device",
+            ))
+        };
+        let error = ledger.verdict_after(reason()).unwrap_err().to_string();
+        assert!(
+            error.contains("no such device") && error.contains("line 1"),
+            "{error}"
+        );
+        let error = ledger.verdict_after(Err(Error::closed_pipe())).unwrap_err();
+        assert_eq!(error.exit_code(), 1);
+        ledger.record(&acknowledged(1, 1));
+        assert!(ledger.verdict_after(reason()).is_err());
+        let error = ledger.verdict_after(Err(Error::closed_pipe())).unwrap_err();
+        assert_eq!(error.exit_code(), 0);
+    }
+
+    #[test]
+    fn no_line_is_taken_once_the_ledger_is_closed() {
+        let ledger = Ledger::new(false);
+        let (tx, _arrivals) = mpsc::channel::<Arrival>();
+        let mut outbox = Outbox::new(&ledger, Box::new(Nowhere), tx);
+        assert!(outbox.send(&Line::Whole(b"one")));
+        ledger.close();
+        assert!(!outbox.send(&Line::Whole(b"two")));
+        assert_eq!(ledger.taken(), 1);
+    }
+
+    /// How a publisher ends that took so many lines, and at whose owner this arrives.
+    fn ends(is_typed: bool, count: u64, arrivals: Vec<Arrival>) -> Result<(), String> {
+        let (tx, rx) = mpsc::channel();
+        for arrival in arrivals {
+            tx.send(arrival).unwrap();
+        }
+        let patience = Duration::from_millis(1);
+        settle(ledger(is_typed, count), &rx, patience, |_| ()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_publisher_ends_when_its_input_has_ended_and_every_line_is_settled() {
+        let report = |report| Arrival::Report(report);
+        let input_ended = || Arrival::InputEnded(Ok(()));
+        for (is_typed, arrivals, expected) in [
+            (false, vec![input_ended(), report(acknowledged(1, 2))], ""),
+            (false, vec![report(acknowledged(1, 2)), input_ended()], ""),
+            (
+                false,
+                vec![report(acknowledged(1, 1)), input_ended()],
+                "line 2: not acknowledged yet",
+            ),
+            (
+                false,
+                vec![
+                    report(failed(1, no_broker())),
+                    report(acknowledged(2, 1)),
+                    input_ended(),
+                ],
+                "stopped reading after line 2: lines can't be delivered any more",
+            ),
+            (
+                false,
+                vec![report(acknowledged(1, 2)), Arrival::Interrupted],
+                "interrupted after 2 lines, all delivered: the rest of the input was not read",
+            ),
+            (
+                true,
+                vec![report(acknowledged(1, 2)), Arrival::Interrupted],
+                "",
+            ),
+            (
+                false,
+                vec![Arrival::Interrupted, Arrival::Interrupted],
+                "2 of 2 lines were not delivered",
+            ),
+        ] {
+            let what = format!("{is_typed} {arrivals:?}");
+            match ends(is_typed, 2, arrivals) {
+                Ok(()) => assert_eq!(expected, "", "{what}"),
+                Err(error) => assert!(
+                    !expected.is_empty() && error.contains(expected),
+                    "{what}: {error}"
+                ),
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! How a program ends: by what its own thread returns, by a signal, or by a closed output.
+//!
+//! Each program has one owner of its state, and only that ends it: a signal or a closed output is a message
+//! to the owner.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::{self, ExitCode};
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::error::{Error, Result};
+
+/// Ctrl-C, SIGTERM or SIGHUP: the program is to end.
+#[derive(Debug)]
+pub struct Signal;
+
+/// Nobody can read standard output any more: the other end of its pipe, or the terminal, is closed.
+#[derive(Debug)]
+pub struct OutputClosed;
+
+/// Runs a program, and turns its failure into a sentence and an exit code.
+pub fn run(program: impl FnOnce() -> Result<()>) -> ExitCode {
+    ExitCode::from(code(program()))
+}
+
+fn code(result: Result<()>) -> u8 {
+    let Err(error) = result else {
+        return 0;
+    };
+    if !error.is_closed_pipe() {
+        let program = std::env::args_os().next().map(PathBuf::from);
+        let name = program.as_ref().and_then(|path| path.file_name());
+        let name = name.map_or("kafka-chat".into(), |name| name.to_string_lossy());
+        say(format_args!("{name}: {error}"));
+    }
+    error.exit_code()
+}
+
+/// Prints a line on standard error. If that is closed, nobody reads it.
+pub fn say(text: impl Display) {
+    _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
+/// Sends every Ctrl-C, SIGTERM and SIGHUP to `owner`, from a thread of its own.
+///
+/// Where neither output is a terminal, SIGHUP keeps its disposition: `nohup` has it ignored, and
+/// otherwise it ends the program without a word.
+pub fn on_signal<T: From<Signal> + Send + 'static>(owner: Sender<T>) -> Result<()> {
+    let mut wanted = vec![SIGINT, SIGTERM];
+    if io::stdout().is_terminal() || io::stderr().is_terminal() {
+        wanted.push(SIGHUP);
+    }
+    let mut signals =
+        Signals::new(wanted).map_err(|why| Error::failed("cannot listen for signals", why))?;
+    spawn("signals", move || {
+        for _ in signals.forever() {
+            if owner.send(Signal.into()).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// Sends [`OutputClosed`] to `owner` when that happens, from a thread of its own. It never does where
+/// standard output is a file.
+pub fn on_output_closed<T: From<OutputClosed> + Send + 'static>(owner: Sender<T>) -> Result<()> {
+    spawn("output", move || {
+        let stdout = io::stdout();
+        loop {
+            // An error or a hang-up is reported without being asked for.
+            let mut watched = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+            match poll(&mut watched, PollTimeout::NONE) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return drop(owner.send(OutputClosed.into())),
+                Err(_) => return,
+            }
+        }
+    })
+}
+
+/// The thread that owns a program's state, and ends the program, while the first thread reads input.
+pub struct Owner(JoinHandle<()>);
+
+impl Owner {
+    /// Runs `own` on a thread called `name`, and ends the process with its result.
+    pub fn start(name: &str, own: impl FnOnce() -> Result<()> + Send + 'static) -> Result<Owner> {
+        let thread = thread::Builder::new().name(name.into());
+        let thread = thread.spawn(move || process::exit(code(own()).into()));
+        thread.map(Owner).map_err(|why| cannot_start(name, why))
+    }
+
+    /// Waits until the owner ends the process. Returns only if it has panicked instead.
+    pub fn wait(self) -> Result<()> {
+        _ = self.0.join();
+        Err(Error::failed("the program ended", "its owner panicked"))
+    }
+}
+
+/// Whether a worker is asked to stop.
+pub struct Stop(Receiver<()>);
+
+impl Stop {
+    /// To be looked at by the worker, at least every 400 ms.
+    pub fn is_requested(&self) -> bool {
+        matches!(self.0.try_recv(), Err(TryRecvError::Disconnected))
+    }
+}
+
+/// How long a worker may take to stop: the end of a program has a second in all.
+const STOP_WAIT: Duration = Duration::from_millis(800);
+
+enum Ending {
+    Worked(Result<()>),
+    Signal,
+    OutputClosed,
+}
+
+impl From<Signal> for Ending {
+    fn from(_: Signal) -> Ending {
+        Ending::Signal
+    }
+}
+
+impl From<OutputClosed> for Ending {
+    fn from(_: OutputClosed) -> Ending {
+        Ending::OutputClosed
+    }
+}
+
+/// Runs `work` on a thread called `name`, and returns its result, unless the output is closed first.
+///
+/// At a signal `work` is asked to stop. If it does not soon, because it waits for a broker or for
+/// its reader, or at a second signal, `if_stuck` is the result.
+pub fn supervise(
+    name: &str,
+    if_stuck: Result<()>,
+    work: impl FnOnce(&Stop) -> Result<()> + Send + 'static,
+) -> Result<()> {
+    let (tx, endings) = mpsc::channel();
+    let (stop, stopped) = mpsc::channel();
+    on_signal(tx.clone())?;
+    on_output_closed(tx.clone())?;
+    spawn(name, move || {
+        let result = work(&Stop(stopped));
+        // Without a receiver the program is about to end.
+        _ = tx.send(Ending::Worked(result));
+    })?;
+    let mut ending = endings.recv();
+    if let Ok(Ending::Signal) = ending {
+        drop(stop);
+        ending = endings.recv_timeout(STOP_WAIT).map_err(|_| mpsc::RecvError);
+    }
+    match ending {
+        Ok(Ending::Worked(result)) => result,
+        Ok(Ending::OutputClosed) => Ok(()),
+        Ok(Ending::Signal) | Err(_) => if_stuck,
+    }
+}
+
+/// Starts a thread with a name.
+pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .map(drop)
+        .map_err(|why| cannot_start(name, why))
+}
+
+fn cannot_start(name: &str, why: io::Error) -> Error {
+    Error::failed(format!("cannot start the thread '{name}'"), why)
+}

@@ -1,0 +1,351 @@
+//! The line editor, and how messages get onto the screen while a line is edited.
+//!
+//! While a line is edited, the editor owns the terminal, and only it knows where its cursor is. Its own way
+//! to print from elsewhere, [`ExternalPrinter`], does not say when a text was shown, and between two
+//! lines writes it wherever the cursor happens to be. So messages wait in a channel, the editor takes
+//! them whenever it repaints its prompt ([`Painter`]), and its own way is used only to make it repaint
+//! ([`WAKE`]). During anything else it does (searching the history, reading a paste) messages wait.
+
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+
+use rustyline::completion::Completer;
+use rustyline::config::{BellStyle, ColorMode};
+use rustyline::error::ReadlineError;
+use rustyline::highlight::{CmdKind, Highlighter};
+use rustyline::hint::Hinter;
+use rustyline::history::MemHistory;
+use rustyline::validate::{ValidationContext, ValidationResult, Validator};
+use rustyline::{Config, Context, Editor, ExternalPrinter, GraphemeClusterMode, Helper};
+use terminal_size::{Width, terminal_size_of};
+
+use super::output::{failure, write_all};
+use super::screen::{Batch, Screen};
+use super::settings::{self, Held};
+use super::{Notify, ScreenEvent};
+use crate::client::Offsets;
+use crate::ending::spawn;
+use crate::error::{Error, Result};
+use crate::lines::Line;
+use crate::name::Name;
+
+/// How many lines the editor remembers.
+const HISTORY_LINES: usize = 1000;
+
+/// Makes the editor repaint its prompt: the least that it can be given to print. It ends with the line
+/// ending that the editor would add, and takes that back beforehand.
+const WAKE: &str = "\x1b[A\n";
+
+/// Lines that are typed at a terminal.
+pub(super) struct LineEditor {
+    editor: Editor<Painter, MemHistory>,
+    prompt: String,
+    /// Lines that were typed or pasted, and not asked for yet.
+    typed: VecDeque<String>,
+    line: String,
+    notify: Notify,
+}
+
+impl LineEditor {
+    /// An editor on standard input and output, and the screen that prints through it; `None` if these are
+    /// no terminal that it can serve.
+    pub(super) fn open(me: &Name, notify: Notify) -> Result<Option<(LineEditor, Screen)>> {
+        let failed = |error| Error::failed("cannot open the line editor", error);
+        let config = Config::builder()
+            .auto_add_history(true)
+            .bell_style(BellStyle::None)
+            // The painter has no colours, but the editor asks it only with this.
+            .color_mode(ColorMode::Forced)
+            .max_history_size(HISTORY_LINES)
+            .map_err(failed)?
+            .build();
+        let history = MemHistory::with_config(&config);
+        let mut editor = Editor::with_history(config, history).map_err(failed)?;
+        let Ok(mut printer) = editor.create_external_printer() else {
+            return Ok(None);
+        };
+        settings::find()?;
+        let (wake, woken) = mpsc::sync_channel(1);
+        // On a thread of its own: it waits while the editor does anything but wait for a key.
+        spawn("screen", move || {
+            for () in woken {
+                if printer.print(WAKE.into()).is_err() {
+                    return;
+                }
+            }
+        })?;
+        let (screen, batches) = Screen::in_editor(wake.clone());
+        let prompt = format!("{me}> ");
+        editor.set_helper(Some(Painter {
+            prompt: prompt.clone(),
+            batches,
+            wake,
+            notify: notify.clone(),
+            in_print: RefCell::default(),
+            held: RefCell::default(),
+            cursor: Cell::default(),
+        }));
+        let editor = LineEditor {
+            editor,
+            prompt,
+            typed: VecDeque::new(),
+            line: String::new(),
+            notify,
+        };
+        Ok(Some((editor, screen)))
+    }
+
+    /// The next line, or none at the end of input, which Ctrl-C at the prompt is, too.
+    pub(super) fn next_line(&mut self) -> Result<Option<Line<'_>>> {
+        while self.typed.is_empty() {
+            match self.read() {
+                Ok(text) => {
+                    let lines = text.split_terminator('\n');
+                    self.typed.extend(lines.map(String::from));
+                }
+                Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
+                    let notice = "that was not UTF-8, and the line is lost";
+                    self.notify.send(ScreenEvent::Notice(notice.into()));
+                }
+                Err(error) => {
+                    settings::stop_editing();
+                    let doing = "use the terminal";
+                    return match error {
+                        ReadlineError::Eof | ReadlineError::Interrupted => Ok(None),
+                        ReadlineError::Io(error) => Err(failure(doing, error)),
+                        ReadlineError::Errno(error) => Err(failure(doing, error.into())),
+                        error => Err(Error::failed(format!("cannot {doing}"), error)),
+                    };
+                }
+            }
+        }
+        self.line = self.typed.pop_front().unwrap_or_default();
+        Ok(Some(Line::of(self.line.as_bytes())))
+    }
+
+    /// One read of the editor: a line, or a paste of several.
+    fn read(&mut self) -> Result<String, ReadlineError> {
+        let entering = settings::enter();
+        if let Some(painter) = self.editor.helper() {
+            painter.held.replace(Some(entering));
+        }
+        let read = self.editor.readline(&self.prompt);
+        if let Some(painter) = self.editor.helper() {
+            painter.held.take();
+            if !matches!(read, Err(ReadlineError::Io(_) | ReadlineError::Errno(_))) {
+                painter.confirm();
+            }
+        }
+        read
+    }
+}
+
+/// Gives the editor what is to be printed, before its prompt: whenever it paints that, it has first
+/// cleared the rows from there on.
+struct Painter {
+    prompt: String,
+    batches: Receiver<Batch>,
+    wake: SyncSender<()>,
+    notify: Notify,
+    /// The positions of the batch that the editor took last, and may not have written yet.
+    in_print: RefCell<Option<Offsets>>,
+    /// While the editor enters or leaves raw mode.
+    held: RefCell<Option<Held>>,
+    cursor: Cell<Cursor>,
+}
+
+impl Painter {
+    /// What the editor took is written.
+    fn confirm(&self) {
+        if let Some(passes) = self.in_print.take() {
+            self.notify.send(ScreenEvent::Printed(passes));
+        }
+    }
+}
+
+impl Highlighter for Painter {
+    fn highlight_prompt<'b, 's: 'b, 'p: 'b>(
+        &'s self,
+        prompt: &'p str,
+        is_default: bool,
+    ) -> Cow<'b, str> {
+        // Not while the history is searched, with another prompt.
+        if !is_default {
+            return Cow::Borrowed(prompt);
+        }
+        // The editor paints only after it has written what it took before.
+        self.confirm();
+        let is_entering = self.held.take().is_some();
+        if !is_entering && settings::is_closed() {
+            // Stopped by Ctrl-Z, and continued only to be ended: the editor is back in raw mode.
+            settings::restore();
+            return Cow::Borrowed(prompt);
+        }
+        let Ok(batch) = self.batches.try_recv() else {
+            return Cow::Borrowed(prompt);
+        };
+        self.in_print.replace(Some(batch.passes));
+        // Come again: to say that this is written, and for the next one. If one is on its way, that will do.
+        _ = self.wake.try_send(());
+        Cow::Owned(String::from_utf8_lossy(&batch.bytes).into_owned() + prompt)
+    }
+
+    /// The editor asks this after each of its changes.
+    fn highlight_char(&self, line: &str, position: usize, _: CmdKind) -> bool {
+        self.cursor.set(self.cursor(line, position));
+        false
+    }
+}
+
+/// Where the editor believes its cursor to be.
+#[derive(Clone, Copy, Default)]
+struct Cursor {
+    /// The row, counted from the prompt's.
+    row: usize,
+    /// The width that the terminal had, in columns.
+    columns: usize,
+}
+
+impl Painter {
+    fn cursor(&self, line: &str, position: usize) -> Cursor {
+        let size = terminal_size_of(io::stdout());
+        let columns = size.map_or(80, |(Width(columns), _)| usize::from(columns));
+        let before = self.prompt.chars().chain(line[..position].chars());
+        Cursor {
+            row: row(before, columns),
+            columns,
+        }
+    }
+}
+
+impl Hinter for Painter {
+    type Hint = String;
+
+    /// The editor asks this before it repaints its line, and so before it clears the rows that the line
+    /// took. In a terminal that has become wider, the line takes fewer rows by now, and the rows above it,
+    /// which would be cleared, too, are messages: so the cursor goes down first.
+    fn hint(&self, line: &str, position: usize, _: &Context<'_>) -> Option<String> {
+        let believed = self.cursor.get();
+        let cursor = self.cursor(line, position);
+        if cursor.columns > believed.columns && cursor.row < believed.row {
+            // If this fails, so does the editor's next write, which reports it.
+            _ = write_all("\n".repeat(believed.row - cursor.row).as_bytes());
+        }
+        None
+    }
+}
+
+impl Helper for Painter {}
+
+impl Validator for Painter {
+    /// The editor asks this of each line before it leaves raw mode.
+    fn validate(&self, _: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
+        self.held.replace(Some(settings::leave()));
+        Ok(ValidationResult::Valid(None))
+    }
+}
+
+impl Completer for Painter {
+    type Candidate = String;
+}
+
+/// In which row `text` ends that starts in the first of so many `columns`, as the editor counts.
+fn row(text: impl Iterator<Item = char>, columns: usize) -> usize {
+    let (mut row, mut column) = (0, 0);
+    for c in text {
+        let width = GraphemeClusterMode::WcWidth.width(c.encode_utf8(&mut [0; 4]));
+        column += usize::from(width);
+        if c == '\n' {
+            (row, column) = (row + 1, 0);
+        } else if column > columns {
+            (row, column) = (row + 1, usize::from(width));
+        }
+    }
+    row + usize::from(column == columns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A painter, and the ends of its channels.
+    fn painter() -> (
+        Painter,
+        SyncSender<Batch>,
+        Receiver<()>,
+        Receiver<ScreenEvent>,
+    ) {
+        let (batches, waiting) = mpsc::sync_channel(10);
+        let (wake, woken) = mpsc::sync_channel(1);
+        let (tx, events) = mpsc::channel();
+        let painter = Painter {
+            prompt: "alice> ".into(),
+            batches: waiting,
+            wake,
+            notify: Notify::to(tx),
+            in_print: RefCell::default(),
+            held: RefCell::default(),
+            cursor: Cell::default(),
+        };
+        (painter, batches, woken, events)
+    }
+
+    fn batch(text: &str, end: i64) -> Batch {
+        Batch {
+            bytes: text.into(),
+            passes: [(0, end)].into(),
+            is_notice: false,
+        }
+    }
+
+    #[test]
+    fn a_batch_counts_as_printed_when_the_editor_paints_again() {
+        let (painter, batches, woken, events) = painter();
+        batches.send(batch("bob: hi\n", 1)).unwrap();
+        batches.send(batch("bob: ho\n", 2)).unwrap();
+        let paint = || painter.highlight_prompt("alice> ", true).into_owned();
+        assert_eq!(paint(), "bob: hi\nalice> ");
+        assert!(events.try_recv().is_err());
+        woken.try_recv().unwrap();
+        assert_eq!(paint(), "bob: ho\nalice> ");
+        let printed = |event| match event {
+            ScreenEvent::Printed(offsets) => offsets[&0],
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(printed(events.try_recv().unwrap()), 1);
+        woken.try_recv().unwrap();
+        assert_eq!(paint(), "alice> ");
+        assert_eq!(printed(events.try_recv().unwrap()), 2);
+        assert!(woken.try_recv().is_err(), "woken for nothing");
+    }
+
+    #[test]
+    fn messages_wait_while_the_history_is_searched() {
+        let (painter, batches, ..) = painter();
+        batches.send(batch("bob: hi\n", 1)).unwrap();
+        let search = "(reverse-i-search)`': ";
+        assert_eq!(painter.highlight_prompt(search, false), search);
+        assert_eq!(
+            painter.highlight_prompt("alice> ", true),
+            "bob: hi\nalice> "
+        );
+    }
+
+    #[test]
+    fn rows_are_counted_as_a_terminal_wraps() {
+        for (text, columns, expected) in [
+            ("", 10, 0),
+            ("123456789", 10, 0),
+            ("1234567890", 10, 1),
+            ("12345678901", 10, 1),
+            ("你好世界a", 10, 0),
+            ("a你好世界你", 10, 1),
+            ("a\nb", 10, 1),
+        ] {
+            assert_eq!(row(text.chars(), columns), expected, "{text:?}");
+        }
+    }
+}

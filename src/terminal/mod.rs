@@ -1,0 +1,106 @@
+//! Where lines are typed and messages are shown: a terminal with a line editor, or plain lines.
+//!
+//! It knows nothing of Kafka but offsets, and nothing of who may talk to whom.
+//!
+//! [`Terminal`] is for the thread that reads input. [`Screen`] is for the thread that owns the chat: it
+//! never waits, but keeps what is to be printed until the editor, or a thread that writes, takes it. What
+//! became of it arrives at the owner as a [`ScreenEvent`].
+//!
+//! | module | knows |
+//! |---|---|
+//! | `editor` | the line editor, and how messages get between its prompt and what was printed before |
+//! | `screen` | what is to be printed, and what was |
+//! | `settings` | the terminal's settings, and who may change them |
+//! | `output` | standard output for a program in which nothing is typed |
+//! | `style` | how messages and notices look |
+//! | `visible` | how others' bytes can be shown safely |
+
+mod editor;
+mod output;
+mod screen;
+mod settings;
+mod style;
+mod visible;
+
+use std::io::{self, IsTerminal, StdinLock};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use crate::client::Offsets;
+use crate::error::{Error, Result};
+use crate::lines::{Line, Lines};
+use crate::name::Name;
+use editor::LineEditor;
+pub use output::Output;
+pub use screen::Screen;
+pub use visible::{QUOTED_BYTES, quoted, visible};
+
+/// What happens at the screen, for the owner of a chat.
+#[derive(Debug)]
+pub enum ScreenEvent {
+    /// What was given to the screen is written, up to these positions.
+    Printed(Offsets),
+    /// It can't be written.
+    Failed(Error),
+    /// The editor has something to say to the user.
+    Notice(String),
+}
+
+/// Where the terminal's threads send their events.
+#[derive(Clone)]
+struct Notify(Arc<dyn Fn(ScreenEvent) + Send + Sync>);
+
+impl Notify {
+    /// To an owner that receives events among its other messages. Without an owner the program is about to
+    /// end, and events are dropped.
+    fn to<T: From<ScreenEvent> + Send + 'static>(owner: Sender<T>) -> Notify {
+        Notify(Arc::new(move |event| drop(owner.send(event.into()))))
+    }
+
+    fn send(&self, event: ScreenEvent) {
+        (self.0)(event);
+    }
+}
+
+/// Where lines come from.
+pub struct Terminal(Input);
+
+enum Input {
+    Editor(Box<LineEditor>),
+    Plain(Lines<StdinLock<'static>>),
+}
+
+/// Whether lines are typed, and do not come from a pipe or a file.
+pub fn is_typed() -> bool {
+    io::stdin().is_terminal()
+}
+
+impl Terminal {
+    /// Standard input and output, with a line editor if both are a terminal that it can serve, and the
+    /// screen that belongs to them.
+    ///
+    /// Until the first line is asked for, the terminal itself echoes what is typed.
+    pub fn open<T>(me: &Name, owner: Sender<T>) -> Result<(Terminal, Screen)>
+    where
+        T: From<ScreenEvent> + Send + 'static,
+    {
+        let notify = Notify::to(owner);
+        match LineEditor::open(me, notify.clone())? {
+            Some((editor, screen)) => Ok((Terminal(Input::Editor(Box::new(editor))), screen)),
+            None => {
+                let lines = Lines::new(io::stdin().lock());
+                Ok((Terminal(Input::Plain(lines)), Screen::plain(notify)?))
+            }
+        }
+    }
+
+    /// The next line of input, or none at its end, which Ctrl-C at the prompt is, too.
+    ///
+    /// A paste of several lines gives them one by one. An empty line at the prompt is none.
+    pub fn next_line(&mut self) -> Result<Option<Line<'_>>> {
+        match &mut self.0 {
+            Input::Editor(editor) => editor.next_line(),
+            Input::Plain(lines) => lines.next_line(),
+        }
+    }
+}

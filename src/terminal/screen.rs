@@ -1,0 +1,325 @@
+//! What is to be printed, kept until the editor or a thread that writes takes it, and what was printed.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+
+use super::output::{WRITE_BYTES, can_write, failure, write_all};
+use super::style::Style;
+use super::{Notify, ScreenEvent, settings};
+use crate::client::Offsets;
+use crate::ending::{say, spawn};
+use crate::error::Result;
+
+/// How many bytes the editor writes at a time, about: meanwhile no key is answered.
+const EDITOR_BYTES: usize = 4 * 1024;
+
+/// How many batches are on their way to the editor or the thread that writes.
+const BATCHES: usize = 4;
+
+/// How many bytes may wait before no more should be read.
+const ROOM_BYTES: usize = 256 * 1024;
+
+/// How many bytes may wait before notices are dropped: nobody has seen the screen move for long.
+const NOTICE_ROOM_BYTES: usize = 8 * ROOM_BYTES;
+
+/// Ends what the editor may have switched on: synchronized output and bracketed paste.
+const EDITOR_OFF: &str = "\x1b[?2026l\x1b[?2004l\r\n";
+
+/// What is written in one go.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) bytes: Vec<u8>,
+    /// The positions that are reached when it is written.
+    pub(super) passes: Offsets,
+    /// It goes to standard error.
+    pub(super) is_notice: bool,
+}
+
+/// Where messages and notices are printed. None of its functions waits for the terminal.
+pub struct Screen {
+    style: Style,
+    waiting: VecDeque<Batch>,
+    waiting_bytes: usize,
+    batches: SyncSender<Batch>,
+    /// Batches that were taken, and are not known to be written.
+    in_print: usize,
+    /// Reached when all that was taken is written.
+    passes_after: Offsets,
+    shown: Offsets,
+    /// Makes the editor repaint; without an editor, a thread writes.
+    wake: Option<SyncSender<()>>,
+    is_closed: bool,
+}
+
+impl Screen {
+    /// Prints through a line editor, which takes batches from the receiver.
+    pub(super) fn in_editor(wake: SyncSender<()>) -> (Screen, Receiver<Batch>) {
+        let (batches, taken) = mpsc::sync_channel(BATCHES);
+        let style = Style::of_output(true);
+        (Screen::new(style, batches, Some(wake)), taken)
+    }
+
+    /// Prints through a thread that writes.
+    pub(super) fn plain(notify: Notify) -> Result<Screen> {
+        let (batches, taken) = mpsc::sync_channel::<Batch>(BATCHES);
+        let style = Style::of_output(std::io::IsTerminal::is_terminal(&io::stdout()));
+        spawn("screen", move || {
+            for batch in taken {
+                let event = match write(&batch) {
+                    Ok(()) => ScreenEvent::Printed(batch.passes),
+                    Err(error) => ScreenEvent::Failed(failure("write to standard output", error)),
+                };
+                notify.send(event);
+            }
+        })?;
+        Ok(Screen::new(style, batches, None))
+    }
+
+    fn new(style: Style, batches: SyncSender<Batch>, wake: Option<SyncSender<()>>) -> Screen {
+        Screen {
+            style,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            batches,
+            in_print: 0,
+            passes_after: Offsets::new(),
+            shown: Offsets::new(),
+            wake,
+            is_closed: false,
+        }
+    }
+
+    /// Prints a message as a line; `at` is its partition and offset.
+    pub fn message(&mut self, sender: &[u8], text: &[u8], at: (i32, i64)) {
+        let style = self.style;
+        self.add(false, |batch| {
+            style.message(&mut batch.bytes, sender, text);
+            batch.passes.insert(at.0, at.1 + 1);
+        });
+    }
+
+    /// Everything before these offsets is done with as soon as all that was given before is written.
+    pub fn passed(&mut self, offsets: Offsets) {
+        match self.waiting.back_mut() {
+            _ if self.is_closed => {}
+            Some(batch) => batch.passes.extend(offsets),
+            None if self.in_print > 0 => self.passes_after.extend(offsets),
+            None => self.shown.extend(offsets),
+        }
+    }
+
+    /// Prints a notice: among the messages on a terminal, else on standard error.
+    ///
+    /// After [`close`](Screen::close) it is written at once, unless the terminal takes nothing.
+    pub fn notice(&mut self, text: &str) {
+        let style = self.style;
+        let mut notice = Vec::new();
+        style.notice(&mut notice, text);
+        if self.is_closed && style.takes_notices {
+            if can_write() {
+                // A terminal that is closed shows nothing more.
+                _ = write_all(&notice);
+            }
+        } else if !style.takes_notices && (self.is_closed || self.wake.is_some()) {
+            say(text);
+        } else if self.waiting_bytes < NOTICE_ROOM_BYTES {
+            self.add(!style.takes_notices, |batch| batch.bytes.extend(notice));
+        }
+    }
+
+    fn add(&mut self, is_notice: bool, print: impl FnOnce(&mut Batch)) {
+        if self.is_closed {
+            return;
+        }
+        let most = match self.wake {
+            Some(_) => EDITOR_BYTES,
+            None => WRITE_BYTES,
+        };
+        let fits = |batch: &Batch| batch.is_notice == is_notice && batch.bytes.len() < most;
+        if !self.waiting.back().is_some_and(fits) {
+            self.waiting.push_back(Batch {
+                passes: std::mem::take(&mut self.passes_after),
+                is_notice,
+                ..Batch::default()
+            });
+        }
+        if let Some(batch) = self.waiting.back_mut() {
+            let before = batch.bytes.len();
+            print(batch);
+            self.waiting_bytes += batch.bytes.len() - before;
+        }
+    }
+
+    /// Hands over what waits, as far as it is taken. Call it after anything was given.
+    pub fn flush(&mut self) {
+        while let Some(batch) = self.waiting.pop_front() {
+            let bytes = batch.bytes.len();
+            // Full, or closed because writing has failed.
+            if let Err(error) = self.batches.try_send(batch) {
+                let (mpsc::TrySendError::Full(batch) | mpsc::TrySendError::Disconnected(batch)) =
+                    error;
+                self.waiting.push_front(batch);
+                break;
+            }
+            self.waiting_bytes -= bytes;
+            self.in_print += 1;
+        }
+        if let Some(wake) = self.wake.as_ref().filter(|_| self.in_print > 0) {
+            // If it is full, the editor is woken already.
+            _ = wake.try_send(());
+        }
+    }
+
+    /// A batch was written, up to these positions.
+    pub fn printed(&mut self, passes: Offsets) {
+        self.shown.extend(passes);
+        self.in_print = self.in_print.saturating_sub(1);
+        if self.in_print == 0 && self.waiting.is_empty() {
+            self.shown.append(&mut self.passes_after);
+        }
+    }
+
+    /// The positions up to which everything was written to where standard output leads. Partitions of
+    /// which nothing was given are missing.
+    pub fn shown(&self) -> &Offsets {
+        &self.shown
+    }
+
+    /// Whether more should be read: what waits takes memory.
+    pub fn has_room(&self) -> bool {
+        self.waiting_bytes < ROOM_BYTES
+    }
+
+    /// Ends the editing, in the middle of a line, too, and leaves the terminal as it was found. Notices may
+    /// follow; messages are no longer shown, nor passed, so that they are unread the next time.
+    pub fn close(&mut self) {
+        if !self.is_closed && self.wake.is_some() && settings::close() && can_write() {
+            _ = write_all(EDITOR_OFF.as_bytes());
+        }
+        self.is_closed = true;
+        self.waiting.clear();
+        self.waiting_bytes = 0;
+    }
+
+    /// The last thing before the process exits.
+    pub fn restore(&self) {
+        settings::restore();
+    }
+}
+
+fn write(batch: &Batch) -> io::Result<()> {
+    match batch.is_notice {
+        false => write_all(&batch.bytes),
+        // If standard error is closed, nobody reads it.
+        true => io::stderr().lock().write_all(&batch.bytes).or(Ok(())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ON_TERMINAL: Style = Style {
+        is_terminal: true,
+        takes_notices: true,
+        has_colours: false,
+        shows_senders: true,
+    };
+
+    /// A screen in whose editor a line is edited, the batches that the editor takes, and what wakes it.
+    fn editing() -> (Screen, Receiver<Batch>, Receiver<()>) {
+        let (wake, woken) = mpsc::sync_channel(1);
+        let (batches, taken) = mpsc::sync_channel(BATCHES);
+        (Screen::new(ON_TERMINAL, batches, Some(wake)), taken, woken)
+    }
+
+    fn text(batch: &Batch) -> &str {
+        std::str::from_utf8(&batch.bytes).unwrap()
+    }
+
+    #[test]
+    fn positions_are_shown_when_what_was_given_before_is_written() {
+        let (mut screen, taken, woken) = editing();
+        screen.passed([(0, 5)].into());
+        assert_eq!(*screen.shown(), [(0, 5)].into());
+        screen.message(b"bob", b"hi", (0, 7));
+        screen.message(b"bob", b"ho", (1, 3));
+        screen.flush();
+        woken.try_recv().unwrap();
+        let batch = taken.try_recv().unwrap();
+        assert_eq!(text(&batch), "bob: hi\nbob: ho\n");
+        // While the editor has the batch.
+        screen.passed([(0, 9)].into());
+        assert_eq!(*screen.shown(), [(0, 5)].into());
+        screen.printed(batch.passes);
+        assert_eq!(*screen.shown(), [(0, 9), (1, 4)].into());
+        screen.passed([(1, 5)].into());
+        assert_eq!(*screen.shown(), [(0, 9), (1, 5)].into());
+    }
+
+    #[test]
+    fn a_position_never_goes_back_to_one_that_was_passed_before() {
+        let (mut screen, taken, _woken) = editing();
+        screen.message(b"bob", b"one", (0, 0));
+        screen.flush();
+        screen.passed([(0, 2)].into());
+        screen.message(b"bob", b"two", (0, 2));
+        screen.flush();
+        for end in [1, 3] {
+            screen.printed(taken.try_recv().unwrap().passes);
+            assert_eq!(*screen.shown(), [(0, end)].into());
+        }
+    }
+
+    #[test]
+    fn what_waits_when_the_user_leaves_stays_unread() {
+        // Without an editor: to close one is to lock this process's terminal.
+        let (batches, taken) = mpsc::sync_channel(BATCHES);
+        let mut screen = Screen::new(ON_TERMINAL, batches, None);
+        screen.message(b"bob", b"seen", (0, 0));
+        screen.flush();
+        let seen = taken.try_recv().unwrap();
+        screen.message(b"bob", b"unseen", (0, 1));
+        screen.close();
+        screen.printed(seen.passes);
+        screen.message(b"bob", b"late", (0, 2));
+        screen.passed([(0, 3)].into());
+        screen.flush();
+        assert_eq!(*screen.shown(), [(0, 1)].into());
+        assert!(taken.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_burst_leaves_no_room_and_a_notice_is_printed_all_the_same() {
+        let (mut screen, taken, _woken) = editing();
+        let mut offset = 0;
+        while screen.has_room() {
+            screen.message(b"bob", &[b'x'; 100], (0, offset));
+            screen.flush();
+            offset += 1;
+        }
+        screen.notice("the broker is gone");
+        let mut printed = String::new();
+        while let Ok(batch) = taken.try_recv() {
+            assert!(batch.bytes.len() < EDITOR_BYTES + 200);
+            printed += text(&batch);
+            screen.printed(batch.passes);
+            screen.flush();
+        }
+        assert_eq!(printed.matches("bob: ").count() as i64, offset);
+        assert!(printed.ends_with("\nthe broker is gone\n"));
+        assert_eq!(*screen.shown(), [(0, offset)].into());
+        assert!(screen.has_room() && screen.waiting_bytes == 0);
+    }
+
+    #[test]
+    fn notices_on_a_screen_that_does_not_move_take_bounded_memory() {
+        let (mut screen, _taken, _woken) = editing();
+        for _ in 0..100_000 {
+            screen.notice(&"x".repeat(100));
+            screen.flush();
+        }
+        assert!(screen.waiting_bytes < NOTICE_ROOM_BYTES + 1000);
+    }
+}
