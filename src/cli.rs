@@ -13,7 +13,7 @@ use crate::ending::say;
 use crate::error::{Error, Result};
 use crate::name::Name;
 
-/// The port of Kafka, and of the embedded broker.
+/// Kafka's default port, and the small broker's.
 const PORT: u16 = 9092;
 
 /// The question for the user's own name, as the tutorial asks it.
@@ -26,11 +26,11 @@ pub const WHO_ELSE: &str = "Who do you want to connect to? ";
 #[command(next_help_heading = "Which Kafka")]
 pub struct Connection {
     /// Bootstrap servers of a Kafka cluster [env: KAFKA_BOOTSTRAP_SERVERS] [default:
-    /// localhost:9092, or the embedded broker if nothing listens there]
+    /// localhost:9092, or the small broker if nothing listens there]
     #[arg(short, long, value_name = "HOST:PORT,…", conflicts_with = "embedded")]
     bootstrap_servers: Option<String>,
 
-    /// Use the embedded broker and nothing else, on 127.0.0.1
+    /// Use the small broker and nothing else, on 127.0.0.1
     #[arg(
         long,
         value_name = "PORT",
@@ -41,7 +41,7 @@ pub struct Connection {
     )]
     embedded: Option<u16>,
 
-    /// Set a property of librdkafka, as kcat's -X does; again and again
+    /// Set a property of librdkafka, as kcat's -X does; can be given several times
     #[arg(
         short = 'X',
         long = "property",
@@ -59,17 +59,17 @@ pub struct Connection {
     )]
     config: Option<PathBuf>,
 
-    /// Where the embedded broker keeps its log [default: the platform's data directory]
+    /// Where the small broker keeps its log [default: the platform's data directory]
     #[arg(long, value_name = "DIR", env = "KAFKA_CHAT_DATA_DIR")]
     data_dir: Option<PathBuf>,
 }
 
 impl Connection {
-    /// Reaches the Kafka that the command line and the environment name, or the embedded broker.
+    /// Reaches the Kafka that the command line and the environment name, or the small broker.
     pub fn connect(&self) -> Result<Box<dyn Cluster>> {
         let mut properties = self.properties()?;
-        // What the command line and a file say comes before the environment. (Hence not clap's
-        // `env`, with which the variable would also conflict with --embedded.)
+        // The command line and a file take precedence over the environment. (Not clap's `env`: with
+        // that, the variable would conflict with --embedded, too.)
         let named = match (
             self.bootstrap_servers.clone(),
             servers_among(&mut properties),
@@ -86,7 +86,7 @@ impl Connection {
                 take_over: None,
             },
             None if properties.is_empty() => self.local()?,
-            // With properties it is a Kafka that is meant, never the embedded broker.
+            // Properties are for a real Kafka, never for the small broker.
             None => Options {
                 servers: vec![format!("localhost:{PORT}")],
                 properties,
@@ -95,7 +95,7 @@ impl Connection {
         })
     }
 
-    /// The properties of the file, and behind them, so that they win, those of the command line.
+    /// The properties of the file, then those of the command line, which take precedence.
     fn properties(&self) -> Result<Vec<(String, String)>> {
         let mut all = Vec::new();
         if let Some(file) = &self.config {
@@ -105,7 +105,7 @@ impl Connection {
             all = properties::parse(&text)?;
         }
         for property in &self.properties {
-            // What is wrong may be a password: it is not repeated.
+            // It may be a password: it is not repeated.
             let (name, value) = property.split_once('=').ok_or_else(|| {
                 Error::usage("a property given with -X has no '=': it should read NAME=VALUE")
             })?;
@@ -114,7 +114,7 @@ impl Connection {
         Ok(all)
     }
 
-    /// Whoever serves on this machine; the embedded broker, if nobody does.
+    /// The broker that serves on this machine; the small one, if none does.
     fn local(&self) -> Result<Options> {
         let (port, server) = match self.embedded {
             Some(port) => (port, format!("127.0.0.1:{port}")),
@@ -125,8 +125,8 @@ impl Connection {
         let (server, take_over) = match found {
             Found::Kafka if self.embedded.is_some() => {
                 return Err(Error::failed(
-                    format!("cannot use the embedded broker on port {port}"),
-                    "a Kafka of its own serves there",
+                    format!("cannot use the small broker on port {port}"),
+                    "a real Kafka serves there",
                 )
                 .hint(
                     "Leave out --embedded to use that one, or choose a port with --embedded=PORT.",
@@ -135,8 +135,8 @@ impl Connection {
             Found::Kafka => (server, None),
             Found::Foreign => {
                 say(
-                    "The embedded broker that serves here keeps its log in another folder than \
-                     this program would: when it ends, this program can't go on in its place.",
+                    "The small broker that serves here keeps its log in another folder: when it exits, \
+                     this program cannot take over.",
                 );
                 (server, None)
             }
@@ -167,7 +167,7 @@ impl Connection {
         given
             .or_else(|| Some(dirs::data_dir()?.join("kafka-chat")))
             .ok_or_else(|| {
-                Error::usage("this account has no home directory for the embedded broker's log")
+                Error::usage("this account has no home directory for the small broker's log")
                     .hint("Name a folder with --data-dir DIR.")
             })
     }
@@ -176,7 +176,7 @@ impl Connection {
 /// How lines are delivered.
 #[derive(Args, Debug)]
 pub struct Delivery {
-    /// Give a line up that is not acknowledged after so many seconds
+    /// Give a line up if it is not acknowledged after this many seconds
     #[arg(
         long = "delivery-timeout",
         value_name = "SECONDS",
@@ -203,7 +203,7 @@ fn servers_among(properties: &mut Vec<(String, String)>) -> Option<String> {
     servers.pop().map(|(_, value)| value)
 }
 
-/// Splits `host:port,…`; a port that is left out is Kafka's.
+/// Splits `host:port,…`; a missing port is Kafka's default.
 fn bootstrap_servers(list: &str) -> Result<Vec<String>> {
     list.split(',')
         .map(|server| bootstrap_server(server.trim()))
@@ -260,7 +260,7 @@ fn ask(question: &str) -> Result<String> {
     let _ = stderr.write_all(question.as_bytes());
     let _ = stderr.flush();
     let mut answer = Vec::new();
-    // Longer than any name, so that the rest of a wrong file is not read for one.
+    // Longer than any name, and no more, in case the input is a wrong file.
     io::stdin()
         .lock()
         .take(1000)
@@ -280,7 +280,7 @@ fn ask(question: &str) -> Result<String> {
 /// Where a subscriber starts.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum From {
-    /// Behind the newest message.
+    /// After the newest message.
     Latest,
     /// At the oldest message kept.
     Earliest,
