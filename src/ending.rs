@@ -19,6 +19,9 @@ use signal_hook::iterator::Signals;
 
 use crate::error::{Error, Result};
 
+/// How long the last words wait for a terminal, in milliseconds.
+const LAST_WORDS_WAIT: u8 = 200;
+
 /// Ctrl-C, SIGTERM or SIGHUP: the program is to end.
 #[derive(Debug)]
 pub struct Signal;
@@ -40,9 +43,19 @@ fn code(result: Result<()>) -> u8 {
         let program = std::env::args_os().next().map(PathBuf::from);
         let name = program.as_ref().and_then(|path| path.file_name());
         let name = name.map_or("kafka-chat".into(), |name| name.to_string_lossy());
-        say(format_args!("{name}: {error}"));
+        if can_write_soon() {
+            say(format_args!("{name}: {error}"));
+        }
     }
     error.exit_code()
+}
+
+/// Whether standard error takes the last words. A terminal that takes nothing (Ctrl-S) must not hold up the
+/// end; a pipe's reader is waited for.
+fn can_write_soon() -> bool {
+    let stderr = io::stderr();
+    let mut asked = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    !stderr.is_terminal() || poll(&mut asked, LAST_WORDS_WAIT).is_ok_and(|ready| ready > 0)
 }
 
 /// Prints a line on standard error. If that is closed, nobody reads it.
