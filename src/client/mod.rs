@@ -9,6 +9,7 @@
 //! | `position` | where both clients continue in a log that was cut, deleted or created again |
 //! | `probe` | what a broker says about itself before a client is chosen |
 //! | [`properties`] | the file of librdkafka properties that `-F` names |
+//! | `sentences` | what both clients say to the user |
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -39,11 +40,13 @@
 //! # }
 //! ```
 
+mod kafka_crate;
 #[cfg(feature = "librdkafka")]
 mod librdkafka;
+mod position;
 mod probe;
 pub mod properties;
-mod v0;
+mod sentences;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -52,6 +55,8 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use self::kafka_crate::KafkaCrateCluster;
+use crate::broker;
 use crate::error::{Error, Result};
 use crate::name::Name;
 pub use probe::{Api, Found, ask, connect as reach};
@@ -300,30 +305,33 @@ pub struct Options {
     pub take_over: Option<TakeOver>,
 }
 
-/// Chooses the client for a cluster.
+/// Chooses the client for a cluster: crate `kafka` for the small broker, librdkafka for every real
+/// Kafka. A build without librdkafka uses crate `kafka` for a Kafka up to 3.9, too.
 ///
 /// Fails within about [`CONNECT_TIMEOUT`] if no server can be reached or none is Kafka, and if
 /// this build has no client for the broker. With properties nothing is connected to yet: the first
 /// producer or consumer fails instead.
 pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
-    if let (Some(revive), Some(server)) = (&options.take_over, options.servers.first()) {
-        let revive = Some(revive.clone());
-        let v0 = v0::V0::new(&options.servers, server.clone(), revive);
-        return Ok(Box::new(v0));
+    let servers = &options.servers;
+    let kafka_crate = |broker: String| {
+        let take_over = options.take_over.clone();
+        Box::new(KafkaCrateCluster::new(servers, broker, take_over))
+    };
+    if let (Some(_), Some(server)) = (&options.take_over, servers.first()) {
+        return Ok(kafka_crate(server.clone()));
     }
     if !options.properties.is_empty() {
-        return modern(options, || {
+        return librdkafka_or(options, || {
             Error::usage(
                 "-X and -F need a build with the feature librdkafka, which this one is without",
             )
         });
     }
-    let found = ask(&options.servers, CONNECT_TIMEOUT)?;
-    if found.speaks_version_0() {
-        let v0 = v0::V0::new(&options.servers, found.server, None);
-        return Ok(Box::new(v0));
+    let found = ask(servers, CONNECT_TIMEOUT)?;
+    if is_for_kafka_crate(&found) {
+        return Ok(kafka_crate(found.server));
     }
-    modern(options, || {
+    librdkafka_or(options, || {
         Error::failed(
             format!("cannot talk to the Kafka at {}", found.server),
             "it is version 4 or later, which no longer speaks what crate kafka does (KIP-896), and \
@@ -333,12 +341,50 @@ pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
     })
 }
 
+/// Whether crate `kafka` serves this broker: the small one, and a real one only in a build without
+/// librdkafka, if it still speaks version 0.
+fn is_for_kafka_crate(broker: &Found) -> bool {
+    let is_small_broker = broker::identity(broker.apis.iter().copied()).is_some();
+    is_small_broker || (!cfg!(feature = "librdkafka") && broker.speaks_version_0())
+}
+
 #[cfg(feature = "librdkafka")]
-fn modern(options: &Options, _without: impl FnOnce() -> Error) -> Result<Box<dyn Cluster>> {
+fn librdkafka_or(options: &Options, _without: impl FnOnce() -> Error) -> Result<Box<dyn Cluster>> {
     librdkafka::connect(options)
 }
 
 #[cfg(not(feature = "librdkafka"))]
-fn modern(_options: &Options, without: impl FnOnce() -> Error) -> Result<Box<dyn Cluster>> {
+fn librdkafka_or(_options: &Options, without: impl FnOnce() -> Error) -> Result<Box<dyn Cluster>> {
     Err(without())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crate_kafka_serves_the_small_broker_and_without_librdkafka_an_old_kafka() {
+        let without_librdkafka = !cfg!(feature = "librdkafka");
+        let identity = [(broker::IDENTITY_HIGH, 0, 1), (broker::IDENTITY_LOW, 0, 2)];
+        for (apis, serves) in [
+            (
+                [(1, 0, 2), (2, 0, 1)].into_iter().chain(identity).collect(),
+                true,
+            ),
+            (vec![(1, 0, 16), (2, 0, 9)], without_librdkafka),
+            (vec![(1, 4, 18), (2, 1, 10)], false),
+            // Before 0.10: it closes the connection instead of answering.
+            (Vec::new(), without_librdkafka),
+        ] {
+            let server = "localhost:9092".to_string();
+            let broker = Found { server, apis };
+            assert_eq!(is_for_kafka_crate(&broker), serves, "{broker:?}");
+        }
+    }
+
+    #[test]
+    fn a_failed_line_is_repeated_only_in_part() {
+        assert_eq!(excerpt(b"short"), b"short");
+        assert_eq!(excerpt(&[b'x'; 1000]).len(), EXCERPT_BYTES);
+    }
 }

@@ -18,8 +18,6 @@ const FETCH: i16 = 1;
 const LIST_OFFSETS: i16 = 2;
 const API_VERSIONS: i16 = 18;
 
-const DEBUGGING_REPLICA: i32 = -2;
-
 /// One line of a broker's answer: an API key, and the versions it speaks, from and to.
 pub type Api = (i16, i16, i16);
 
@@ -162,40 +160,6 @@ fn exchange(
         }
     }
     Ok(answer)
-}
-
-/// Asks a partition's leader where its own log ends: records that other replicas are still to
-/// fetch, which consumers are not told of, are counted.
-///
-/// A `ListOffsets` request of version 0, under the replica id by which Kafka's own tools ask.
-pub(super) fn end_of_log(
-    leader: &str,
-    topic: &str,
-    partition: i32,
-    patience: Duration,
-) -> Result<i64, String> {
-    let end = Instant::now() + patience;
-    let mut body = Vec::new();
-    body.extend_from_slice(&DEBUGGING_REPLICA.to_be_bytes());
-    body.extend_from_slice(&1i32.to_be_bytes());
-    body.extend_from_slice(&(topic.len() as i16).to_be_bytes());
-    body.extend_from_slice(topic.as_bytes());
-    body.extend_from_slice(&1i32.to_be_bytes());
-    body.extend_from_slice(&partition.to_be_bytes());
-    // The newest offset, and one of them.
-    body.extend_from_slice(&(-1i64).to_be_bytes());
-    body.extend_from_slice(&1i32.to_be_bytes());
-    let mut stream = connect(leader, patience).map_err(|error| error.to_string())?;
-    let answer = exchange(&mut stream, LIST_OFFSETS, &body, end).map_err(|e| e.to_string())?;
-    // Behind the size, the correlation id, one topic with its name, and one partition: an error,
-    // and one offset.
-    let last = answer.get(4 + 4 + 4 + 2 + topic.len() + 4 + 4..);
-    match last.and_then(|last| last.split_first_chunk()) {
-        Some(([0, 0, 0, 0, 0, 1], offset)) => offset.try_into().ok(),
-        _ => None,
-    }
-    .map(i64::from_be_bytes)
-    .ok_or_else(|| "the leader does not say where its log ends".into())
 }
 
 fn left(end: Instant) -> io::Result<Duration> {

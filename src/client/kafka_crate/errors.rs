@@ -1,0 +1,150 @@
+//! Why a call of crate `kafka` failed, in words, and whether trying again can help.
+
+use std::fmt::Display;
+use std::io::ErrorKind;
+
+use kafka::error::{Error as KafkaError, KafkaCode};
+
+use super::KafkaCrateCluster;
+use crate::client::sentences;
+use crate::error::Error;
+
+/// Why a call did not succeed.
+#[derive(Debug)]
+pub(super) enum CallError {
+    /// The broker answered with this error.
+    Code(KafkaCode),
+    /// The connection broke, or no answer came in time.
+    Connection {
+        why: String,
+        hint: Option<&'static str>,
+    },
+    /// Trying again can't help.
+    Fatal(Error),
+}
+
+impl CallError {
+    pub(super) fn connection(why: impl Display) -> CallError {
+        CallError::Connection {
+            why: why.to_string(),
+            hint: None,
+        }
+    }
+
+    /// The topic is replicated or spread over more than one broker, which this client is not for.
+    pub(super) fn several_brokers(topic: &str) -> CallError {
+        CallError::Fatal(
+            Error::failed(
+                format!("cannot use topic '{topic}'"),
+                "it is led by several brokers, which needs a build with the feature librdkafka",
+            )
+            .hint("That feature is on unless --no-default-features is given."),
+        )
+    }
+
+    /// The cause, as half a sentence.
+    pub(super) fn why(&self, cluster: &KafkaCrateCluster) -> String {
+        match self {
+            // The small broker answers so when its disk fails.
+            CallError::Code(KafkaCode::Unknown) if cluster.take_over.is_some() => {
+                "the broker could not write its log: is its disk full?".into()
+            }
+            CallError::Code(code) => meaning(*code).into(),
+            CallError::Connection { why, .. } => why.clone(),
+            CallError::Fatal(error) => error.to_string(),
+        }
+    }
+
+    pub(super) fn is_fatal(&self) -> bool {
+        match self {
+            CallError::Code(code) => matches!(
+                code,
+                KafkaCode::InvalidTopic
+                    | KafkaCode::TopicAuthorizationFailed
+                    | KafkaCode::GroupAuthorizationFailed
+                    | KafkaCode::ClusterAuthorizationFailed
+                    | KafkaCode::UnsupportedVersion
+            ),
+            CallError::Connection { .. } => false,
+            CallError::Fatal(_) => true,
+        }
+    }
+
+    /// The error of a call about `topic` that is not tried again.
+    pub(super) fn into_error(self, cluster: &KafkaCrateCluster, topic: &str) -> Error {
+        let broker = &cluster.broker;
+        let error = Error::failed(
+            format!("cannot use topic '{topic}' on {broker}"),
+            self.why(cluster),
+        );
+        match self {
+            CallError::Fatal(error) => error,
+            CallError::Code(KafkaCode::UnknownTopicOrPartition) => {
+                error.hint(sentences::create_topic(broker, topic))
+            }
+            CallError::Connection {
+                hint: Some(hint), ..
+            } => error.hint(hint),
+            _ => error,
+        }
+    }
+}
+
+impl From<KafkaError> for CallError {
+    fn from(error: KafkaError) -> CallError {
+        match error {
+            KafkaError::Kafka(code)
+            | KafkaError::TopicPartitionError {
+                error_code: code, ..
+            } => CallError::Code(code),
+            KafkaError::UnsupportedCompression => CallError::Fatal(
+                Error::failed(
+                    "cannot read a message",
+                    "it is compressed, which this client can't read",
+                )
+                .hint("On a real Kafka, a build with the feature librdkafka reads it."),
+            ),
+            KafkaError::ArcSelf(inner) => match &*inner {
+                KafkaError::Kafka(code) => CallError::Code(*code),
+                other => CallError::connection(other),
+            },
+            KafkaError::NoHostReachable => CallError::connection("no broker can be reached"),
+            KafkaError::Io(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                CallError::Connection {
+                    why: "the broker closed the connection".into(),
+                    hint: Some(sentences::LOGIN),
+                }
+            }
+            other => CallError::connection(other),
+        }
+    }
+}
+
+/// A broker's error code as half a sentence.
+fn meaning(code: KafkaCode) -> &'static str {
+    match code {
+        KafkaCode::OffsetOutOfRange => "the log does not have that offset",
+        KafkaCode::CorruptMessage => "a message was damaged in transit",
+        KafkaCode::UnknownTopicOrPartition => "the topic is not there",
+        KafkaCode::LeaderNotAvailable => "the partition has no leader at the moment",
+        KafkaCode::NotLeaderForPartition => "the partition has another leader now",
+        KafkaCode::BrokerNotAvailable | KafkaCode::ReplicaNotAvailable => {
+            "a broker or replica is not available"
+        }
+        KafkaCode::MessageSizeTooLarge | KafkaCode::RecordListTooLarge => {
+            "it is larger than the broker takes (its message.max.bytes)"
+        }
+        KafkaCode::GroupLoadInProgress
+        | KafkaCode::GroupCoordinatorNotAvailable
+        | KafkaCode::NotCoordinatorForGroup => "the group's coordinator is not ready",
+        KafkaCode::InvalidTopic => "the broker does not take that topic's name",
+        KafkaCode::NotEnoughReplicas => "too few replicas are in sync (min.insync.replicas)",
+        KafkaCode::TopicAuthorizationFailed => "you are not allowed to use this topic",
+        KafkaCode::GroupAuthorizationFailed => "you are not allowed to use this consumer group",
+        KafkaCode::ClusterAuthorizationFailed => "you are not allowed to use this cluster",
+        KafkaCode::UnsupportedVersion => "the broker no longer speaks this version",
+        KafkaCode::Unknown => "the broker had an error of its own, which its log may explain",
+        // Crate kafka knows none of the newer codes.
+        _ => "the broker answered with an error that this client does not know",
+    }
+}

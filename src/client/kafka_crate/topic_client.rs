@@ -1,0 +1,260 @@
+//! Requests about one topic, over a connection that is replaced when it breaks.
+
+use std::collections::BTreeSet;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kafka::client::{FetchOffset, KafkaClient};
+use kafka::error::{Error as KafkaError, KafkaCode};
+
+use super::KafkaCrateCluster;
+use super::connection::Connection;
+use super::errors::CallError;
+use crate::client::{Event, Offsets, probe, sentences};
+use crate::error::Result;
+use crate::name::Name;
+
+/// How long a connection, and any short request, may take.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a topic may take to be created.
+const TOPIC_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the list of partitions is refreshed.
+const METADATA_AGE: Duration = Duration::from_secs(60);
+/// The pause before the first retry, which doubles up to the longest one.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Requests about one topic.
+pub(super) struct TopicClient {
+    pub(super) cluster: KafkaCrateCluster,
+    pub(super) topic: String,
+    connection: Option<Connection>,
+    /// The advertised address of the broker that leads the topic, once this connection has used it.
+    leader: Option<String>,
+    /// All partitions of the topic.
+    pub(super) partitions: BTreeSet<i32>,
+    /// When the partitions are due to be looked up again.
+    refresh_at: Instant,
+    outage: Option<Outage>,
+}
+
+/// Calls have failed since the last success.
+struct Outage {
+    attempts: u32,
+    is_reported: bool,
+}
+
+impl TopicClient {
+    pub(super) fn new(cluster: &KafkaCrateCluster, topic: &Name) -> TopicClient {
+        TopicClient {
+            cluster: cluster.clone(),
+            topic: topic.to_string(),
+            connection: None,
+            leader: None,
+            partitions: BTreeSet::new(),
+            refresh_at: Instant::now(),
+            outage: None,
+        }
+    }
+
+    /// Tries `work` until it succeeds or its time is over: a topic that is being created and a
+    /// broker that is being replaced are waited for.
+    pub(super) fn retry_until_timeout<T>(
+        &mut self,
+        mut work: impl FnMut(&mut TopicClient) -> Result<T, CallError>,
+    ) -> Result<T> {
+        let start = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        let mut connected = self.ensure_connected();
+        loop {
+            let error = match connected.and_then(|()| work(self)) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            let timeout = match error {
+                CallError::Code(_) => TOPIC_TIMEOUT,
+                _ => REQUEST_TIMEOUT,
+            };
+            if error.is_fatal() || start.elapsed() > timeout {
+                return Err(error.into_error(&self.cluster, &self.topic));
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE / 2);
+            connected = self.connect();
+        }
+    }
+
+    /// Connects and looks up the partitions, unless that was done a short time ago.
+    pub(super) fn ensure_connected(&mut self) -> Result<(), CallError> {
+        if self.connection.is_some() && Instant::now() < self.refresh_at {
+            return Ok(());
+        }
+        self.connect()
+    }
+
+    /// The next call opens a new connection and looks up the topic again.
+    pub(super) fn disconnect(&mut self) {
+        self.connection = None;
+    }
+
+    fn connect(&mut self) -> Result<(), CallError> {
+        if self.connection.is_none() {
+            if let Some(take_over) = &self.cluster.take_over {
+                take_over().map_err(CallError::connection)?;
+            }
+            // Crate kafka asks them in order, and would stay with a first one that never answers.
+            let mut servers = self.cluster.servers.clone();
+            let attempts = self.outage.as_ref().map_or(0, |it| it.attempts as usize);
+            let first = attempts % servers.len().max(1);
+            servers.rotate_left(first);
+            self.connection = Some(Connection::open(servers, &self.cluster.threads)?);
+            self.leader = None;
+            self.refresh_at = Instant::now();
+        }
+        self.refresh()
+    }
+
+    /// Looks up the topic's partitions, which creates a missing topic if the broker is set to.
+    fn refresh(&mut self) -> Result<(), CallError> {
+        let topic = self.topic.clone();
+        let found: Vec<(i32, Option<String>)> = self.call(REQUEST_TIMEOUT, move |client| {
+            client.load_metadata(&[&topic])?;
+            let topics = client.topics();
+            let partitions = topics.partitions(&topic);
+            let leaders = partitions.iter().flat_map(|all| all.iter());
+            Ok(leaders
+                .map(|p| (p.id(), p.leader().map(|leader| leader.host().to_string())))
+                .collect())
+        })?;
+        let leader = only_leader(&self.topic, &found)?;
+        if self.leader.as_ref() != Some(leader) {
+            self.check_advertised(leader)?;
+            self.leader = Some(leader.clone());
+        }
+        self.partitions = found.iter().map(|(partition, _)| *partition).collect();
+        self.refresh_at = Instant::now() + METADATA_AGE;
+        Ok(())
+    }
+
+    /// Fails if the broker advertises another address than the given ones and nobody can be reached
+    /// there: crate kafka would try that for minutes.
+    fn check_advertised(&self, leader: &str) -> Result<(), CallError> {
+        if self.cluster.servers.iter().any(|server| server == leader) {
+            return Ok(());
+        }
+        match probe::connect(leader, REQUEST_TIMEOUT) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(CallError::Connection {
+                why: sentences::advertised(error.without_hint()),
+                hint: Some(sentences::ADVERTISED_LISTENERS),
+            }),
+        }
+    }
+
+    /// Runs `work` on the connection, which is dropped if it breaks or does not answer in time.
+    pub(super) fn call<T: Send + 'static>(
+        &mut self,
+        limit: Duration,
+        work: impl FnOnce(&mut KafkaClient) -> Result<T, KafkaError> + Send + 'static,
+    ) -> Result<T, CallError> {
+        let Some(connection) = &self.connection else {
+            return Err(CallError::connection("not connected"));
+        };
+        let result = connection.call(limit, work);
+        if let Err(CallError::Connection { .. }) = &result {
+            self.connection = None;
+        }
+        result
+    }
+
+    /// The oldest or the next offset of each partition.
+    pub(super) fn offsets(&mut self, which: FetchOffset) -> Result<Offsets, CallError> {
+        let topic = self.topic.clone();
+        let offsets = self.call(REQUEST_TIMEOUT, move |client| {
+            client.fetch_topic_offsets(&topic, which)
+        })?;
+        Ok(offsets.iter().map(|o| (o.partition, o.offset)).collect())
+    }
+
+    /// Pauses after a failed call, not beyond `end`.
+    ///
+    /// Returns an event once several attempts have failed: an outage that ends before that is not
+    /// worth a notice.
+    pub(super) fn back_off(&mut self, error: &CallError, end: Instant) -> Option<Event> {
+        let outage = self.outage.get_or_insert(Outage {
+            attempts: 0,
+            is_reported: false,
+        });
+        outage.attempts += 1;
+        let (broker, why) = (self.cluster.broker.clone(), error.why(&self.cluster));
+        let (event, attempts) = match error {
+            CallError::Connection { .. } => (Event::Lost { broker, why }, 2),
+            // A broker that starts refuses some requests for a moment.
+            _ => (Event::Refused { broker, why }, 5),
+        };
+        let is_news = outage.attempts >= attempts && !outage.is_reported;
+        outage.is_reported |= is_news;
+        let pause = FIRST_PAUSE * 2u32.saturating_pow((outage.attempts - 1).min(10));
+        let left = end.saturating_duration_since(Instant::now());
+        thread::sleep(pause.min(LONGEST_PAUSE).min(left));
+        is_news.then_some(event)
+    }
+
+    /// A call has succeeded: returns an event if an outage was reported before.
+    pub(super) fn on_success(&mut self) -> Option<Event> {
+        let outage = self.outage.take()?;
+        outage.is_reported.then(|| Event::Back {
+            broker: self.cluster.broker.clone(),
+        })
+    }
+}
+
+/// The one broker that leads all of a topic's partitions.
+fn only_leader<'a>(
+    topic: &str,
+    partitions: &'a [(i32, Option<String>)],
+) -> Result<&'a String, CallError> {
+    let leaders = partitions.iter().map(|(_, leader)| leader.as_ref());
+    let leaders: Option<BTreeSet<&String>> = leaders.collect();
+    let leaders = leaders.ok_or(CallError::Code(KafkaCode::LeaderNotAvailable))?;
+    match (leaders.first(), leaders.len()) {
+        (Some(leader), 1) => Ok(leader),
+        (None, _) => Err(CallError::Code(KafkaCode::UnknownTopicOrPartition)),
+        _ => Err(CallError::several_brokers(topic)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_is_served_if_one_broker_leads_all_of_it() {
+        let partitions = |leaders: &[&str]| {
+            let leaders = leaders.iter().zip(0..);
+            let leader = |host: &str| (!host.is_empty()).then(|| host.to_string());
+            leaders
+                .map(|(host, partition)| (partition, leader(host)))
+                .collect::<Vec<_>>()
+        };
+        let one = partitions(&["a:1", "a:1"]);
+        assert_eq!(only_leader("bob", &one).unwrap(), "a:1");
+        for (leaders, code) in [
+            (&[][..], KafkaCode::UnknownTopicOrPartition),
+            (&["a:1", ""], KafkaCode::LeaderNotAvailable),
+        ] {
+            let error = only_leader("bob", &partitions(leaders)).unwrap_err();
+            assert!(
+                matches!(error, CallError::Code(c) if c == code),
+                "{error:?}"
+            );
+        }
+        let error = only_leader("bob", &partitions(&["a:1", "b:1"])).unwrap_err();
+        let CallError::Fatal(error) = error else {
+            panic!("{error:?}");
+        };
+        for part in ["'bob'", "several brokers", "librdkafka"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Reads a topic, with explicitly assigned partitions.
+
+use std::collections::BTreeSet;
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::topic_partition_list::Offset;
+
+use super::Explain;
+use super::errors::failed_by_code;
+use super::reader::Reader;
+use super::status::ClusterStatus;
+use super::topic::{ANSWER_TIMEOUT, Leaders, Request, ask_offsets, leaders, list};
+use crate::client::position::{Check, Fingerprint, Positions};
+use crate::client::{Consumer, Event, Offsets, Record, Start};
+use crate::error::{Error, Result};
+use crate::name::Name;
+
+/// How often the topic's partitions are looked up …
+const METADATA_AGE: Duration = Duration::from_secs(30);
+/// … and while the cluster is away, or the log does not have the position.
+const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The most records given in one poll: its caller gets a turn while more keep coming.
+const POLL_RECORDS: usize = 10_000;
+
+pub(super) struct LibrdkafkaConsumer {
+    reader: Reader,
+    status: Arc<ClusterStatus>,
+    events: Receiver<Event>,
+    topic: String,
+    doing: String,
+    leaders: Leaders,
+    positions: Positions,
+    /// Reading has begun, with the first poll: from then on a broker answers other requests only
+    /// after each fetch, which it may hold for half a second.
+    is_assigned: bool,
+    /// The log of some partition no longer has the offset that is to be read next.
+    is_out_of_range: bool,
+    last_refresh: Instant,
+}
+
+/// What was found when a record was read again.
+enum Reread {
+    Record(Fingerprint),
+    /// The log has no record from there on.
+    Nothing,
+    /// No answer came in time.
+    Unanswered,
+}
+
+impl LibrdkafkaConsumer {
+    /// Waits for the topic, and fixes where to start.
+    pub(super) fn new(
+        reader: Reader,
+        status: Arc<ClusterStatus>,
+        events: Receiver<Event>,
+        topic: &Name,
+        start: Start,
+        explain: &Explain<'_>,
+    ) -> Result<LibrdkafkaConsumer> {
+        let doing = format!("cannot read topic {topic} at {}", status.servers());
+        let request = Request {
+            status: &status,
+            pause: &|pause| reader.serve(pause),
+            doing: &doing,
+            topic: topic.as_str(),
+        };
+        let leaders = request
+            .await_leaders(reader.client())
+            .map_err(|error| explain(&request, error))?;
+        let from = match start {
+            Start::Latest => Offset::End,
+            Start::Earliest | Start::At(_) => Offset::Beginning,
+        };
+        let mut offsets = request.list_offsets(&reader, &leaders, from)?;
+        if let Start::At(given) = start {
+            for (partition, offset) in given {
+                offsets.entry(partition).and_modify(|at| *at = offset);
+            }
+        }
+        status.on_started();
+        Ok(LibrdkafkaConsumer {
+            reader,
+            status,
+            events,
+            topic: topic.to_string(),
+            doing,
+            leaders,
+            positions: Positions::new(offsets),
+            is_assigned: false,
+            is_out_of_range: false,
+            last_refresh: Instant::now(),
+        })
+    }
+
+    /// Starts reading at the position of each partition, or does so again.
+    fn assign(&mut self) -> Result<()> {
+        let offsets = self.positions.offsets().into_iter();
+        self.assign_at(offsets.map(|(partition, offset)| (partition, Offset::Offset(offset))))?;
+        self.is_assigned = true;
+        Ok(())
+    }
+
+    fn assign_at(&self, offsets: impl IntoIterator<Item = (i32, Offset)>) -> Result<()> {
+        self.reader
+            .assign(&list(&self.topic, offsets)?)
+            .map_err(|error| Error::failed(&self.doing, error))
+    }
+
+    /// Looks now and then whether a lost cluster is back, which partitions there are, and where
+    /// a log continues that does not have the position. Returns positions that were moved.
+    fn refresh(&mut self) -> Result<Vec<Event>> {
+        let interval = match self.status.is_away() || self.is_out_of_range {
+            true => RECONNECT_INTERVAL,
+            false => METADATA_AGE,
+        };
+        if self.last_refresh.elapsed() < interval {
+            return Ok(Vec::new());
+        }
+        self.last_refresh = Instant::now();
+        let timeout = RECONNECT_INTERVAL / 2;
+        let Ok(metadata) = self.reader.fetch_metadata(Some(&self.topic), timeout) else {
+            return Ok(Vec::new());
+        };
+        self.status.on_answer();
+        if let Ok(leaders) = leaders(&metadata, &self.topic) {
+            let existing: BTreeSet<i32> = leaders.keys().copied().collect();
+            self.leaders = leaders;
+            if self.positions.set_partitions(&existing) {
+                self.assign()?;
+            }
+        }
+        match self.is_out_of_range {
+            true => self.reconcile(),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    /// Moves the positions that the log does not have. If the cluster can't say for now where to, the
+    /// next refresh asks again.
+    fn reconcile(&mut self) -> Result<Vec<Event>> {
+        let ask = |which| {
+            let timeout = RECONNECT_INTERVAL / 2;
+            let (doing, topic, leaders) = (&self.doing, &self.topic, &self.leaders);
+            ask_offsets(&self.reader, doing, topic, leaders, which, timeout)
+        };
+        let Some(oldest) = ask(Offset::Beginning)? else {
+            return Ok(Vec::new());
+        };
+        let Some(ends) = ask(Offset::End)? else {
+            return Ok(Vec::new());
+        };
+        self.is_out_of_range = false;
+        let mut moved = Vec::new();
+        for (partition, start) in oldest {
+            let Some(&end) = ends.get(&partition) else {
+                continue;
+            };
+            let log: Range<i64> = start..end;
+            match self.positions.check(partition, &log) {
+                Check::Valid => {}
+                Check::Moved(event) => moved.push(event),
+                Check::Compare(offset) => match self.reread(partition, offset)? {
+                    Reread::Unanswered => self.is_out_of_range = true,
+                    Reread::Nothing => moved.push(self.positions.compare(partition, &log, None)),
+                    Reread::Record(found) => {
+                        moved.push(self.positions.compare(partition, &log, Some(found)));
+                    }
+                },
+            }
+        }
+        self.assign()?;
+        Ok(moved)
+    }
+
+    /// Reads the first record at `offset` or later, for which this partition alone is assigned.
+    fn reread(&self, partition: i32, offset: i64) -> Result<Reread> {
+        self.assign_at([(partition, Offset::Offset(offset))])?;
+        let start = Instant::now();
+        while start.elapsed() < ANSWER_TIMEOUT {
+            match self.reader.poll(RECONNECT_INTERVAL / 2) {
+                Some(Ok(message))
+                    if message.partition() == partition && message.offset() >= offset =>
+                {
+                    return Ok(Reread::Record(Fingerprint::of(&record(&message))));
+                }
+                Some(Err(KafkaError::PartitionEOF(at))) if at == partition => {
+                    return Ok(Reread::Nothing);
+                }
+                _ => {}
+            }
+        }
+        Ok(Reread::Unanswered)
+    }
+
+    /// Moves a position past what is not given at the end of a log: markers of transactions, and
+    /// records of aborted ones.
+    fn skip_to_end(&mut self, partition: i32) {
+        // The offset that librdkafka itself has come to; the broker's answer would be too late, as
+        // there may be more records by then. It has none where nothing came since the assignment.
+        if let Ok(list) = self.reader.position()
+            && let Some(found) = list.find_partition(&self.topic, partition)
+            && let Offset::Offset(passed) = found.offset()
+        {
+            self.positions.skip_to(partition, passed);
+        }
+    }
+
+    /// Handles an error that came in place of a record.
+    fn handle(&mut self, code: Code) -> Result<()> {
+        match code {
+            Code::AutoOffsetReset => self.is_out_of_range = true,
+            Code::TopicAuthorizationFailed | Code::Fatal | Code::BadMessage => {
+                return Err(failed_by_code(&self.doing, code));
+            }
+            Code::NotImplemented | Code::BadCompression => {
+                return Err(Error::failed(
+                    &self.doing,
+                    "its records are compressed in a way that this build can't read",
+                ));
+            }
+            // librdkafka retries the rest, or it is about the group that is not used.
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Consumer for LibrdkafkaConsumer {
+    fn poll(
+        &mut self,
+        wait: Duration,
+        each: &mut dyn FnMut(Record<'_>) -> ControlFlow<()>,
+    ) -> Result<Vec<Event>> {
+        let end = Instant::now() + wait;
+        let mut left = wait;
+        let mut given = 0;
+        if !self.is_assigned {
+            self.assign()?;
+        }
+        let moved = self.refresh()?;
+        if !moved.is_empty() {
+            return Ok(self.events.try_iter().chain(moved).collect());
+        }
+        while given < POLL_RECORDS {
+            match self.reader.poll(left) {
+                Some(Ok(message)) => {
+                    let record = record(&message);
+                    // It may be left over from before the partitions were assigned again.
+                    if !self.positions.advance(&record) {
+                        continue;
+                    }
+                    given += 1;
+                    left = Duration::ZERO;
+                    if each(record).is_break() {
+                        break;
+                    }
+                }
+                Some(Err(error)) => {
+                    match error {
+                        KafkaError::PartitionEOF(partition) => self.skip_to_end(partition),
+                        error => self.handle(error.rdkafka_error_code().unwrap_or(Code::Fail))?,
+                    }
+                    left = left.min(end.saturating_duration_since(Instant::now()));
+                }
+                None => break,
+            }
+        }
+        if given > 0 {
+            self.status.on_answer();
+        }
+        Ok(self.events.try_iter().collect())
+    }
+
+    fn position(&self) -> Offsets {
+        self.positions.offsets()
+    }
+
+    fn end_offsets(&mut self) -> Result<Offsets> {
+        let request = Request {
+            status: &self.status,
+            // Polling would lose records.
+            pause: &thread::sleep,
+            doing: &self.doing,
+            topic: &self.topic,
+        };
+        request.list_offsets(&self.reader, &self.leaders, Offset::End)
+    }
+}
+
+fn record<'a>(message: &'a BorrowedMessage<'_>) -> Record<'a> {
+    Record {
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key().unwrap_or_default(),
+        value: message.payload().unwrap_or_default(),
+    }
+}

@@ -1,0 +1,365 @@
+//! librdkafka: the client for every real Kafka, and for secured clusters.
+//!
+//! Batches, retries, idempotence, leaders, TLS and SASL are librdkafka's. What is done here: its
+//! settings, its errors as sentences (`errors`, `status`), the wait for a topic (`topic`), and its
+//! reports and records in the terms of the interface.
+//!
+//! Settings and their defaults: <https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md>
+
+mod consumer;
+mod deliveries;
+mod errors;
+mod group_offsets;
+mod producer;
+mod reader;
+mod status;
+mod topic;
+
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::Consumer as _;
+
+use self::consumer::LibrdkafkaConsumer;
+use self::group_offsets::LibrdkafkaGroupOffsets;
+use self::reader::Reader;
+use self::status::{ClusterStatus, Context, Notify};
+use self::topic::{ANSWER_TIMEOUT, Request};
+use super::{Cluster, Consumer, GroupOffsets, Options, Producer, Report, Reports, Start};
+use crate::error::{Error, Result};
+use crate::name::Name;
+
+/// Settings of every client. A user's own override them.
+const SETTINGS: &[(&str, &str)] = &[
+    ("client.id", "kafka-chat"),
+    // librdkafka waits half of this before it looks for a broker again, also when it starts.
+    ("reconnect.backoff.ms", "20"),
+    // The default, 10 s, is long for a person who waits for a broker to be back.
+    ("reconnect.backoff.max.ms", "2000"),
+    // Less than ANSWER_TIMEOUT, so that an address that swallows packets is named as the reason.
+    ("socket.connection.setup.timeout.ms", "4000"),
+    // The default is a minute, in which a broker that hangs goes unnoticed.
+    ("socket.timeout.ms", "10000"),
+    ("socket.keepalive.enable", "true"),
+    // Nobody has asked for figures of this client to be sent to the cluster (KIP-714).
+    ("enable.metrics.push", "false"),
+];
+
+const PRODUCER_SETTINGS: &[(&str, &str)] = &[
+    ("enable.idempotence", "true"),
+    // With more than one, lines get lost. A broker takes a batch of any sequence from a producer that it
+    // does not know yet; so if it refuses the first one, as it does for a moment when the topic
+    // is new, and takes the second, librdkafka believes that the first one was written, too.
+    ("max.in.flight.requests.per.connection", "1"),
+    // A line leaves at once. Batches form by themselves, from the lines that come while others are
+    // under way: waiting for more makes a pipe no faster, and one line slower.
+    ("linger.ms", "0"),
+    // As Kafka's Java client and crate kafka's client here do it: a sender's lines share a partition.
+    ("partitioner", "murmur2_random"),
+    // Bounds the memory of a pipe that is faster than the broker.
+    ("queue.buffering.max.kbytes", "6144"),
+    ("message.max.bytes", "1048588"),
+];
+
+const CONSUMER_SETTINGS: &[(&str, &str)] = &[
+    // librdkafka assigns partitions only to a consumer with a group. Nothing is ever joined or
+    // committed under this name.
+    ("group.id", "kafka-chat"),
+    ("allow.auto.create.topics", "true"),
+    // Bounds the memory of a reader that is slower than the broker …
+    ("queued.max.messages.kbytes", "1024"),
+    // … lets the broker prepare one part while the one before it is read …
+    ("fetch.message.max.bytes", "262144"),
+    // … and continues at once when there is room again; the default is a second.
+    ("fetch.queue.backoff.ms", "1"),
+    ("fetch.error.backoff.ms", "100"),
+];
+
+/// What the consumers here rely on: a user can't override them.
+const FIXED_CONSUMER_SETTINGS: &[(&str, &str)] = &[
+    ("enable.auto.commit", "false"),
+    ("enable.auto.offset.store", "false"),
+    // The last record may be one that is not given, such as the marker that ends a transaction.
+    ("enable.partition.eof", "true"),
+    // An offset that the log no longer has must be reported, not skipped.
+    ("auto.offset.reset", "error"),
+];
+
+/// Settings that librdkafka knows under two names. They are kept under the first, so that of two
+/// values the one given last counts.
+const ALIASES: &[(&str, &str)] = &[
+    ("acks", "request.required.acks"),
+    ("bootstrap.servers", "metadata.broker.list"),
+    ("compression.codec", "compression.type"),
+    ("delivery.timeout.ms", "message.timeout.ms"),
+    ("linger.ms", "queue.buffering.max.ms"),
+    ("max.in.flight", "max.in.flight.requests.per.connection"),
+    ("max.partition.fetch.bytes", "fetch.message.max.bytes"),
+    ("retries", "message.send.max.retries"),
+    ("sasl.mechanism", "sasl.mechanisms"),
+];
+
+/// Checks the properties: one that librdkafka does not know, or a value that it does not take, is a
+/// usage error.
+///
+/// It does not connect. The first producer, consumer or group does so anyway, and fails within five
+/// seconds: a connection only to try would double what a short-lived program takes to start.
+pub(super) fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
+    let cluster = LibrdkafkaCluster {
+        servers: options.servers.clone(),
+        properties: options.properties.clone(),
+    };
+    cluster
+        .config(&[], &[])
+        .create_native_config()
+        .map_err(|error| errors::bad_setting(&error))?;
+    Ok(Box::new(cluster))
+}
+
+struct LibrdkafkaCluster {
+    servers: Vec<String>,
+    properties: Vec<(String, String)>,
+}
+
+impl LibrdkafkaCluster {
+    /// Settings of a client: ours, then the user's, then those that can't be changed; later ones
+    /// override earlier ones.
+    fn config(&self, ours: &[(&str, &str)], fixed: &[(&str, &str)]) -> ClientConfig {
+        let theirs = self.properties.iter();
+        let theirs = theirs.map(|(name, value)| (name.as_str(), value.as_str()));
+        let ours = SETTINGS.iter().chain(ours).copied();
+        let mut config = ClientConfig::new();
+        for (name, value) in ours.chain(theirs).chain(fixed.iter().copied()) {
+            let alias = ALIASES.iter().find(|(_, other)| *other == name);
+            config.set(alias.map_or(name, |(first, _)| first), value);
+        }
+        if !self.servers.is_empty() {
+            config.set("bootstrap.servers", self.servers.join(","));
+        }
+        config.set_log_level(match config.get("debug") {
+            Some(_) => RDKafkaLogLevel::Debug,
+            None => RDKafkaLogLevel::Info,
+        });
+        config
+    }
+
+    fn status(&self, notify: Option<Notify>) -> Arc<ClusterStatus> {
+        let prints_log = self.properties.iter().any(|(name, _)| name == "debug");
+        Arc::new(ClusterStatus::new(self.servers.clone(), prints_log, notify))
+    }
+
+    /// Explains why a certificate was refused, if that is why `request` failed.
+    fn explain(&self, request: &Request<'_>, error: Error) -> Error {
+        let status = request.status;
+        match status.is_untrusted() && self.only_the_name_is_wrong(request.topic) {
+            true => Error::failed(
+                status.cannot_reach(),
+                "its certificate is made out for another host name",
+            )
+            .hint("Name the broker as its certificate does."),
+            false => error,
+        }
+    }
+
+    /// Whether a broker whose certificate was refused passes once its host name is not checked:
+    /// OpenSSL's error does not say which of the two it was.
+    ///
+    /// No password is at risk: this attempt leaves the login out.
+    fn only_the_name_is_wrong(&self, topic: &str) -> bool {
+        let unnamed = [
+            ("ssl.endpoint.identification.algorithm", "none"),
+            ("security.protocol", "ssl"),
+        ];
+        let mut config = self.config(&[], &unnamed);
+        config.remove("sasl.mechanism").remove("sasl.password");
+        let status = self.status(None);
+        let Ok(reader) = Reader::create(&config, &status) else {
+            return false;
+        };
+        let end = Instant::now() + ANSWER_TIMEOUT / 2;
+        let answer = status.retry_until(end, &|pause| reader.serve(pause), |timeout| {
+            Ok(reader.fetch_metadata(Some(topic), timeout).ok())
+        });
+        // A broker that wants a login closes the connection only after TLS.
+        !status.is_untrusted() && (matches!(answer, Ok(Some(_))) || status.has_failed())
+    }
+}
+
+impl Cluster for LibrdkafkaCluster {
+    fn producer(
+        &self,
+        sender: &Name,
+        topic: &Name,
+        delivery_timeout: Duration,
+        reports: Reports,
+    ) -> Result<Box<dyn Producer>> {
+        let timeout = delivery_timeout.as_millis().to_string();
+        let mut settings = PRODUCER_SETTINGS.to_vec();
+        settings.push(("delivery.timeout.ms", &timeout));
+        let events = reports.clone();
+        let status = self.status(Some(Box::new(move |event| {
+            events.send(Report::Connection(event));
+        })));
+        let config = self.config(&settings, &[]);
+        let explain = |request: &Request<'_>, error| self.explain(request, error);
+        producer::start(&config, status, sender, topic, reports, &explain)
+    }
+
+    fn consumer(&self, topic: &Name, start: Start) -> Result<Box<dyn Consumer>> {
+        let (tx, events) = mpsc::channel();
+        // The consumer's own receiver: while it lives, this can't fail.
+        let status = self.status(Some(Box::new(move |event| drop(tx.send(event)))));
+        let config = self.config(CONSUMER_SETTINGS, FIXED_CONSUMER_SETTINGS);
+        let reader = Reader::create(&config, &status)?;
+        let explain = |request: &Request<'_>, error| self.explain(request, error);
+        let consumer = LibrdkafkaConsumer::new(reader, status, events, topic, start, &explain)?;
+        Ok(Box::new(consumer))
+    }
+
+    fn group_offsets(&self) -> Result<Box<dyn GroupOffsets>> {
+        let config = self.config(CONSUMER_SETTINGS, FIXED_CONSUMER_SETTINGS);
+        Ok(Box::new(LibrdkafkaGroupOffsets::new(
+            config,
+            self.status(None),
+        )))
+    }
+}
+
+/// Adds what can be found out about an error in connecting.
+type Explain<'a> = dyn Fn(&Request<'_>, Error) -> Error + 'a;
+
+/// A client in the `role` of a producer or a reader, whose callbacks go to `status`.
+fn create<R, T>(config: &ClientConfig, status: &Arc<ClusterStatus>, role: R) -> Result<T>
+where
+    R: Send + Sync,
+    T: FromClientConfigAndContext<Context<R>>,
+{
+    let context = Context {
+        status: Arc::clone(status),
+        role,
+    };
+    config
+        .create_with_context(context)
+        .map_err(|error| errors::bad_setting(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    /// An address at which nothing listens, unless somebody is very quick.
+    fn nobody() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().to_string()
+    }
+
+    fn cluster(server: &str, properties: &[(&str, &str)]) -> Result<Box<dyn Cluster>> {
+        let owned = |&(name, value): &(&str, &str)| (name.to_string(), value.to_string());
+        connect(&Options {
+            servers: vec![server.to_string()],
+            properties: properties.iter().map(owned).collect(),
+            take_over: None,
+        })
+    }
+
+    fn produce(server: &str, properties: &[(&str, &str)]) -> String {
+        let producer = cluster(server, properties).and_then(|cluster| {
+            cluster.producer(
+                &"alice".parse()?,
+                &"bob".parse()?,
+                Duration::from_secs(1),
+                Reports::to(mpsc::channel::<Report>().0),
+            )
+        });
+        producer.err().unwrap().to_string()
+    }
+
+    #[test]
+    fn a_property_that_does_not_exist_is_named_and_its_value_is_not_shown() {
+        let error = cluster("localhost:9092", &[("sasl.pasword", "secret")])
+            .err()
+            .unwrap();
+        assert!(error.to_string().contains("sasl.pasword"), "{error}");
+        assert!(!error.to_string().contains("secret"), "{error}");
+        assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn a_value_that_is_not_one_is_refused_under_the_name_that_was_given() {
+        let error = cluster("localhost:9092", &[("acks", "some")])
+            .err()
+            .unwrap();
+        assert!(error.to_string().starts_with("acks: "), "{error}");
+    }
+
+    #[test]
+    fn of_two_values_the_last_counts_whatever_the_name() {
+        let cluster = LibrdkafkaCluster {
+            servers: vec!["localhost:9092".into()],
+            properties: vec![
+                ("linger.ms".into(), "7".into()),
+                ("queue.buffering.max.ms".into(), "8".into()),
+                ("auto.offset.reset".into(), "earliest".into()),
+            ],
+        };
+        let config = cluster.config(&[("linger.ms", "5")], FIXED_CONSUMER_SETTINGS);
+        assert_eq!(config.get("linger.ms"), Some("8"));
+        assert_eq!(config.get("queue.buffering.max.ms"), None);
+        assert_eq!(config.get("auto.offset.reset"), Some("error"));
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[test]
+    fn what_needs_tls_says_how_to_build_it() {
+        for properties in [
+            &[("security.protocol", "ssl")][..],
+            &[("ssl.ca.location", "/ca.pem")],
+            &[
+                ("security.protocol", "sasl_plaintext"),
+                ("sasl.mechanism", "SCRAM-SHA-256"),
+                ("sasl.username", "alice"),
+                ("sasl.password", "secret"),
+            ],
+        ] {
+            let error = produce(&nobody(), properties);
+            assert!(error.contains("--features tls"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_address_where_nobody_listens_is_named_with_the_reason() {
+        let server = nobody();
+        let error = produce(&server, &[]);
+        assert!(error.contains(&server), "{error}");
+        assert!(error.contains("Connection refused"), "{error}");
+    }
+
+    #[test]
+    fn a_port_that_closes_at_the_first_word_is_taken_for_tls() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = listener.local_addr().unwrap().to_string();
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                // Bytes left unread would make it a reset.
+                let _ = stream.read(&mut [0; 1024]);
+            }
+        });
+        let error = produce(&server, &[]);
+        assert!(error.contains("security.protocol=ssl"), "{error}");
+    }
+
+    #[test]
+    fn clients_end_while_the_broker_is_away() {
+        let away = cluster(&nobody(), &[]).unwrap();
+        let mut groups = away.group_offsets().unwrap();
+        let topic = "bob".parse().unwrap();
+        groups.committed("chat:alice:bob", &topic).unwrap_err();
+        // Closing waits for nobody: else this test would not end.
+        drop(groups);
+    }
+}

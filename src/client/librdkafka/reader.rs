@@ -1,0 +1,56 @@
+//! A client of librdkafka that reads records, metadata or offsets.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::BaseConsumer;
+
+use super::create;
+use super::status::{ClusterStatus, Context};
+use crate::error::Result;
+
+/// How long one look takes at whether a client is closed.
+const CLOSE_POLL: Duration = Duration::from_millis(1);
+
+/// A reading client, which closes without delay.
+pub(super) struct Reader(BaseConsumer<Context<()>>);
+
+impl Reader {
+    pub(super) fn create(config: &ClientConfig, status: &Arc<ClusterStatus>) -> Result<Reader> {
+        create(config, status, ()).map(Reader)
+    }
+
+    /// Handles callbacks for a while; for a client without assigned partitions: records would be
+    /// lost.
+    pub(super) fn serve(&self, duration: Duration) {
+        let end = Instant::now() + duration;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            drop(self.poll(left));
+            if left.is_zero() {
+                break;
+            }
+        }
+    }
+}
+
+impl Deref for Reader {
+    type Target = BaseConsumer<Context<()>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Drop for Reader {
+    /// The crate closes it, too, but looks only every 100 ms whether that is done.
+    fn drop(&mut self) {
+        if self.close_queue().is_ok() {
+            while !self.closed() {
+                drop(self.poll(CLOSE_POLL));
+            }
+        }
+    }
+}

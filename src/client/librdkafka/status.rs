@@ -1,0 +1,456 @@
+//! Whether the cluster can be reached: what librdkafka's callbacks say, as events and errors.
+
+use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+use super::errors::Cause;
+use super::topic::Leaders;
+use crate::client::{Event, sentences};
+use crate::error::{Error, Result};
+
+/// Takes the events of a client, from any thread.
+pub(super) type Notify = Box<dyn Fn(Event) + Send + Sync>;
+
+/// What is known about a client's connections.
+pub(super) struct ClusterStatus {
+    servers: Vec<String>,
+    /// The user wants librdkafka's log lines.
+    prints_log: bool,
+    notify: Option<Notify>,
+    /// An outage was reported and is not over. Not in `observed`, as each delivery looks at it.
+    is_away: AtomicBool,
+    /// Locked for a moment by librdkafka's callbacks and by those who wait for an answer; never held
+    /// during a request or a notification.
+    observed: Mutex<Observed>,
+}
+
+#[derive(Default)]
+struct Observed {
+    /// The cluster has answered at least once.
+    has_answered: bool,
+    /// The client has all it needs, so that from now on every failure is retried.
+    is_started: bool,
+    /// The broker's certificate was refused.
+    is_untrusted: bool,
+    /// The failure seen last, on any connection.
+    cause: Option<Cause>,
+    /// That failure was a refused login or certificate.
+    is_refusal: bool,
+    /// The broker whose refusal was reported last.
+    refused_by: Option<String>,
+    /// An error that no further attempt would change.
+    fatal: Option<Error>,
+}
+
+impl ClusterStatus {
+    pub(super) fn new(
+        servers: Vec<String>,
+        prints_log: bool,
+        notify: Option<Notify>,
+    ) -> ClusterStatus {
+        ClusterStatus {
+            servers,
+            prints_log,
+            notify,
+            is_away: AtomicBool::new(false),
+            observed: Mutex::default(),
+        }
+    }
+
+    /// The bootstrap servers, `host:port,…`.
+    pub(super) fn servers(&self) -> String {
+        self.servers.join(",")
+    }
+
+    pub(super) fn has_server(&self, address: &str) -> bool {
+        self.servers.iter().any(|server| server == address)
+    }
+
+    pub(super) fn cannot_reach(&self) -> String {
+        format!("cannot reach Kafka at {}", self.servers())
+    }
+
+    fn observed(&self) -> MutexGuard<'_, Observed> {
+        self.observed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn notify(&self, event: Event) {
+        if let Some(notify) = &self.notify {
+            notify(event);
+        }
+    }
+
+    pub(super) fn is_untrusted(&self) -> bool {
+        self.observed().is_untrusted
+    }
+
+    /// Whether a connection has failed since the last answer.
+    pub(super) fn has_failed(&self) -> bool {
+        self.observed().cause.is_some()
+    }
+
+    /// The failure seen last: `host:port: reason`.
+    pub(super) fn cause(&self) -> Option<String> {
+        let observed = self.observed();
+        let cause = observed.cause.as_ref()?;
+        Some(format!("{}: {}", cause.broker, cause.why))
+    }
+
+    /// The client has all it needs: from now on, every failure is reported and retried.
+    pub(super) fn on_started(&self) {
+        let mut observed = self.observed();
+        observed.is_started = true;
+        observed.fatal = None;
+    }
+
+    /// Asks until an answer comes, an error is fatal, or the time is over (then `None`).
+    ///
+    /// The first attempts get little time, so that a fatal error is noticed soon, and the later ones
+    /// more, so that a slow network gets its chance. `pause` handles callbacks meanwhile.
+    pub(super) fn retry_until<T>(
+        &self,
+        end: Instant,
+        pause: &dyn Fn(Duration),
+        mut ask: impl FnMut(Duration) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        let mut timeout = Duration::from_millis(100);
+        let mut rest = Duration::from_millis(5);
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if let Some(answer) = ask(timeout.min(left))? {
+                return Ok(Some(answer));
+            }
+            pause(rest.min(left));
+            if let Some(error) = &self.observed().fatal {
+                return Err(error.clone());
+            }
+            if left.is_zero() {
+                return Ok(None);
+            }
+            timeout *= 2;
+            rest = (rest * 2).min(Duration::from_millis(250));
+        }
+    }
+
+    /// A connection failed.
+    fn on_failure(&self, code: Code, reason: &str) {
+        if !matches!(
+            code,
+            Code::Authentication
+                | Code::SSL
+                | Code::BrokerTransportFailure
+                | Code::Resolve
+                | Code::OperationTimedOut
+                | Code::BadMessage
+        ) {
+            // Of a partition, a group or a message: handled where those are.
+            return;
+        }
+        let cause = Cause::parse(reason);
+        let mut observed = self.observed();
+        if code == Code::BadMessage && observed.has_answered {
+            return;
+        }
+        let refusal = self.refusal(code, reason, &cause);
+        observed.is_refusal = refusal.is_some();
+        observed.is_untrusted |= code == Code::SSL && refusal.is_some();
+        observed.cause = Some(cause.clone());
+        if !observed.is_started {
+            let misfit = (!observed.has_answered)
+                .then(|| self.misfit(code, reason))
+                .flatten();
+            observed.fatal = refusal.or(misfit).or(observed.fatal.take());
+            return;
+        }
+        // Once for each broker: one of several that keeps refusing would else be reported, and
+        // reported back for the others' sake, every other second.
+        if refusal.is_some() && observed.refused_by.as_ref() != Some(&cause.broker) {
+            observed.refused_by = Some(cause.broker.clone());
+            drop(observed);
+            self.is_away.store(true, Ordering::Relaxed);
+            self.notify(Event::Refused {
+                broker: cause.broker,
+                why: cause.why,
+            });
+        }
+    }
+
+    /// The broker refuses this login, or this client the broker's certificate.
+    fn refusal(&self, code: Code, reason: &str, cause: &Cause) -> Option<Error> {
+        match code {
+            Code::Authentication => Some(
+                Error::failed(
+                    format!("cannot log in to Kafka at {}", self.servers()),
+                    &cause.why,
+                )
+                .hint("Are sasl.username, sasl.password and sasl.mechanism right?"),
+            ),
+            Code::SSL if reason.contains("certificate verify failed") => Some(
+                Error::failed(
+                    self.cannot_reach(),
+                    "its certificate is not signed by an authority known here",
+                )
+                .hint("Name the authority's certificate (PEM) with -X ssl.ca.location=FILE."),
+            ),
+            _ => None,
+        }
+    }
+
+    /// What listens there does not speak as this client is set to, to judge by its first answer.
+    fn misfit(&self, code: Code, reason: &str) -> Option<Error> {
+        let error = |why| Error::failed(self.cannot_reach(), why);
+        let closed_in = |state| reason.contains("Disconnected: ") && reason.contains(state);
+        match code {
+            Code::SSL | Code::BrokerTransportFailure
+                if reason.contains("wrong version number")
+                    || reason.contains("a PLAINTEXT broker listener") =>
+            {
+                Some(
+                    error("it does not speak TLS at that port")
+                        .hint("Name its TLS port, or another security.protocol."),
+                )
+            }
+            Code::BrokerTransportFailure if closed_in("APIVERSION_QUERY") => Some(
+                error("it closed the connection on the first request, as a TLS port does").hint(
+                    "If that is its TLS port: -X security.protocol=ssl, or sasl_ssl where a login \
+                     is needed.",
+                ),
+            ),
+            Code::BrokerTransportFailure if closed_in("UP)") => Some(
+                error("it closed the connection, as a port does that wants a login")
+                    .hint(sentences::LOGIN),
+            ),
+            Code::BadMessage => Some(error("what answers there does not speak Kafka's protocol")),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_away(&self) -> bool {
+        self.is_away.load(Ordering::Relaxed)
+    }
+
+    /// No broker can be reached any more.
+    fn on_all_down(&self) {
+        let mut observed = self.observed();
+        if !observed.is_started || self.is_away.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (broker, why) = match &observed.cause {
+            Some(cause) => (cause.broker.clone(), cause.why.clone()),
+            None => (self.servers(), "the connection was closed".to_string()),
+        };
+        let event = match observed.is_refusal {
+            true => Event::Refused {
+                broker: broker.clone(),
+                why,
+            },
+            false => Event::Lost {
+                broker: broker.clone(),
+                why,
+            },
+        };
+        observed.refused_by = observed.is_refusal.then_some(broker);
+        drop(observed);
+        self.notify(event);
+    }
+
+    /// A broker has answered.
+    pub(super) fn on_answer(&self) {
+        if !self.is_away() || !self.is_away.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let broker = match self.observed().cause.take() {
+            Some(cause) => cause.broker,
+            None => self.servers(),
+        };
+        self.notify(Event::Back { broker });
+    }
+
+    /// The cluster has answered a request for metadata for the first time.
+    pub(super) fn on_first_answer(&self) {
+        self.observed().has_answered = true;
+    }
+
+    /// The error for a request for metadata without an answer. If a broker has sent this client on
+    /// to another address, what happened there is the cause.
+    pub(super) fn unreachable(&self, doing: &str) -> Error {
+        let cause = self.observed().cause.clone();
+        match cause {
+            Some(cause) if !self.has_server(&cause.broker) => {
+                self.unanswered(doing, &Leaders::new())
+            }
+            Some(cause) => Error::failed(self.cannot_reach(), cause.why),
+            None => Error::failed(self.cannot_reach(), "no answer"),
+        }
+    }
+
+    /// The error for a request to leaders without an answer. Most often they are advertised under
+    /// an address that works only in the broker's own network.
+    pub(super) fn unanswered(&self, doing: &str, leaders: &Leaders) -> Error {
+        let cause = self.observed().cause.clone();
+        let why = cause.as_ref().map_or("no answer", |cause| &cause.why);
+        let failed_at = cause.as_ref().map(|cause| &cause.broker);
+        let mut candidates = failed_at.into_iter().chain(leaders.values());
+        match candidates.find(|address| !self.has_server(address)) {
+            Some(address) => {
+                Error::failed(doing, sentences::advertised(format!("{address}: {why}")))
+                    .hint(sentences::ADVERTISED_LISTENERS)
+            }
+            None => Error::failed(doing, why),
+        }
+    }
+}
+
+/// What a client of librdkafka calls back.
+pub(super) struct Context<R> {
+    pub(super) status: Arc<ClusterStatus>,
+    pub(super) role: R,
+}
+
+impl<R: Send + Sync> ClientContext for Context<R> {
+    /// The lines are for users who ask for them with `debug`. But that a broker closed a connection,
+    /// and what that may mean, is reported nowhere else.
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        if self.status.prints_log {
+            // Nothing can be done about a standard error that is closed.
+            let _ = writeln!(io::stderr().lock(), "{facility}: {message}");
+        }
+        if facility == "FAIL" {
+            // It starts with the name of a thread: `[thrd:main]: `.
+            let reason = message
+                .split_once("]: ")
+                .map_or(message, |(_, reason)| reason);
+            self.status.on_failure(Code::BrokerTransportFailure, reason);
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        match error.rdkafka_error_code() {
+            Some(Code::AllBrokersDown) => self.status.on_all_down(),
+            Some(code) => self.status.on_failure(code, reason),
+            None => {}
+        }
+    }
+}
+
+impl ConsumerContext for Context<()> {}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const WRONG_PASSWORD: &str = "sasl_ssl://k:9093/1: SASL authentication error: Authentication \
+                                  failed (after 3ms in state AUTH_REQ)";
+    const WRONG_CERTIFICATE: &str =
+        "ssl://k:9093/1: SSL handshake failed: certificate verify failed";
+    const NOBODY: &str = "k:9093/1: Connect to ipv4#127.0.0.1:9093 failed: Connection refused \
+                          (after 0ms in state CONNECT)";
+
+    fn status() -> (ClusterStatus, mpsc::Receiver<Event>) {
+        let (tx, rx) = mpsc::channel();
+        let notify: Notify = Box::new(move |event| tx.send(event).unwrap());
+        (
+            ClusterStatus::new(vec!["k:9093".into()], false, Some(notify)),
+            rx,
+        )
+    }
+
+    /// What a request without an answer ends with.
+    fn wait(status: &ClusterStatus) -> Result<Option<()>> {
+        status.retry_until(Instant::now(), &|_| {}, |_| Ok(None))
+    }
+
+    fn refused(why: &str) -> Event {
+        Event::Refused {
+            broker: "k:9093".into(),
+            why: why.into(),
+        }
+    }
+
+    fn back() -> Event {
+        Event::Back {
+            broker: "k:9093".into(),
+        }
+    }
+
+    #[test]
+    fn a_refusal_before_the_start_is_fatal() {
+        for (code, reason, sentence) in [
+            (Code::Authentication, WRONG_PASSWORD, "cannot log in"),
+            (Code::SSL, WRONG_CERTIFICATE, "not signed by an authority"),
+        ] {
+            let (status, events) = status();
+            status.on_failure(code, reason);
+            status.on_all_down();
+            let error = wait(&status).unwrap_err().to_string();
+            assert!(error.contains(sentence), "{error}");
+            assert_eq!(events.try_iter().count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_refusal_after_the_start_is_reported_once_and_retried() {
+        for (code, reason, why) in [
+            (
+                Code::Authentication,
+                WRONG_PASSWORD,
+                "Authentication failed",
+            ),
+            (
+                Code::SSL,
+                WRONG_CERTIFICATE,
+                "SSL handshake failed: certificate verify failed",
+            ),
+        ] {
+            let (status, events) = status();
+            status.on_started();
+            for _ in 0..3 {
+                status.on_failure(code, reason);
+                status.on_all_down();
+                assert!(wait(&status).unwrap().is_none());
+            }
+            status.on_answer();
+            status.on_failure(code, reason);
+            status.on_all_down();
+            let events: Vec<_> = events.try_iter().collect();
+            assert_eq!(events, [refused(why), back(), refused(why)]);
+        }
+    }
+
+    #[test]
+    fn a_broker_that_comes_back_and_refuses_is_reported_for_both() {
+        let (status, events) = status();
+        status.on_started();
+        status.on_failure(Code::BrokerTransportFailure, NOBODY);
+        status.on_all_down();
+        status.on_failure(Code::Authentication, WRONG_PASSWORD);
+        status.on_answer();
+        let lost = Event::Lost {
+            broker: "k:9093".into(),
+            why: "Connection refused".into(),
+        };
+        let events: Vec<_> = events.try_iter().collect();
+        assert_eq!(events, [lost, refused("Authentication failed"), back()]);
+    }
+
+    #[test]
+    fn one_of_several_brokers_that_keeps_refusing_is_reported_once() {
+        let (status, events) = status();
+        status.on_started();
+        for _ in 0..3 {
+            status.on_failure(Code::Authentication, WRONG_PASSWORD);
+            status.on_answer();
+        }
+        let events: Vec<_> = events.try_iter().collect();
+        assert_eq!(events, [refused("Authentication failed"), back()]);
+    }
+}

@@ -1,0 +1,186 @@
+//! Waiting for a topic and its leaders, and asking for its offsets.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::client::Client;
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::metadata::Metadata;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::errors::{failed, failed_by_code, is_transient};
+use super::reader::Reader;
+use super::status::{ClusterStatus, Context};
+use crate::client::{Offsets, sentences};
+use crate::error::{Error, Result};
+
+/// How long a cluster may take to answer: an error comes within five seconds.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_millis(4500);
+
+/// How long the warm-up request to a leader may take; its result is ignored.
+const WARM_UP_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// How long a topic may take to be created, with a leader for every partition.
+const TOPIC_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The partitions of a topic, each with the address that its leader is advertised under.
+pub(super) type Leaders = BTreeMap<i32, String>;
+
+/// What requests are about, and how to wait for their answers.
+pub(super) struct Request<'a> {
+    pub(super) status: &'a ClusterStatus,
+    /// Waits, and handles callbacks meanwhile.
+    pub(super) pause: &'a dyn Fn(Duration),
+    /// What fails if the request does: `cannot read topic bob at localhost:9092`.
+    pub(super) doing: &'a str,
+    pub(super) topic: &'a str,
+}
+
+impl Request<'_> {
+    /// Waits until the topic exists and each of its partitions has a leader. The request creates it,
+    /// where the cluster allows that.
+    pub(super) fn await_leaders<R: Send + Sync>(
+        &self,
+        client: &Client<Context<R>>,
+    ) -> Result<Leaders> {
+        let Request { status, doing, .. } = self;
+        // librdkafka closes its first connection once it knows the brokers, often before it has the
+        // answer that is waited for here, and opens the next one 11 ms after the first, unless a request
+        // is for a certain broker: as this warm-up request is, for the leader.
+        drop(client.fetch_watermarks(self.topic, 0, WARM_UP_TIMEOUT));
+        let ask = |timeout| {
+            let metadata = client.fetch_metadata(Some(self.topic), timeout).ok()?;
+            status.on_first_answer();
+            Some(leaders(&metadata, self.topic))
+        };
+        let first = self.retry_for(ANSWER_TIMEOUT, |timeout| Ok(ask(timeout)))?;
+        let mut answer = first.ok_or_else(|| status.unreachable(doing))?;
+        let found = self.retry_for(TOPIC_TIMEOUT, |timeout| match answer.clone() {
+            Ok(leaders) => Ok(Some(leaders)),
+            Err(code @ (Code::TopicAuthorizationFailed | Code::InvalidTopic)) => {
+                Err(failed_by_code(doing, code))
+            }
+            Err(_) => {
+                answer = ask(timeout).unwrap_or(answer.clone());
+                Ok(answer.clone().ok())
+            }
+        })?;
+        found.ok_or_else(|| match answer {
+            Err(Code::UnknownTopicOrPartition) => Error::failed(doing, "the topic is not there")
+                .hint(sentences::create_topic(&status.servers(), self.topic)),
+            Err(code) => failed_by_code(doing, code),
+            Ok(_) => status.unreachable(doing),
+        })
+    }
+
+    /// Makes sure that a leader can be reached under the address that it is advertised under. One
+    /// stands for all; an address that the user named has answered already.
+    pub(super) fn reach_leader<R: Send + Sync>(
+        &self,
+        client: &Client<Context<R>>,
+        leaders: &Leaders,
+    ) -> Result<()> {
+        let mut advertised = leaders.iter();
+        let Some((&partition, _)) = advertised.find(|(_, it)| !self.status.has_server(it)) else {
+            return Ok(());
+        };
+        let answer = self.retry_for(ANSWER_TIMEOUT, |timeout| {
+            match client.fetch_watermarks(self.topic, partition, timeout) {
+                Err(error) if is_transient(&error) => Ok(None),
+                // Any answer will do.
+                _ => Ok(Some(())),
+            }
+        })?;
+        answer.ok_or_else(|| self.status.unanswered(self.doing, leaders))
+    }
+
+    /// The oldest (`Offset::Beginning`) or the next (`Offset::End`) offset of each partition.
+    pub(super) fn list_offsets(
+        &self,
+        reader: &Reader,
+        leaders: &Leaders,
+        which: Offset,
+    ) -> Result<Offsets> {
+        let answer = self.retry_for(ANSWER_TIMEOUT, |timeout| {
+            ask_offsets(reader, self.doing, self.topic, leaders, which, timeout)
+        })?;
+        answer.ok_or_else(|| self.status.unanswered(self.doing, leaders))
+    }
+
+    pub(super) fn retry_for<T>(
+        &self,
+        limit: Duration,
+        ask: impl FnMut(Duration) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        let end = Instant::now() + limit;
+        self.status.retry_until(end, self.pause, ask)
+    }
+}
+
+/// As [`Request::list_offsets`], once; none if an answer may come later.
+pub(super) fn ask_offsets(
+    reader: &Reader,
+    doing: &str,
+    topic: &str,
+    leaders: &Leaders,
+    which: Offset,
+    timeout: Duration,
+) -> Result<Option<Offsets>> {
+    // A request for the time -1 or -2 asks for all partitions at once; one for watermarks does not.
+    let wanted = list(topic, leaders.keys().map(|&partition| (partition, which)))?;
+    match reader.offsets_for_times(wanted, timeout) {
+        Ok(list) => Ok(offsets(&list).filter(|offsets| offsets.len() == leaders.len())),
+        Err(error) if is_transient(&error) => Ok(None),
+        Err(error) => Err(failed(doing, &error)),
+    }
+}
+
+/// The topic's leaders, or the error that the cluster reports instead.
+pub(super) fn leaders(metadata: &Metadata, topic: &str) -> Result<Leaders, Code> {
+    let described = metadata.topics().iter().find(|found| found.name() == topic);
+    let described = described.ok_or(Code::UnknownTopicOrPartition)?;
+    if let Some(code) = described.error() {
+        return Err(code.into());
+    }
+    let mut leaders = Leaders::new();
+    for partition in described.partitions() {
+        let mut brokers = metadata.brokers().iter();
+        let leader = brokers.find(|broker| broker.id() == partition.leader());
+        let leader = leader.ok_or(Code::LeaderNotAvailable)?;
+        let address = format!("{}:{}", leader.host(), leader.port());
+        leaders.insert(partition.id(), address);
+    }
+    Ok(leaders)
+}
+
+/// Offsets of a topic in librdkafka's form.
+pub(super) fn list(
+    topic: &str,
+    offsets: impl IntoIterator<Item = (i32, Offset)>,
+) -> Result<TopicPartitionList> {
+    let mut list = TopicPartitionList::new();
+    for (partition, offset) in offsets {
+        list.add_partition_offset(topic, partition, offset)
+            .map_err(|error| {
+                let doing = format!(
+                    "cannot use the offset given for partition {partition} of topic {topic}"
+                );
+                failed(&doing, &error)
+            })?;
+    }
+    Ok(list)
+}
+
+/// The offsets in a list; none if a partition has an error. Partitions without an offset are left
+/// out.
+pub(super) fn offsets(list: &TopicPartitionList) -> Option<Offsets> {
+    let mut offsets = Offsets::new();
+    for partition in list.elements() {
+        partition.error().ok()?;
+        if let Offset::Offset(offset) = partition.offset() {
+            offsets.insert(partition.partition(), offset);
+        }
+    }
+    Some(offsets)
+}

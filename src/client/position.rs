@@ -1,0 +1,278 @@
+//! A consumer's position in each partition of its topic, and where it continues when the log was
+//! cut, deleted or created again.
+//!
+//! Pure state, without a client: both clients feed it. They don't say whether a log is still the
+//! one that was read before, so the first record that was given decides: if the log has another
+//! one at that offset, it is a new log of the same name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use super::{Event, Offsets, Record};
+
+/// The positions in all partitions of one topic.
+#[derive(Debug, Default)]
+pub(super) struct Positions(BTreeMap<i32, Position>);
+
+#[derive(Debug, Clone, Copy)]
+struct Position {
+    /// The offset of the next record to be given.
+    next: i64,
+    /// The first record that was given.
+    first: Option<Fingerprint>,
+}
+
+/// What is kept of a record to recognize it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fingerprint {
+    offset: i64,
+    hash: u64,
+}
+
+impl Fingerprint {
+    pub(super) fn of(record: &Record<'_>) -> Fingerprint {
+        Fingerprint {
+            offset: record.offset,
+            hash: record.fingerprint(),
+        }
+    }
+}
+
+/// Whether a position is still valid.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Check {
+    /// It is.
+    Valid,
+    /// It was not, and has been moved.
+    Moved(Event),
+    /// The record that the log has at this offset decides: see [`Positions::compare`].
+    Compare(i64),
+}
+
+impl Positions {
+    /// Starts at these offsets.
+    pub(super) fn new(offsets: Offsets) -> Positions {
+        let start = |(partition, next)| (partition, Position { next, first: None });
+        Positions(offsets.into_iter().map(start).collect())
+    }
+
+    /// The offset of the next record to be given, by partition.
+    pub(super) fn offsets(&self) -> Offsets {
+        self.0.iter().map(|(&p, at)| (p, at.next)).collect()
+    }
+
+    /// Moves past a record and returns whether it is to be given; it is not if it is from before the
+    /// position, or of a partition that is not read.
+    pub(super) fn advance(&mut self, record: &Record<'_>) -> bool {
+        let Some(at) = self.0.get_mut(&record.partition) else {
+            return false;
+        };
+        if record.offset < at.next {
+            return false;
+        }
+        at.next = record.offset + 1;
+        at.first.get_or_insert_with(|| Fingerprint::of(record));
+        true
+    }
+
+    /// Moves past offsets that hold no record to be given, such as a transaction's marker.
+    pub(super) fn skip_to(&mut self, partition: i32, offset: i64) {
+        if let Some(at) = self.0.get_mut(&partition) {
+            at.next = at.next.max(offset);
+        }
+    }
+
+    /// Drops partitions that no longer exist, and reads new ones from their beginning. Returns whether
+    /// there were any.
+    pub(super) fn set_partitions(&mut self, existing: &BTreeSet<i32>) -> bool {
+        let before: BTreeSet<i32> = self.0.keys().copied().collect();
+        self.0.retain(|partition, _| existing.contains(partition));
+        for &partition in existing {
+            self.0.entry(partition).or_insert(Position {
+                next: 0,
+                first: None,
+            });
+        }
+        before != *existing
+    }
+
+    /// Checks a position against the offsets that the log has now, and moves one that it does not
+    /// have.
+    ///
+    /// A log that lost its newest records continues at its end: what is left of it was given
+    /// before. One that lost its oldest, or a new one, continues at its oldest.
+    pub(super) fn check(&mut self, partition: i32, log: &Range<i64>) -> Check {
+        let Some(at) = self.0.get(&partition) else {
+            return Check::Valid;
+        };
+        if (log.start..=log.end).contains(&at.next) {
+            return Check::Valid;
+        }
+        match at.first {
+            Some(first) if at.next > log.end => {
+                if log.contains(&first.offset) {
+                    return Check::Compare(first.offset);
+                }
+                // A new log begins at 0, and still has its first records.
+                let is_same = first.offset < log.start;
+                Check::Moved(self.move_into(partition, log, is_same))
+            }
+            _ => Check::Moved(self.move_into(partition, log, false)),
+        }
+    }
+
+    /// Moves a position after [`Check::Compare`], given the first record that was found from the
+    /// named offset on, if any.
+    pub(super) fn compare(
+        &mut self,
+        partition: i32,
+        log: &Range<i64>,
+        found: Option<Fingerprint>,
+    ) -> Event {
+        let first = self.0.get(&partition).and_then(|at| at.first);
+        self.move_into(partition, log, found.is_some() && found == first)
+    }
+
+    fn move_into(&mut self, partition: i32, log: &Range<i64>, is_same: bool) -> Event {
+        let at = self.0.entry(partition).or_insert(Position {
+            next: log.start,
+            first: None,
+        });
+        let wanted = at.next;
+        if is_same {
+            at.next = log.end;
+        } else {
+            *at = Position {
+                next: log.start,
+                first: None,
+            };
+        }
+        Event::Missed {
+            partition,
+            wanted,
+            resumed: at.next,
+            end: log.end,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(partition: i32, offset: i64, value: &[u8]) -> Record<'_> {
+        Record {
+            partition,
+            offset,
+            key: b"alice",
+            value,
+        }
+    }
+
+    fn moved(wanted: i64, resumed: i64, end: i64) -> Event {
+        Event::Missed {
+            partition: 0,
+            wanted,
+            resumed,
+            end,
+        }
+    }
+
+    /// A position at offset `next`, with a record given at offset `first` if there is one.
+    fn positions(next: i64, first: Option<i64>) -> Positions {
+        let mut positions = Positions::new(Offsets::from([(0, first.unwrap_or(next))]));
+        if let Some(first) = first {
+            assert!(positions.advance(&record(0, first, b"first")));
+            positions.skip_to(0, next);
+        }
+        positions
+    }
+
+    #[test]
+    fn a_position_is_checked_against_the_log() {
+        for (next, first, log, expected) in [
+            (5, Some(0), 0..9, Check::Valid),
+            (5, Some(0), 0..5, Check::Valid),
+            (5, Some(0), 5..9, Check::Valid),
+            (0, None, 0..0, Check::Valid),
+            // Its oldest records are gone.
+            (5, Some(0), 6..9, Check::Moved(moved(5, 6, 9))),
+            (5, None, 6..9, Check::Moved(moved(5, 6, 9))),
+            // It is shorter than what was read, and no record of it is known.
+            (5, None, 0..3, Check::Moved(moved(5, 0, 3))),
+            // It has the offset of the first record given: is it that record?
+            (5, Some(0), 0..3, Check::Compare(0)),
+            (5, Some(2), 1..3, Check::Compare(2)),
+            // It no longer has that offset, because it is older …
+            (9, Some(2), 3..5, Check::Moved(moved(9, 5, 5))),
+            (9, Some(2), 3..3, Check::Moved(moved(9, 3, 3))),
+            // … or because it is new and shorter.
+            (9, Some(4), 0..2, Check::Moved(moved(9, 0, 2))),
+            (9, Some(0), 0..0, Check::Moved(moved(9, 0, 0))),
+        ] {
+            let mut positions = positions(next, first);
+            let check = positions.check(0, &log);
+            assert_eq!(check, expected, "{next}, {first:?}, {log:?}");
+            let expected_next = match check {
+                Check::Moved(Event::Missed { resumed, .. }) => resumed,
+                _ => next,
+            };
+            assert_eq!(positions.offsets()[&0], expected_next);
+        }
+    }
+
+    #[test]
+    fn the_first_record_tells_a_cut_log_from_a_new_one() {
+        let same = Fingerprint::of(&record(0, 0, b"first"));
+        let other = Fingerprint::of(&record(0, 0, b"another"));
+        let later = Fingerprint::of(&record(0, 1, b"first"));
+        for (found, resumed) in [
+            (Some(same), 3),
+            (Some(other), 0),
+            (Some(later), 0),
+            (None, 0),
+        ] {
+            let mut positions = positions(5, Some(0));
+            assert_eq!(positions.check(0, &(0..3)), Check::Compare(0));
+            let event = positions.compare(0, &(0..3), found);
+            assert_eq!(event, moved(5, resumed, 3), "{found:?}");
+            assert_eq!(positions.offsets()[&0], resumed);
+        }
+    }
+
+    #[test]
+    fn a_new_log_is_recognized_by_its_own_first_record_later() {
+        let mut positions = positions(5, Some(0));
+        positions.compare(0, &(0..3), None);
+        assert!(positions.advance(&record(0, 0, b"new")));
+        positions.skip_to(0, 3);
+        assert_eq!(positions.check(0, &(0..2)), Check::Compare(0));
+        let new = Fingerprint::of(&record(0, 0, b"new"));
+        assert_eq!(positions.compare(0, &(0..2), Some(new)), moved(3, 2, 2));
+    }
+
+    #[test]
+    fn vanished_partitions_are_dropped_and_new_ones_read_from_the_beginning() {
+        for (existing, offsets, changed) in [
+            (&[0, 1][..], &[(0, 7), (1, 8)][..], false),
+            (&[0, 1, 2], &[(0, 7), (1, 8), (2, 0)], true),
+            (&[0], &[(0, 7)], true),
+            (&[1, 3], &[(1, 8), (3, 0)], true),
+        ] {
+            let mut positions = Positions::new(Offsets::from([(0, 7), (1, 8)]));
+            let existing = existing.iter().copied().collect();
+            assert_eq!(positions.set_partitions(&existing), changed, "{existing:?}");
+            assert_eq!(positions.offsets(), offsets.iter().copied().collect());
+        }
+    }
+
+    #[test]
+    fn a_record_is_given_once_and_only_from_the_position_on() {
+        let mut positions = Positions::new(Offsets::from([(0, 5)]));
+        assert!(!positions.advance(&record(0, 4, b"before")));
+        assert!(positions.advance(&record(0, 6, b"after a gap")));
+        assert!(!positions.advance(&record(0, 6, b"again")));
+        assert!(!positions.advance(&record(1, 6, b"another partition")));
+        assert_eq!(positions.offsets(), Offsets::from([(0, 7)]));
+    }
+}

@@ -1,0 +1,64 @@
+//! What both clients say to the user, so that it is the same.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use crate::error::Error;
+
+/// A hint for a broker whose clients are sent to an address that does not work.
+pub(super) const ADVERTISED_LISTENERS: &str =
+    "The broker's advertised.listeners must name an address that works from here.";
+
+/// A hint for a broker that closes the connection.
+pub(super) const LOGIN: &str = "If it wants a login: set security.protocol, sasl.mechanism, \
+                                sasl.username and sasl.password, with -X or in a file with -F.";
+
+/// A broker answered, but can't be used because of what happened at the address it advertises.
+pub(super) fn advertised(why: impl Display) -> String {
+    format!("that broker was reached, but sends its clients on to another address ({why})")
+}
+
+/// A hint for a topic that the broker does not create by itself.
+pub(super) fn create_topic(servers: &str, topic: &str) -> String {
+    format!(
+        "The broker does not create it by itself. To create it: kafka-topics.sh \
+         --bootstrap-server {servers} --create --topic {topic}"
+    )
+}
+
+/// A line was given up after `timeout`.
+pub(super) fn not_acknowledged(doing: &str, timeout: Duration, cause: Option<&str>) -> Error {
+    let cause = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
+    Error::failed(
+        doing,
+        format!("not acknowledged within {}{cause}", seconds(timeout)),
+    )
+}
+
+/// A duration as it was really given: `1 second`, `5 seconds`, `0.3 seconds`.
+pub(super) fn seconds(duration: Duration) -> String {
+    let tenths = (duration.as_millis() + 50) / 100;
+    match (tenths / 10, tenths % 10) {
+        (1, 0) => "1 second".into(),
+        (whole, 0) => format!("{whole} seconds"),
+        (whole, tenth) => format!("{whole}.{tenth} seconds"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_said_as_they_were_given() {
+        for (millis, said) in [
+            (5000, "5 seconds"),
+            (1000, "1 second"),
+            (1500, "1.5 seconds"),
+            (300, "0.3 seconds"),
+            (120_000, "120 seconds"),
+        ] {
+            assert_eq!(seconds(Duration::from_millis(millis)), said);
+        }
+    }
+}
