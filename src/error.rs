@@ -8,7 +8,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// A failure: what was being done, why it failed, and what to do about it.
 ///
 /// It carries no source error: the cause is part of its message.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
     kind: Kind,
     message: String,

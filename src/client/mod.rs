@@ -9,6 +9,7 @@
 //! | `position` | where both clients continue in a log that was cut, deleted or created again |
 //! | `probe` | what a broker says about itself before a client is chosen |
 //! | [`properties`] | the file of librdkafka properties that `-F` names |
+//! | `reports` | what producers report about lines |
 //! | `sentences` | what both clients say to the user |
 //!
 //! ```no_run
@@ -46,13 +47,14 @@ mod librdkafka;
 mod position;
 mod probe;
 pub mod properties;
+mod reports;
 mod sentences;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::kafka_crate::KafkaCrateCluster;
@@ -60,6 +62,7 @@ use crate::broker;
 use crate::error::{Error, Result};
 use crate::name::Name;
 pub use probe::{Api, Found, ask, connect as reach};
+pub use reports::{EXCERPT_BYTES, Report, Reports};
 
 /// Offsets by partition: positions, committed offsets, or the ends of a log.
 pub type Offsets = BTreeMap<i32, i64>;
@@ -69,9 +72,6 @@ pub type Offsets = BTreeMap<i32, i64>;
 /// Kafka's default limit for a batch (`message.max.bytes`, 1,048,588), less what a batch of one
 /// record adds to it. A broker may be set to take less; it then reports that itself.
 pub const MAX_RECORD_BYTES: usize = 1_048_000;
-
-/// The most bytes of a line that [`Report::Failed`] repeats, so that reports stay small.
-pub const EXCERPT_BYTES: usize = 164;
 
 /// How long a line is tried before it is given up, by default: Kafka's `delivery.timeout.ms`.
 pub const DELIVERY_TIMEOUT: Duration = Duration::from_secs(120);
@@ -169,62 +169,6 @@ impl fmt::Display for Event {
     }
 }
 
-/// What a producer reports about the lines handed to it, in the order in which it learned it.
-#[derive(Debug, Clone)]
-pub enum Report {
-    /// `count` lines from number `first` on are in `partition`, at consecutive offsets from
-    /// `offset` on.
-    Acknowledged {
-        /// The number of the first of these lines.
-        first: u64,
-        /// How many lines.
-        count: u64,
-        /// The partition they are in.
-        partition: i32,
-        /// The offset of the first one.
-        offset: i64,
-    },
-    /// `count` lines from number `first` on were given up: they are not in the log, or it cannot
-    /// be known whether they are.
-    Failed {
-        /// The number of the first of these lines.
-        first: u64,
-        /// How many lines.
-        count: u64,
-        /// The first [`EXCERPT_BYTES`] bytes of the first one, as they were handed over: not safe
-        /// to show yet.
-        excerpt: Vec<u8>,
-        /// Why.
-        why: Error,
-    },
-    /// Something happened to the producer's connection.
-    Connection(Event),
-}
-
-/// Where a producer sends its reports: the sending half of a channel, whatever type of message its
-/// owner receives.
-///
-/// Adjacent lines with the same outcome share one report: the channel holds a few reports a batch,
-/// not one a line.
-#[derive(Clone)]
-pub struct Reports(Arc<dyn Fn(Report) + Send + Sync>);
-
-impl Reports {
-    /// Reports to the receiver of `tx`. If that is gone, they are dropped.
-    pub fn to<T: From<Report> + Send + 'static>(tx: mpsc::Sender<T>) -> Reports {
-        Reports(Arc::new(move |report| drop(tx.send(report.into()))))
-    }
-
-    fn send(&self, report: Report) {
-        (self.0)(report);
-    }
-}
-
-/// How a line that was given up begins.
-fn excerpt(value: &[u8]) -> Vec<u8> {
-    value[..value.len().min(EXCERPT_BYTES)].to_vec()
-}
-
 /// Writes one sender's lines to one topic, in order: all to one partition, chosen by the hash of
 /// the sender's name.
 ///
@@ -313,12 +257,9 @@ pub struct Options {
 /// producer or consumer fails instead.
 pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
     let servers = &options.servers;
-    let kafka_crate = |broker: String| {
-        let take_over = options.take_over.clone();
-        Box::new(KafkaCrateCluster::new(servers, broker, take_over))
-    };
-    if let (Some(_), Some(server)) = (&options.take_over, servers.first()) {
-        return Ok(kafka_crate(server.clone()));
+    let take_over = options.take_over.clone();
+    if let (Some(_), Some(server)) = (&take_over, servers.first()) {
+        return Ok(Box::new(KafkaCrateCluster::new(server.clone(), take_over)));
     }
     if !options.properties.is_empty() {
         return librdkafka_or(options, || {
@@ -329,7 +270,7 @@ pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
     }
     let found = ask(servers, CONNECT_TIMEOUT)?;
     if is_for_kafka_crate(&found) {
-        return Ok(kafka_crate(found.server));
+        return Ok(Box::new(KafkaCrateCluster::new(found.server, None)));
     }
     librdkafka_or(options, || {
         Error::failed(
@@ -380,11 +321,5 @@ mod tests {
             let broker = Found { server, apis };
             assert_eq!(is_for_kafka_crate(&broker), serves, "{broker:?}");
         }
-    }
-
-    #[test]
-    fn a_failed_line_is_repeated_only_in_part() {
-        assert_eq!(excerpt(b"short"), b"short");
-        assert_eq!(excerpt(&[b'x'; 1000]).len(), EXCERPT_BYTES);
     }
 }

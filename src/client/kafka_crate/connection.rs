@@ -52,7 +52,7 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Starts the thread; the first call connects.
-    pub(super) fn open(servers: Vec<String>, threads: &Threads) -> Result<Connection, CallError> {
+    pub(super) fn open(server: String, threads: &Threads) -> Result<Connection, CallError> {
         let Some(permit) = threads.permit() else {
             return Err(CallError::connection(
                 "no answer to any of the earlier connections",
@@ -63,7 +63,7 @@ impl Connection {
             .name("crate kafka".into())
             .spawn(move || {
                 let _permit = permit;
-                let mut client = KafkaClient::new(servers);
+                let mut client = KafkaClient::new(vec![server]);
                 client.set_client_id("kafka-chat".into());
                 client.set_fetch_min_bytes(1);
                 // Fails only for a time that does not fit 32 bits of milliseconds.
@@ -123,7 +123,7 @@ mod tests {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = silent.local_addr().unwrap().to_string();
         let threads = Threads::default();
-        let open = || Connection::open(vec![server.clone()], &threads);
+        let open = || Connection::open(server.clone(), &threads);
         let mut abandoned = 0;
         for _ in 0..3 * MAX_THREADS {
             if let Ok(connection) = open() {
@@ -150,7 +150,7 @@ mod tests {
     fn a_call_that_times_out_says_how_long_it_was_given() {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = silent.local_addr().unwrap().to_string();
-        let connection = Connection::open(vec![server], &Threads::default());
+        let connection = Connection::open(server, &Threads::default());
         let limit = Duration::from_millis(300);
         let error = connection.and_then(|it| it.call(limit, |client| client.load_metadata_all()));
         let CallError::Connection { why, .. } = error.unwrap_err() else {

@@ -72,7 +72,7 @@ impl CallError {
 
     /// The error of a call about `topic` that is not tried again.
     pub(super) fn into_error(self, cluster: &KafkaCrateCluster, topic: &str) -> Error {
-        let broker = &cluster.broker;
+        let broker = &cluster.server;
         let error = Error::failed(
             format!("cannot use topic '{topic}' on {broker}"),
             self.why(cluster),
@@ -127,10 +127,6 @@ fn meaning(code: KafkaCode) -> &'static str {
         KafkaCode::CorruptMessage => "a message was damaged in transit",
         KafkaCode::UnknownTopicOrPartition => "the topic is not there",
         KafkaCode::LeaderNotAvailable => "the partition has no leader at the moment",
-        KafkaCode::NotLeaderForPartition => "the partition has another leader now",
-        KafkaCode::BrokerNotAvailable | KafkaCode::ReplicaNotAvailable => {
-            "a broker or replica is not available"
-        }
         KafkaCode::MessageSizeTooLarge | KafkaCode::RecordListTooLarge => {
             "it is larger than the broker takes (its message.max.bytes)"
         }
@@ -138,7 +134,6 @@ fn meaning(code: KafkaCode) -> &'static str {
         | KafkaCode::GroupCoordinatorNotAvailable
         | KafkaCode::NotCoordinatorForGroup => "the group's coordinator is not ready",
         KafkaCode::InvalidTopic => "the broker does not take that topic's name",
-        KafkaCode::NotEnoughReplicas => "too few replicas are in sync (min.insync.replicas)",
         KafkaCode::TopicAuthorizationFailed => "you are not allowed to use this topic",
         KafkaCode::GroupAuthorizationFailed => "you are not allowed to use this consumer group",
         KafkaCode::ClusterAuthorizationFailed => "you are not allowed to use this cluster",

@@ -33,23 +33,16 @@ use crate::name::Name;
 /// A cluster reached by crate `kafka`.
 #[derive(Clone)]
 pub(super) struct KafkaCrateCluster {
-    servers: Vec<String>,
-    /// The one of them that the user is told about.
-    broker: String,
+    /// Its one broker, as `host:port`.
+    server: String,
     take_over: Option<TakeOver>,
     threads: Threads,
 }
 
 impl KafkaCrateCluster {
-    /// A cluster whose `broker`, one of `servers`, is known to answer.
-    pub(super) fn new(
-        servers: &[String],
-        broker: String,
-        take_over: Option<TakeOver>,
-    ) -> KafkaCrateCluster {
+    pub(super) fn new(server: String, take_over: Option<TakeOver>) -> KafkaCrateCluster {
         KafkaCrateCluster {
-            servers: servers.to_vec(),
-            broker,
+            server,
             take_over,
             threads: Threads::default(),
         }

@@ -12,7 +12,8 @@ use super::errors::CallError;
 use super::fetch::{FETCH_BYTES, MAX_FETCH_BYTES, each_record};
 use super::partitioner::partition_for;
 use super::topic_client::{REQUEST_TIMEOUT, TopicClient};
-use crate::client::{MAX_RECORD_BYTES, Offsets, Producer, Report, Reports, excerpt, sentences};
+use crate::client::reports::ReportRun;
+use crate::client::{MAX_RECORD_BYTES, Offsets, Producer, Report, Reports, sentences};
 use crate::error::{Error, Result};
 use crate::name::Name;
 
@@ -73,12 +74,8 @@ impl Producer for KafkaCrateProducer {
     fn send(&mut self, line: u64, value: &[u8]) {
         let bytes = self.key_bytes + value.len();
         if bytes > MAX_RECORD_BYTES {
-            return self.reports.send(Report::Failed {
-                first: line,
-                count: 1,
-                excerpt: excerpt(value),
-                why: Error::too_large(),
-            });
+            let mut run = ReportRun::new(self.reports.clone());
+            return run.failed(line, value, Error::too_large());
         }
         self.queue.push(line, value, bytes + MESSAGE_OVERHEAD);
     }
@@ -106,17 +103,6 @@ impl Batch {
     fn value(&self, n: usize) -> &[u8] {
         let start = n.checked_sub(1).map_or(0, |before| self.lines[before].1);
         &self.bytes[start..self.lines[n].1]
-    }
-
-    /// Runs of consecutive line numbers in `range`: the index of each one's first line, that line's
-    /// number, and how many there are.
-    fn runs(&self, range: Range<usize>) -> impl Iterator<Item = (usize, u64, usize)> {
-        let mut at = range.start;
-        let runs = self.lines[range].chunk_by(|a, b| a.0 + 1 == b.0);
-        runs.map(move |run| {
-            at += run.len();
-            (at - run.len(), run[0].0, run.len())
-        })
     }
 }
 
@@ -360,32 +346,21 @@ impl Delivery {
     }
 
     /// Reports the lines of `range` as acknowledged, the first one at `offset`.
-    fn acknowledge(&mut self, batch: &Batch, range: Range<usize>, offset: i64) {
-        if range.is_empty() {
-            return;
-        }
-        // Smaller than before, if the topic was deleted and created again.
-        self.end = offset + range.len() as i64;
-        let start = range.start;
-        for (n, first, count) in batch.runs(range) {
-            self.reports.send(Report::Acknowledged {
-                first,
-                count: count as u64,
-                partition: self.partition,
-                offset: offset + (n - start) as i64,
-            });
+    fn acknowledge(&mut self, batch: &Batch, range: Range<usize>, mut offset: i64) {
+        let mut run = ReportRun::new(self.reports.clone());
+        for (line, _) in &batch.lines[range] {
+            run.acknowledged(*line, self.partition, offset);
+            offset += 1;
+            // Smaller than before, if the topic was deleted and created again.
+            self.end = offset;
         }
     }
 
     fn give_up(&self, batch: &Batch, range: Range<usize>, error: CallError) {
         let why = error.into_error(&self.client.cluster, &self.client.topic);
-        for (n, first, count) in batch.runs(range) {
-            self.reports.send(Report::Failed {
-                first,
-                count: count as u64,
-                excerpt: excerpt(batch.value(n)),
-                why: why.clone(),
-            });
+        let mut run = ReportRun::new(self.reports.clone());
+        for n in range {
+            run.failed(batch.lines[n].0, batch.value(n), why.clone());
         }
     }
 
@@ -393,7 +368,7 @@ impl Delivery {
         let cluster = &self.client.cluster;
         let doing = format!(
             "cannot write to topic '{}' on {}",
-            self.client.topic, cluster.broker
+            self.client.topic, cluster.server
         );
         let cause = error.why(cluster);
         sentences::not_acknowledged(&doing, self.timeout, Some(&cause))
@@ -403,16 +378,6 @@ impl Delivery {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_batch_reports_runs_of_consecutive_numbers() {
-        let mut batch = Batch::default();
-        for line in [3, 4, 7, 8, 9, 12] {
-            batch.lines.push((line, 0));
-        }
-        let runs: Vec<_> = batch.runs(1..6).collect();
-        assert_eq!(runs, [(1, 4, 1), (2, 7, 3), (5, 12, 1)]);
-    }
 
     #[test]
     fn a_closed_queue_gives_no_batch_even_if_lines_wait() {

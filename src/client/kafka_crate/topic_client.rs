@@ -102,12 +102,8 @@ impl TopicClient {
             if let Some(take_over) = &self.cluster.take_over {
                 take_over().map_err(CallError::connection)?;
             }
-            // Crate kafka asks them in order, and would stay with a first one that never answers.
-            let mut servers = self.cluster.servers.clone();
-            let attempts = self.outage.as_ref().map_or(0, |it| it.attempts as usize);
-            let first = attempts % servers.len().max(1);
-            servers.rotate_left(first);
-            self.connection = Some(Connection::open(servers, &self.cluster.threads)?);
+            let server = self.cluster.server.clone();
+            self.connection = Some(Connection::open(server, &self.cluster.threads)?);
             self.leader = None;
             self.refresh_at = Instant::now();
         }
@@ -139,7 +135,7 @@ impl TopicClient {
     /// Fails if the broker advertises another address than the given ones and nobody can be reached
     /// there: crate kafka would try that for minutes.
     fn check_advertised(&self, leader: &str) -> Result<(), CallError> {
-        if self.cluster.servers.iter().any(|server| server == leader) {
+        if self.cluster.server == leader {
             return Ok(());
         }
         match probe::connect(leader, REQUEST_TIMEOUT) {
@@ -186,7 +182,7 @@ impl TopicClient {
             is_reported: false,
         });
         outage.attempts += 1;
-        let (broker, why) = (self.cluster.broker.clone(), error.why(&self.cluster));
+        let (broker, why) = (self.cluster.server.clone(), error.why(&self.cluster));
         let (event, attempts) = match error {
             CallError::Connection { .. } => (Event::Lost { broker, why }, 2),
             // A broker that starts refuses some requests for a moment.
@@ -204,7 +200,7 @@ impl TopicClient {
     pub(super) fn on_success(&mut self) -> Option<Event> {
         let outage = self.outage.take()?;
         outage.is_reported.then(|| Event::Back {
-            broker: self.cluster.broker.clone(),
+            broker: self.cluster.server.clone(),
         })
     }
 }

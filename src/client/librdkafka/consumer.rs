@@ -1,9 +1,7 @@
 //! Reads a topic, with explicitly assigned partitions.
 
-use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
-use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,11 +10,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::Offset;
 
-use super::Explain;
 use super::errors::failed_by_code;
 use super::reader::Reader;
-use super::status::ClusterStatus;
-use super::topic::{ANSWER_TIMEOUT, Leaders, Request, ask_offsets, leaders, list};
+use super::topic::{ANSWER_TIMEOUT, TopicRequests, list};
+use super::{CONSUMER_SETTINGS, FIXED_CONSUMER_SETTINGS, LibrdkafkaCluster};
 use crate::client::position::{Check, Fingerprint, Positions};
 use crate::client::{Consumer, Event, Offsets, Record, Start};
 use crate::error::{Error, Result};
@@ -32,11 +29,8 @@ const POLL_RECORDS: usize = 10_000;
 
 pub(super) struct LibrdkafkaConsumer {
     reader: Reader,
-    status: Arc<ClusterStatus>,
+    requests: TopicRequests,
     events: Receiver<Event>,
-    topic: String,
-    doing: String,
-    leaders: Leaders,
     positions: Positions,
     /// Reading has begun, with the first poll: from then on a broker answers other requests only
     /// after each fetch, which it may hold for half a second.
@@ -58,28 +52,24 @@ enum Reread {
 impl LibrdkafkaConsumer {
     /// Waits for the topic, and fixes where to start.
     pub(super) fn new(
-        reader: Reader,
-        status: Arc<ClusterStatus>,
-        events: Receiver<Event>,
+        cluster: &LibrdkafkaCluster,
         topic: &Name,
         start: Start,
-        explain: &Explain<'_>,
     ) -> Result<LibrdkafkaConsumer> {
+        let (tx, events) = mpsc::channel();
+        // Nobody listens any more once the consumer is dropped.
+        let status = cluster.status(Some(Box::new(move |event| drop(tx.send(event)))));
+        let config = cluster.config(CONSUMER_SETTINGS, FIXED_CONSUMER_SETTINGS);
+        let reader = Reader::create(&config, &status)?;
         let doing = format!("cannot read topic {topic} at {}", status.servers());
-        let request = Request {
-            status: &status,
-            pause: &|pause| reader.serve(pause),
-            doing: &doing,
-            topic: topic.as_str(),
-        };
-        let leaders = request
-            .await_leaders(reader.client())
-            .map_err(|error| explain(&request, error))?;
+        let pause = |pause| reader.serve(pause);
+        let requests = TopicRequests::new(&status, doing, topic, reader.client(), &pause)
+            .map_err(|error| cluster.explain(&status, topic, error))?;
         let from = match start {
             Start::Latest => Offset::End,
             Start::Earliest | Start::At(_) => Offset::Beginning,
         };
-        let mut offsets = request.list_offsets(&reader, &leaders, from)?;
+        let mut offsets = requests.list_offsets(&reader, from, &pause)?;
         if let Start::At(given) = start {
             for (partition, offset) in given {
                 offsets.entry(partition).and_modify(|at| *at = offset);
@@ -88,11 +78,8 @@ impl LibrdkafkaConsumer {
         status.on_started();
         Ok(LibrdkafkaConsumer {
             reader,
-            status,
+            requests,
             events,
-            topic: topic.to_string(),
-            doing,
-            leaders,
             positions: Positions::new(offsets),
             is_assigned: false,
             is_out_of_range: false,
@@ -110,14 +97,14 @@ impl LibrdkafkaConsumer {
 
     fn assign_at(&self, offsets: impl IntoIterator<Item = (i32, Offset)>) -> Result<()> {
         self.reader
-            .assign(&list(&self.topic, offsets)?)
-            .map_err(|error| Error::failed(&self.doing, error))
+            .assign(&list(&self.requests.topic, offsets)?)
+            .map_err(|error| Error::failed(&self.requests.doing, error))
     }
 
     /// Looks now and then whether a lost cluster is back, which partitions there are, and where
     /// a log continues that does not have the position. Returns positions that were moved.
     fn refresh(&mut self) -> Result<Vec<Event>> {
-        let interval = match self.status.is_away() || self.is_out_of_range {
+        let interval = match self.requests.status.is_away() || self.is_out_of_range {
             true => RECONNECT_INTERVAL,
             false => METADATA_AGE,
         };
@@ -125,17 +112,12 @@ impl LibrdkafkaConsumer {
             return Ok(Vec::new());
         }
         self.last_refresh = Instant::now();
-        let timeout = RECONNECT_INTERVAL / 2;
-        let Ok(metadata) = self.reader.fetch_metadata(Some(&self.topic), timeout) else {
+        if !self.requests.refresh(&self.reader, RECONNECT_INTERVAL / 2) {
             return Ok(Vec::new());
-        };
-        self.status.on_answer();
-        if let Ok(leaders) = leaders(&metadata, &self.topic) {
-            let existing: BTreeSet<i32> = leaders.keys().copied().collect();
-            self.leaders = leaders;
-            if self.positions.set_partitions(&existing) {
-                self.assign()?;
-            }
+        }
+        let existing = self.requests.leaders.keys().copied().collect();
+        if self.positions.set_partitions(&existing) {
+            self.assign()?;
         }
         match self.is_out_of_range {
             true => self.reconcile(),
@@ -146,15 +128,9 @@ impl LibrdkafkaConsumer {
     /// Moves the positions that the log does not have. If the cluster can't say for now where to, the
     /// next refresh asks again.
     fn reconcile(&mut self) -> Result<Vec<Event>> {
-        let ask = |which| {
-            let timeout = RECONNECT_INTERVAL / 2;
-            let (doing, topic, leaders) = (&self.doing, &self.topic, &self.leaders);
-            ask_offsets(&self.reader, doing, topic, leaders, which, timeout)
-        };
-        let Some(oldest) = ask(Offset::Beginning)? else {
-            return Ok(Vec::new());
-        };
-        let Some(ends) = ask(Offset::End)? else {
+        let timeout = RECONNECT_INTERVAL / 2;
+        let ask = |which| self.requests.ask_offsets(&self.reader, which, timeout);
+        let (Some(oldest), Some(ends)) = (ask(Offset::Beginning)?, ask(Offset::End)?) else {
             return Ok(Vec::new());
         };
         self.is_out_of_range = false;
@@ -206,7 +182,7 @@ impl LibrdkafkaConsumer {
         // The offset that librdkafka itself has come to; the broker's answer would be too late, as
         // there may be more records by then. It has none where nothing came since the assignment.
         if let Ok(list) = self.reader.position()
-            && let Some(found) = list.find_partition(&self.topic, partition)
+            && let Some(found) = list.find_partition(&self.requests.topic, partition)
             && let Offset::Offset(passed) = found.offset()
         {
             self.positions.skip_to(partition, passed);
@@ -218,11 +194,11 @@ impl LibrdkafkaConsumer {
         match code {
             Code::AutoOffsetReset => self.is_out_of_range = true,
             Code::TopicAuthorizationFailed | Code::Fatal | Code::BadMessage => {
-                return Err(failed_by_code(&self.doing, code));
+                return Err(failed_by_code(&self.requests.doing, code));
             }
             Code::NotImplemented | Code::BadCompression => {
                 return Err(Error::failed(
-                    &self.doing,
+                    &self.requests.doing,
                     "its records are compressed in a way that this build can't read",
                 ));
             }
@@ -274,7 +250,7 @@ impl Consumer for LibrdkafkaConsumer {
             }
         }
         if given > 0 {
-            self.status.on_answer();
+            self.requests.status.on_answer();
         }
         Ok(self.events.try_iter().collect())
     }
@@ -284,14 +260,10 @@ impl Consumer for LibrdkafkaConsumer {
     }
 
     fn end_offsets(&mut self) -> Result<Offsets> {
-        let request = Request {
-            status: &self.status,
-            // Polling would lose records.
-            pause: &thread::sleep,
-            doing: &self.doing,
-            topic: &self.topic,
-        };
-        request.list_offsets(&self.reader, &self.leaders, Offset::End)
+        // Handling callbacks meanwhile, by polling, would lose records.
+        let pause = thread::sleep;
+        self.requests
+            .list_offsets(&self.reader, Offset::End, &pause)
     }
 }
 

@@ -10,7 +10,7 @@ use rdkafka::topic_partition_list::Offset;
 use super::errors::{failed, is_transient};
 use super::reader::Reader;
 use super::status::ClusterStatus;
-use super::topic::{ANSWER_TIMEOUT, Request, list, offsets};
+use super::topic::{ANSWER_TIMEOUT, TopicRequests, list, offsets};
 use crate::client::{GroupOffsets, Offsets};
 use crate::error::Result;
 use crate::name::Name;
@@ -50,22 +50,17 @@ impl GroupOffsets for LibrdkafkaGroupOffsets {
             status.servers()
         );
         let reader = self.reader(group)?;
-        let request = Request {
-            status: &status,
-            pause: &|pause| reader.serve(pause),
-            doing: &doing,
-            topic: topic.as_str(),
-        };
-        let leaders = request.await_leaders(reader.client())?;
-        let answer = request.retry_for(ANSWER_TIMEOUT, |timeout| {
-            let partitions = leaders.keys().map(|&p| (p, Offset::Invalid));
+        let pause = |pause| reader.serve(pause);
+        let requests = TopicRequests::new(&status, doing, topic, reader.client(), &pause)?;
+        let answer = status.retry_for(ANSWER_TIMEOUT, &pause, |timeout| {
+            let partitions = requests.leaders.keys().map(|&p| (p, Offset::Invalid));
             match reader.committed_offsets(list(topic.as_str(), partitions)?, timeout) {
                 Ok(list) => Ok(offsets(&list)),
                 Err(error) if is_transient(&error) => Ok(None),
-                Err(error) => Err(failed(&doing, &error)),
+                Err(error) => Err(failed(&requests.doing, &error)),
             }
         })?;
-        let committed = answer.ok_or_else(|| status.unanswered(&doing, &leaders))?;
+        let committed = requests.answered(answer)?;
         status.on_started();
         Ok(committed)
     }

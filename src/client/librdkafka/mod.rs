@@ -7,7 +7,6 @@
 //! Settings and their defaults: <https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md>
 
 mod consumer;
-mod deliveries;
 mod errors;
 mod group_offsets;
 mod producer;
@@ -15,8 +14,8 @@ mod reader;
 mod status;
 mod topic;
 
-use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::Consumer as _;
@@ -25,8 +24,8 @@ use self::consumer::LibrdkafkaConsumer;
 use self::group_offsets::LibrdkafkaGroupOffsets;
 use self::reader::Reader;
 use self::status::{ClusterStatus, Context, Notify};
-use self::topic::{ANSWER_TIMEOUT, Request};
-use super::{Cluster, Consumer, GroupOffsets, Options, Producer, Report, Reports, Start};
+use self::topic::ANSWER_TIMEOUT;
+use super::{Cluster, Consumer, GroupOffsets, Options, Producer, Reports, Start};
 use crate::error::{Error, Result};
 use crate::name::Name;
 
@@ -44,22 +43,6 @@ const SETTINGS: &[(&str, &str)] = &[
     ("socket.keepalive.enable", "true"),
     // Nobody has asked for figures of this client to be sent to the cluster (KIP-714).
     ("enable.metrics.push", "false"),
-];
-
-const PRODUCER_SETTINGS: &[(&str, &str)] = &[
-    ("enable.idempotence", "true"),
-    // With more than one, lines get lost. A broker takes a batch of any sequence from a producer that it
-    // does not know yet; so if it refuses the first one, as it does for a moment when the topic
-    // is new, and takes the second, librdkafka believes that the first one was written, too.
-    ("max.in.flight.requests.per.connection", "1"),
-    // A line leaves at once. Batches form by themselves, from the lines that come while others are
-    // under way: waiting for more makes a pipe no faster, and one line slower.
-    ("linger.ms", "0"),
-    // As Kafka's Java client and crate kafka's client here do it: a sender's lines share a partition.
-    ("partitioner", "murmur2_random"),
-    // Bounds the memory of a pipe that is faster than the broker.
-    ("queue.buffering.max.kbytes", "6144"),
-    ("message.max.bytes", "1048588"),
 ];
 
 const CONSUMER_SETTINGS: &[(&str, &str)] = &[
@@ -149,10 +132,9 @@ impl LibrdkafkaCluster {
         Arc::new(ClusterStatus::new(self.servers.clone(), prints_log, notify))
     }
 
-    /// Explains why a certificate was refused, if that is why `request` failed.
-    fn explain(&self, request: &Request<'_>, error: Error) -> Error {
-        let status = request.status;
-        match status.is_untrusted() && self.only_the_name_is_wrong(request.topic) {
+    /// Explains why a certificate was refused, if that is why a request about `topic` failed.
+    fn explain(&self, status: &ClusterStatus, topic: &Name, error: Error) -> Error {
+        match status.is_untrusted() && self.only_the_name_is_wrong(topic.as_str()) {
             true => Error::failed(
                 status.cannot_reach(),
                 "its certificate is made out for another host name",
@@ -177,8 +159,8 @@ impl LibrdkafkaCluster {
         let Ok(reader) = Reader::create(&config, &status) else {
             return false;
         };
-        let end = Instant::now() + ANSWER_TIMEOUT / 2;
-        let answer = status.retry_until(end, &|pause| reader.serve(pause), |timeout| {
+        let pause = |pause| reader.serve(pause);
+        let answer = status.retry_for(ANSWER_TIMEOUT / 2, &pause, |timeout| {
             Ok(reader.fetch_metadata(Some(topic), timeout).ok())
         });
         // A broker that wants a login closes the connection only after TLS.
@@ -194,27 +176,11 @@ impl Cluster for LibrdkafkaCluster {
         delivery_timeout: Duration,
         reports: Reports,
     ) -> Result<Box<dyn Producer>> {
-        let timeout = delivery_timeout.as_millis().to_string();
-        let mut settings = PRODUCER_SETTINGS.to_vec();
-        settings.push(("delivery.timeout.ms", &timeout));
-        let events = reports.clone();
-        let status = self.status(Some(Box::new(move |event| {
-            events.send(Report::Connection(event));
-        })));
-        let config = self.config(&settings, &[]);
-        let explain = |request: &Request<'_>, error| self.explain(request, error);
-        producer::start(&config, status, sender, topic, reports, &explain)
+        producer::start(self, sender, topic, delivery_timeout, reports)
     }
 
     fn consumer(&self, topic: &Name, start: Start) -> Result<Box<dyn Consumer>> {
-        let (tx, events) = mpsc::channel();
-        // The consumer's own receiver: while it lives, this can't fail.
-        let status = self.status(Some(Box::new(move |event| drop(tx.send(event)))));
-        let config = self.config(CONSUMER_SETTINGS, FIXED_CONSUMER_SETTINGS);
-        let reader = Reader::create(&config, &status)?;
-        let explain = |request: &Request<'_>, error| self.explain(request, error);
-        let consumer = LibrdkafkaConsumer::new(reader, status, events, topic, start, &explain)?;
-        Ok(Box::new(consumer))
+        Ok(Box::new(LibrdkafkaConsumer::new(self, topic, start)?))
     }
 
     fn group_offsets(&self) -> Result<Box<dyn GroupOffsets>> {
@@ -225,9 +191,6 @@ impl Cluster for LibrdkafkaCluster {
         )))
     }
 }
-
-/// Adds what can be found out about an error in connecting.
-type Explain<'a> = dyn Fn(&Request<'_>, Error) -> Error + 'a;
 
 /// A client in the `role` of a producer or a reader, whose callbacks go to `status`.
 fn create<R, T>(config: &ClientConfig, status: &Arc<ClusterStatus>, role: R) -> Result<T>
@@ -248,9 +211,11 @@ where
 mod tests {
     use std::io::Read as _;
     use std::net::TcpListener;
+    use std::sync::mpsc;
     use std::thread;
 
     use super::*;
+    use crate::client::Report;
 
     /// An address at which nothing listens, unless somebody is very quick.
     fn nobody() -> String {

@@ -110,16 +110,17 @@ impl ClusterStatus {
         observed.fatal = None;
     }
 
-    /// Asks until an answer comes, an error is fatal, or the time is over (then `None`).
+    /// Asks until an answer comes, an error is fatal, or `limit` is over (then `None`).
     ///
     /// The first attempts get little time, so that a fatal error is noticed soon, and the later ones
     /// more, so that a slow network gets its chance. `pause` handles callbacks meanwhile.
-    pub(super) fn retry_until<T>(
+    pub(super) fn retry_for<T>(
         &self,
-        end: Instant,
+        limit: Duration,
         pause: &dyn Fn(Duration),
         mut ask: impl FnMut(Duration) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
+        let end = Instant::now() + limit;
         let mut timeout = Duration::from_millis(100);
         let mut rest = Duration::from_millis(5);
         loop {
@@ -242,21 +243,16 @@ impl ClusterStatus {
         if !observed.is_started || self.is_away.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (broker, why) = match &observed.cause {
-            Some(cause) => (cause.broker.clone(), cause.why.clone()),
-            None => (self.servers(), "the connection was closed".to_string()),
-        };
+        let cause = observed.cause.clone().unwrap_or_else(|| Cause {
+            broker: self.servers(),
+            why: "the connection was closed".into(),
+        });
+        observed.refused_by = observed.is_refusal.then(|| cause.broker.clone());
+        let Cause { broker, why } = cause;
         let event = match observed.is_refusal {
-            true => Event::Refused {
-                broker: broker.clone(),
-                why,
-            },
-            false => Event::Lost {
-                broker: broker.clone(),
-                why,
-            },
+            true => Event::Refused { broker, why },
+            false => Event::Lost { broker, why },
         };
-        observed.refused_by = observed.is_refusal.then_some(broker);
         drop(observed);
         self.notify(event);
     }
@@ -366,7 +362,7 @@ mod tests {
 
     /// What a request without an answer ends with.
     fn wait(status: &ClusterStatus) -> Result<Option<()>> {
-        status.retry_until(Instant::now(), &|_| {}, |_| Ok(None))
+        status.retry_for(Duration::ZERO, &|_| {}, |_| Ok(None))
     }
 
     fn refused(why: &str) -> Event {

@@ -1,7 +1,8 @@
 //! Waiting for a topic and its leaders, and asking for its offsets.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use rdkafka::client::Client;
 use rdkafka::consumer::Consumer as _;
@@ -14,6 +15,7 @@ use super::reader::Reader;
 use super::status::{ClusterStatus, Context};
 use crate::client::{Offsets, sentences};
 use crate::error::{Error, Result};
+use crate::name::Name;
 
 /// How long a cluster may take to answer: an error comes within five seconds.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_millis(4500);
@@ -27,50 +29,58 @@ const TOPIC_TIMEOUT: Duration = Duration::from_secs(10);
 /// The partitions of a topic, each with the address that its leader is advertised under.
 pub(super) type Leaders = BTreeMap<i32, String>;
 
-/// What requests are about, and how to wait for their answers.
-pub(super) struct Request<'a> {
-    pub(super) status: &'a ClusterStatus,
-    /// Waits, and handles callbacks meanwhile.
-    pub(super) pause: &'a dyn Fn(Duration),
-    /// What fails if the request does: `cannot read topic bob at localhost:9092`.
-    pub(super) doing: &'a str,
-    pub(super) topic: &'a str,
+/// A topic, and requests about it.
+pub(super) struct TopicRequests {
+    pub(super) status: Arc<ClusterStatus>,
+    /// What fails if a request does: `cannot read topic bob at localhost:9092`.
+    pub(super) doing: String,
+    pub(super) topic: String,
+    pub(super) leaders: Leaders,
 }
 
-impl Request<'_> {
+impl TopicRequests {
     /// Waits until the topic exists and each of its partitions has a leader. The request creates it,
-    /// where the cluster allows that.
-    pub(super) fn await_leaders<R: Send + Sync>(
-        &self,
+    /// where the cluster allows that. `pause` handles callbacks while it waits.
+    pub(super) fn new<R: Send + Sync>(
+        status: &Arc<ClusterStatus>,
+        doing: String,
+        topic: &Name,
         client: &Client<Context<R>>,
-    ) -> Result<Leaders> {
-        let Request { status, doing, .. } = self;
+        pause: &dyn Fn(Duration),
+    ) -> Result<TopicRequests> {
+        let topic = topic.as_str();
         // librdkafka closes its first connection once it knows the brokers, often before it has the
         // answer that is waited for here, and opens the next one 11 ms after the first, unless a request
         // is for a certain broker: as this warm-up request is, for the leader.
-        drop(client.fetch_watermarks(self.topic, 0, WARM_UP_TIMEOUT));
+        drop(client.fetch_watermarks(topic, 0, WARM_UP_TIMEOUT));
         let ask = |timeout| {
-            let metadata = client.fetch_metadata(Some(self.topic), timeout).ok()?;
+            let metadata = client.fetch_metadata(Some(topic), timeout).ok()?;
             status.on_first_answer();
-            Some(leaders(&metadata, self.topic))
+            Some(leaders(&metadata, topic))
         };
-        let first = self.retry_for(ANSWER_TIMEOUT, |timeout| Ok(ask(timeout)))?;
-        let mut answer = first.ok_or_else(|| status.unreachable(doing))?;
-        let found = self.retry_for(TOPIC_TIMEOUT, |timeout| match answer.clone() {
+        let first = status.retry_for(ANSWER_TIMEOUT, pause, |timeout| Ok(ask(timeout)))?;
+        let mut answer = first.ok_or_else(|| status.unreachable(&doing))?;
+        let found = status.retry_for(TOPIC_TIMEOUT, pause, |timeout| match answer.clone() {
             Ok(leaders) => Ok(Some(leaders)),
             Err(code @ (Code::TopicAuthorizationFailed | Code::InvalidTopic)) => {
-                Err(failed_by_code(doing, code))
+                Err(failed_by_code(&doing, code))
             }
             Err(_) => {
                 answer = ask(timeout).unwrap_or(answer.clone());
                 Ok(answer.clone().ok())
             }
         })?;
-        found.ok_or_else(|| match answer {
-            Err(Code::UnknownTopicOrPartition) => Error::failed(doing, "the topic is not there")
-                .hint(sentences::create_topic(&status.servers(), self.topic)),
-            Err(code) => failed_by_code(doing, code),
-            Ok(_) => status.unreachable(doing),
+        let leaders = found.ok_or_else(|| match answer {
+            Err(Code::UnknownTopicOrPartition) => Error::failed(&doing, "the topic is not there")
+                .hint(sentences::create_topic(&status.servers(), topic)),
+            Err(code) => failed_by_code(&doing, code),
+            Ok(_) => status.unreachable(&doing),
+        })?;
+        Ok(TopicRequests {
+            status: Arc::clone(status),
+            doing,
+            topic: topic.to_string(),
+            leaders,
         })
     }
 
@@ -79,65 +89,67 @@ impl Request<'_> {
     pub(super) fn reach_leader<R: Send + Sync>(
         &self,
         client: &Client<Context<R>>,
-        leaders: &Leaders,
+        pause: &dyn Fn(Duration),
     ) -> Result<()> {
-        let mut advertised = leaders.iter();
+        let mut advertised = self.leaders.iter();
         let Some((&partition, _)) = advertised.find(|(_, it)| !self.status.has_server(it)) else {
             return Ok(());
         };
-        let answer = self.retry_for(ANSWER_TIMEOUT, |timeout| {
-            match client.fetch_watermarks(self.topic, partition, timeout) {
-                Err(error) if is_transient(&error) => Ok(None),
-                // Any answer will do.
-                _ => Ok(Some(())),
-            }
-        })?;
-        answer.ok_or_else(|| self.status.unanswered(self.doing, leaders))
+        let ask = |timeout| match client.fetch_watermarks(&self.topic, partition, timeout) {
+            Err(error) if is_transient(&error) => Ok(None),
+            // Any answer will do.
+            _ => Ok(Some(())),
+        };
+        self.answered(self.status.retry_for(ANSWER_TIMEOUT, pause, ask)?)
     }
 
     /// The oldest (`Offset::Beginning`) or the next (`Offset::End`) offset of each partition.
     pub(super) fn list_offsets(
         &self,
         reader: &Reader,
-        leaders: &Leaders,
         which: Offset,
+        pause: &dyn Fn(Duration),
     ) -> Result<Offsets> {
-        let answer = self.retry_for(ANSWER_TIMEOUT, |timeout| {
-            ask_offsets(reader, self.doing, self.topic, leaders, which, timeout)
-        })?;
-        answer.ok_or_else(|| self.status.unanswered(self.doing, leaders))
+        let ask = |timeout| self.ask_offsets(reader, which, timeout);
+        self.answered(self.status.retry_for(ANSWER_TIMEOUT, pause, ask)?)
     }
 
-    pub(super) fn retry_for<T>(
+    /// As [`list_offsets`](TopicRequests::list_offsets), once; none if an answer may come later.
+    pub(super) fn ask_offsets(
         &self,
-        limit: Duration,
-        ask: impl FnMut(Duration) -> Result<Option<T>>,
-    ) -> Result<Option<T>> {
-        let end = Instant::now() + limit;
-        self.status.retry_until(end, self.pause, ask)
+        reader: &Reader,
+        which: Offset,
+        timeout: Duration,
+    ) -> Result<Option<Offsets>> {
+        // A request for the time -1 or -2 asks for all partitions at once; one for watermarks does not.
+        let wanted = self.leaders.keys().map(|&partition| (partition, which));
+        match reader.offsets_for_times(list(&self.topic, wanted)?, timeout) {
+            Ok(list) => Ok(offsets(&list).filter(|found| found.len() == self.leaders.len())),
+            Err(error) if is_transient(&error) => Ok(None),
+            Err(error) => Err(failed(&self.doing, &error)),
+        }
     }
-}
 
-/// As [`Request::list_offsets`], once; none if an answer may come later.
-pub(super) fn ask_offsets(
-    reader: &Reader,
-    doing: &str,
-    topic: &str,
-    leaders: &Leaders,
-    which: Offset,
-    timeout: Duration,
-) -> Result<Option<Offsets>> {
-    // A request for the time -1 or -2 asks for all partitions at once; one for watermarks does not.
-    let wanted = list(topic, leaders.keys().map(|&partition| (partition, which)))?;
-    match reader.offsets_for_times(wanted, timeout) {
-        Ok(list) => Ok(offsets(&list).filter(|offsets| offsets.len() == leaders.len())),
-        Err(error) if is_transient(&error) => Ok(None),
-        Err(error) => Err(failed(doing, &error)),
+    /// Looks up the leaders again. Returns whether the cluster answered.
+    pub(super) fn refresh(&mut self, reader: &Reader, timeout: Duration) -> bool {
+        let Ok(metadata) = reader.fetch_metadata(Some(&self.topic), timeout) else {
+            return false;
+        };
+        self.status.on_answer();
+        if let Ok(leaders) = leaders(&metadata, &self.topic) {
+            self.leaders = leaders;
+        }
+        true
+    }
+
+    /// The answer, or the error for a request to leaders that had none.
+    pub(super) fn answered<T>(&self, answer: Option<T>) -> Result<T> {
+        answer.ok_or_else(|| self.status.unanswered(&self.doing, &self.leaders))
     }
 }
 
 /// The topic's leaders, or the error that the cluster reports instead.
-pub(super) fn leaders(metadata: &Metadata, topic: &str) -> Result<Leaders, Code> {
+fn leaders(metadata: &Metadata, topic: &str) -> Result<Leaders, Code> {
     let described = metadata.topics().iter().find(|found| found.name() == topic);
     let described = described.ok_or(Code::UnknownTopicOrPartition)?;
     if let Some(code) = described.error() {
