@@ -5,9 +5,9 @@ use std::sync::{Arc, mpsc};
 use super::Event;
 use crate::error::Error;
 
-/// The most bytes of a line that [`Report::Failed`] repeats, so that reports stay small: as many as
-/// are ever quoted.
-pub const EXCERPT_BYTES: usize = crate::terminal::QUOTED_BYTES;
+/// The most bytes of a line that [`Report::Failed`] repeats, so that reports stay small: enough for 40
+/// characters of any script, and one more to see that there are more.
+pub const EXCERPT_BYTES: usize = 164;
 
 /// What a producer reports about the lines handed to it, in the order in which it learned it.
 #[derive(Debug, Clone)]

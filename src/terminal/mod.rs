@@ -33,7 +33,7 @@ use crate::name::Name;
 use editor::LineEditor;
 pub use output::Output;
 pub use screen::Screen;
-pub use visible::{QUOTED_BYTES, quoted, visible};
+pub use visible::{quoted, visible};
 
 /// What happens at the screen, for the owner of a chat.
 #[derive(Debug)]

@@ -6,10 +6,6 @@ use std::fmt::Write;
 /// How many characters [`quoted`] shows.
 const QUOTED_CHARS: usize = 40;
 
-/// How many bytes of a text are enough for [`quoted`]: no character takes more than four, and one character
-/// more shows that there are more.
-pub const QUOTED_BYTES: usize = 4 * (QUOTED_CHARS + 1);
-
 /// `bytes` as one piece of text that only ever shows, and never does anything to a terminal.
 ///
 /// - Control characters, line endings and tabs among them, become `^[`, `^J`, `^?`: one message
@@ -53,7 +49,8 @@ pub fn visible(bytes: &[u8]) -> Cow<'_, str> {
 
 /// How `bytes` begin, in quotes, safe to show: for notices about a line, or about a name that is none.
 pub fn quoted(bytes: &[u8]) -> String {
-    let start = visible(&bytes[..bytes.len().min(QUOTED_BYTES)]);
+    // No character takes more than four bytes, and one more character shows that there are more.
+    let start = visible(&bytes[..bytes.len().min(4 * (QUOTED_CHARS + 1))]);
     let mut chars = start.chars();
     let mut quoted: String = chars.by_ref().take(QUOTED_CHARS).collect();
     if chars.next().is_some() {

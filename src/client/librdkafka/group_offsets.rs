@@ -54,7 +54,13 @@ impl GroupOffsets for LibrdkafkaGroupOffsets {
         let requests = TopicRequests::new(&status, doing, topic, reader.client(), &pause)?;
         let answer = status.retry_for(ANSWER_TIMEOUT, &pause, |timeout| {
             let partitions = requests.leaders.keys().map(|&p| (p, Offset::Invalid));
-            match reader.committed_offsets(list(topic.as_str(), partitions)?, timeout) {
+            let answer = reader.committed_offsets(list(topic.as_str(), partitions)?, timeout);
+            // A group that this user may not use is an error of each partition.
+            let answer = answer.and_then(|list| {
+                list.elements().iter().try_for_each(|it| it.error())?;
+                Ok(list)
+            });
+            match answer {
                 Ok(list) => Ok(offsets(&list)),
                 Err(error) if is_transient(&error) => Ok(None),
                 Err(error) => Err(failed(&requests.doing, &error)),
