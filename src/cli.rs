@@ -8,9 +8,9 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use crate::client::{self, Cluster, DELIVERY_TIMEOUT, Options, Start, properties};
-use crate::embedded::{self, Found};
 use crate::ending::say;
 use crate::error::{Error, Result};
+use crate::host::{self, Host};
 use crate::name::Name;
 
 /// Kafka's default port, and the small broker's.
@@ -121,9 +121,9 @@ impl Connection {
             None => (PORT, format!("localhost:{PORT}")),
         };
         let dir = self.data_dir()?;
-        let found = embedded::find_or_start(&server, port, dir.clone())?;
-        let (server, take_over) = match found {
-            Found::Kafka if self.embedded.is_some() => {
+        let host = host::find_or_start(&server, port, dir.clone())?;
+        let (server, take_over) = match host {
+            Host::Kafka if self.embedded.is_some() => {
                 return Err(Error::failed(
                     format!("cannot use the small broker on port {port}"),
                     "a real Kafka serves there",
@@ -132,16 +132,16 @@ impl Connection {
                     "Leave out --embedded to use that one, or choose a port with --embedded=PORT.",
                 ));
             }
-            Found::Kafka => (server, None),
-            Found::Foreign => {
+            Host::Kafka => (server, None),
+            Host::Foreign => {
                 say(
                     "The small broker that serves here keeps its log in another folder: when it exits, \
                      this program cannot take over.",
                 );
                 (server, None)
             }
-            Found::Joined(place) => (place.server(), Some(place.revive())),
-            Found::Started(place) => {
+            Host::Other(broker) => (broker.server(), Some(broker.take_over())),
+            Host::Us(broker) => {
                 let nobody = match self.embedded {
                     Some(_) => String::new(),
                     None => format!("No Kafka at {server}. "),
@@ -149,10 +149,10 @@ impl Connection {
                 say(format!(
                     "{nobody}This program now runs a small broker of its own at {}, with its log \
                      in {}. To use a real Kafka: -b HOST:PORT.",
-                    place.server(),
+                    broker.server(),
                     dir.display()
                 ));
-                (place.server(), Some(place.revive()))
+                (broker.server(), Some(broker.take_over()))
             }
         };
         Ok(Options {

@@ -15,8 +15,9 @@
 //! | [`terminal`] | the line editor and the screen | Kafka, who may be shown |
 //! | [`message`] | how others' bytes can be shown safely | who sent them |
 //! | [`client`] | Kafka, by one small interface to two clients | what a line means |
-//! | [`embedded`] | who runs the small broker, and who is next | what it does |
-//! | [`broker`] | the small broker: protocol, log, sockets | everything above |
+//! | [`host`] | who runs the small broker, and who takes over | what it does |
+//! | [`broker`] | the small broker: log, committed offsets, sockets | everything above |
+//! | [`wire`] | the bytes of Kafka's protocol | sockets, logs |
 //! | [`error`] | failures as sentences, and their exit codes | what failed |
 
 pub mod broker;
@@ -24,11 +25,12 @@ pub mod chat;
 pub mod cli;
 pub mod client;
 pub mod delivery;
-pub mod embedded;
 pub mod ending;
 pub mod error;
+pub mod host;
 pub mod lines;
 pub mod name;
 pub mod progress;
 pub mod read_limit;
 pub mod terminal;
+pub mod wire;

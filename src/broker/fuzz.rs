@@ -1,29 +1,36 @@
-//! The doors for `fuzz/`: each takes bytes as they may come from outside, and must not panic.
+//! The entry points of `fuzz/`: each takes bytes from outside, and must not panic.
 //!
-//! Checksums would keep random bytes out of most of the code, so the bytes are taken as they are
-//! and again with the checksums put right.
+//! Wrong checksums would keep random bytes from most of the code, so the bytes are used as they are
+//! and again with the right checksums.
 
 use std::fs;
 use std::path::Path;
 
 use super::log::{Limits, Log, NotRead};
 use super::message;
-use super::wire::{self, Request};
+use crate::wire::Request;
 
-/// A request, and where it is to produce, the messages that it brings.
+/// A request, and the messages in it.
 pub fn wire(mut request: Vec<u8>) {
-    let Ok((_, Request::Produce { topics, .. })) = wire::parse(&mut request) else {
+    let Ok((header, request)) = Request::read(&mut request) else {
         return;
     };
-    for partition in topics.into_iter().flat_map(|topic| topic.partitions) {
-        take(&mut partition.records.to_vec());
-        seal(partition.records);
-        take(partition.records);
+    let mut written = request.write(&header).split_off(4);
+    if header.is_spoken(request.api_key()) {
+        let read = Request::read(&mut written).expect("what was written can be read");
+        assert_eq!((header, &request), (read.0, &read.1));
+    }
+    if let Request::Produce(body) = request {
+        for partition in body.topics.into_iter().flat_map(|topic| topic.partitions) {
+            append(&mut partition.records.to_vec());
+            seal(partition.records);
+            append(partition.records);
+        }
     }
 }
 
-/// What an append does, and what a fetch by an old client does to it.
-fn take(set: &mut [u8]) {
+/// What an append does to messages, and then a fetch by an old client.
+fn append(set: &mut [u8]) {
     if message::check_set(set).is_err() {
         return;
     }
@@ -33,13 +40,13 @@ fn take(set: &mut [u8]) {
     message::check_set(set).expect("offsets are not in the checksum");
     let mut old = set.to_vec();
     message::down_convert(&mut old, 0);
-    message::check_set(&old).expect("what is converted is whole");
+    message::check_set(&old).expect("a converted set is whole");
     let mut converted = 0;
     message::assign_offsets(&mut old, 7, |_, _| converted += 1);
     assert_eq!(converted, count, "no message is lost");
 }
 
-/// A segment file, in a folder that nobody else uses.
+/// A segment file, in a folder for this call alone.
 pub fn log(dir: &Path, segment: &[u8]) {
     open(dir, segment);
     let mut segment = segment.to_vec();
@@ -50,7 +57,7 @@ pub fn log(dir: &Path, segment: &[u8]) {
 /// Opens a log with this segment, reads all of it, and appends to it.
 fn open(dir: &Path, segment: &[u8]) {
     let topic_dir = dir.join("bob-0");
-    // From the time before: there may be none.
+    // From the last call, if there was one.
     let _ = fs::remove_dir_all(&topic_dir);
     fs::create_dir_all(&topic_dir).expect("a folder");
     fs::write(topic_dir.join(format!("{:020}.log", 0)), segment).expect("a file");
@@ -66,15 +73,15 @@ fn open(dir: &Path, segment: &[u8]) {
     while offset < readable.end {
         let mut read = Vec::new();
         let end = topic.read(offset, usize::MAX, &mut read);
-        assert_eq!(end.expect("what is there can be read"), readable.end);
+        assert_eq!(end.expect("the log can be read"), readable.end);
         let mut at = 0;
         while let Some((found, size)) = message::header(&read[at..]) {
-            assert!(found >= offset, "nothing comes again");
-            message::check(&read[at..at + size]).expect("only whole messages remain");
+            assert!(found >= offset, "no message is read twice");
+            message::check(&read[at..at + size]).expect("only whole messages are kept");
             offset = found + 1;
             at += size;
         }
-        assert_eq!(at, read.len(), "only whole messages remain");
+        assert_eq!(at, read.len(), "only whole messages are kept");
     }
     topic.first_since(0).expect("a search by time");
     let mut one = MESSAGE.to_vec();
@@ -84,19 +91,19 @@ fn open(dir: &Path, segment: &[u8]) {
     let mut read = Vec::new();
     topic
         .read(appended, usize::MAX, &mut read)
-        .expect("it is there");
+        .expect("it can be read");
     assert_eq!(read, one);
-    let behind = topic.read(appended + 2, 1, &mut read);
-    assert!(matches!(behind, Err(NotRead::OutOfRange)));
+    let beyond = topic.read(appended + 2, 1, &mut read);
+    assert!(matches!(beyond, Err(NotRead::OutOfRange)));
     log.release();
 }
 
-/// A message of magic 0 without a key, value `x`; its checksum is still to be put in.
+/// A message of magic 0 without a key, value `x`, and still without a checksum.
 const MESSAGE: [u8; 27] = [
     0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 15, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 0, 0, 0, 1, b'x',
 ];
 
-/// Puts the checksums of all whole messages right.
+/// Gives all whole messages the right checksums.
 fn seal(set: &mut [u8]) {
     let mut at = 0;
     while let Some((_, size)) = message::header(&set[at..]) {

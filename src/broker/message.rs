@@ -1,6 +1,6 @@
-//! Kafka's message sets of magic 0 and 1: checked, numbered, and converted down.
+//! Kafka's message sets of magic 0 and 1: checked, given offsets, and converted down.
 //!
-//! What a producer sends is what lies in the log and what a consumer gets, but for the offsets.
+//! But for the offsets, a message is the same as sent, in the log, and as read.
 //! <https://kafka.apache.org/documentation/#messageset>
 //!
 //! ```text
@@ -8,17 +8,16 @@
 //! key: i32 and bytes  value: i32 and bytes
 //! ```
 
-/// The bytes before what `message_size` counts: that, and the offset.
+/// The bytes that `message_size` does not count: itself and the offset.
 pub(super) const OVERHEAD: usize = 12;
 
-/// The most bytes that a message may take with its overhead: Kafka's default for
-/// `message.max.bytes`.
+/// The most bytes of a message with its overhead: Kafka's default for `message.max.bytes`.
 pub(super) const MAX_BYTES: usize = 1_048_588;
 
-/// The fewest that a message can take: magic 0, with neither key nor value.
+/// The fewest bytes of a message with its overhead: magic 0, with neither key nor value.
 const MIN_BYTES: usize = OVERHEAD + 14;
 
-/// Where magic lies in a message, and where what is behind it.
+/// Where the fields of a message start.
 const CRC: usize = OVERHEAD;
 const MAGIC: usize = OVERHEAD + 4;
 const ATTRIBUTES: usize = OVERHEAD + 5;
@@ -36,12 +35,12 @@ pub(super) enum Refused {
     TooLarge,
     /// It is compressed.
     Compressed,
-    /// It is neither magic 0 nor 1, but a record batch of magic 2, say.
+    /// Its magic is neither 0 nor 1, but that of a record batch (2), for example.
     Magic,
 }
 
-/// The offset and the whole size of the message at the front of `bytes`, of which at least the
-/// overhead must be there. `None` if it can't be a message.
+/// The offset and the size, with the overhead, of the first message in `bytes`, which may be cut
+/// after its overhead. `None` if it cannot be a message.
 pub(super) fn header(bytes: &[u8]) -> Option<(i64, usize)> {
     let (offset, rest) = bytes.split_first_chunk::<8>()?;
     let (size, _) = rest.split_first_chunk::<4>()?;
@@ -50,7 +49,7 @@ pub(super) fn header(bytes: &[u8]) -> Option<(i64, usize)> {
     (size >= MIN_BYTES).then_some((i64::from_be_bytes(*offset), size))
 }
 
-/// The time of a whole message, in milliseconds since 1970. Magic 0 has none.
+/// The timestamp of a whole message, in milliseconds since 1970. Magic 0 has none.
 pub(super) fn timestamp(message: &[u8]) -> Option<i64> {
     if message[MAGIC] == 0 {
         return None;
@@ -59,9 +58,9 @@ pub(super) fn timestamp(message: &[u8]) -> Option<i64> {
     Some(i64::from_be_bytes(*timestamp))
 }
 
-/// Checks one whole message, as [`header`] measured it.
+/// Checks one message of the size that [`header`] returned.
 pub(super) fn check(message: &[u8]) -> Result<(), Refused> {
-    // Magic lies in the same place in all formats, so that they can be told apart.
+    // Magic is at the same place in all formats.
     let fields = match message[MAGIC] {
         0 => TIMESTAMP,
         1 => TIMESTAMP + 8,
@@ -84,7 +83,7 @@ pub(super) fn check(message: &[u8]) -> Result<(), Refused> {
     }
 }
 
-/// What follows a key or a value.
+/// The bytes after a key or a value.
 fn skip_field(bytes: &[u8]) -> Option<&[u8]> {
     let (size, rest) = bytes.split_first_chunk::<4>()?;
     match i32::from_be_bytes(*size) {
@@ -93,11 +92,11 @@ fn skip_field(bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Checks a message set: nothing but whole messages that may be appended.
+/// Checks that a message set has whole messages only, which can be appended.
 pub(super) fn check_set(mut set: &[u8]) -> Result<(), Refused> {
     while !set.is_empty() {
         let (_, size) = header(set).ok_or(Refused::Corrupt)?;
-        // A record batch has its magic at the same place, and is told by it before its size.
+        // Checked before the size, so that a record batch is refused for its magic.
         if set.get(MAGIC).is_some_and(|&magic| magic > 1) {
             return Err(Refused::Magic);
         }
@@ -111,8 +110,9 @@ pub(super) fn check_set(mut set: &[u8]) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Gives the messages of a checked set the offsets from `next` on, and returns the one behind them.
-/// `each` is told every offset, and where in the set it lies. Checksums don't cover offsets.
+/// Gives the messages of a checked set the offsets from `next` on, and returns the offset after the
+/// last. `each` gets every offset, and the byte at which its message starts. Checksums do not cover
+/// offsets.
 pub(super) fn assign_offsets(
     set: &mut [u8],
     mut next: i64,
@@ -128,9 +128,9 @@ pub(super) fn assign_offsets(
     next
 }
 
-/// Converts the message set that starts at `start` to magic 0, in place: its timestamps go. A cut
-/// message at its end goes too, unless it is the first, by which a client learns that it asked for
-/// too few bytes.
+/// Converts the message set that starts at `start` to magic 0, in place, by removing timestamps. A
+/// message that is cut at the end is removed, too, unless it is the only one: by that a client
+/// learns that it asked for too few bytes.
 pub(super) fn down_convert(buffer: &mut Vec<u8>, start: usize) {
     let (mut from, mut to) = (start, start);
     while let Some((_, size)) = header(&buffer[from..]) {
@@ -148,7 +148,7 @@ pub(super) fn down_convert(buffer: &mut Vec<u8>, start: usize) {
             let message_size = (message.len() - OVERHEAD) as i32;
             message[8..OVERHEAD].copy_from_slice(&message_size.to_be_bytes());
             message[MAGIC] = 0;
-            // What else the attributes say is about the timestamp.
+            // The other attributes describe the timestamp.
             message[ATTRIBUTES] &= COMPRESSION;
             let sum = crc32fast::hash(&message[MAGIC..]);
             message[CRC..MAGIC].copy_from_slice(&sum.to_be_bytes());
@@ -166,7 +166,7 @@ pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A message, as a producer sends it. With a timestamp it is magic 1.
+    /// A message as a producer sends it: magic 1 if it has a timestamp.
     pub(in super::super) fn encode(
         timestamp: Option<i64>,
         key: Option<&[u8]>,
@@ -181,7 +181,7 @@ pub(super) mod tests {
         seal(&body)
     }
 
-    /// A message with this behind its checksum.
+    /// A message with this body after its checksum.
     fn seal(body: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0; 8];
         bytes.extend((4 + body.len() as i32).to_be_bytes());
@@ -198,7 +198,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_can_not_be_kept_is_refused_by_its_reason() {
+    fn a_set_that_cannot_be_kept_is_refused_with_the_reason() {
         let good = encode(None, Some(b"alice"), Some(b"hello"));
         assert_eq!(check_set(&good), Ok(()));
         assert_eq!(check_set(&[]), Ok(()));
@@ -209,7 +209,7 @@ pub(super) mod tests {
         );
         let compressed = seal(&[0, 1, 255, 255, 255, 255, 0, 0, 0, 1, b'x']);
         assert_eq!(check_set(&compressed), Err(Refused::Compressed));
-        // A record batch is one thing with its own size, and its magic where a message has it.
+        // A record batch has its size and its magic where a message has them.
         let batch = seal(&[2; 80]);
         assert_eq!(check_set(&batch), Err(Refused::Magic));
         assert_eq!(
@@ -221,7 +221,7 @@ pub(super) mod tests {
         assert_eq!(check_set(&most), Ok(()));
         let more = encode(None, None, Some(&vec![b'x'; room + 1]));
         assert_eq!(check_set(&more), Err(Refused::TooLarge));
-        // The checksum is right, but what it covers is no message.
+        // The checksum is right, but the body is not a message.
         for body in [
             &[0, 0, 0, 0, 0, 9, b'x', 0, 0, 0, 0][..],
             &[0, 0, 255, 255, 255, 254, 0, 0, 0, 0],
@@ -233,7 +233,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_first_message_that_is_cut_stays_as_it_is_when_converted_down() {
+    fn converting_down_keeps_a_first_message_that_is_cut() {
         let cut = &encode(Some(5), None, Some(b"hello"))[..30];
         let mut buffer = cut.to_vec();
         down_convert(&mut buffer, 0);
@@ -242,7 +242,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn any_flipped_bit_behind_the_offset_is_noticed(
+        fn any_flipped_bit_after_the_offset_is_noticed(
             message in any_message(),
             at in any::<prop::sample::Index>(),
             bit in 0u8..8,
@@ -263,7 +263,7 @@ pub(super) mod tests {
         }
 
         #[test]
-        fn converted_down_everything_but_the_time_is_the_same(
+        fn converting_down_changes_only_the_timestamp(
             messages in prop::collection::vec(
                 (prop::option::of(any::<i64>()), prop::option::of(".{0,20}"), prop::option::of(".{0,20}")),
                 1..10,
@@ -290,7 +290,7 @@ pub(super) mod tests {
             down_convert(&mut buffer, 6);
             prop_assert_eq!(&buffer[6..], &plain[..]);
 
-            // Of what is cut the whole messages are left, if there are any.
+            // Whole messages before the cut stay.
             let first = timed_ends[0];
             let cut = first + cut.index(timed.len() + 1 - first);
             let whole = timed_ends.iter().filter(|end| **end <= cut).count();

@@ -58,10 +58,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::kafka_crate::KafkaCrateCluster;
-use crate::broker;
 use crate::error::{Error, Result};
 use crate::name::Name;
-pub use probe::{Api, Found, ask, connect as reach};
+pub use probe::{BrokerInfo, ask, connect as reach};
 pub use reports::{EXCERPT_BYTES, Report, Reports};
 
 /// Offsets by partition: positions, committed offsets, or the ends of a log.
@@ -284,9 +283,8 @@ pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
 
 /// Whether crate `kafka` serves this broker: the small one, and a real one only in a build without
 /// librdkafka, if it still speaks version 0.
-fn is_for_kafka_crate(broker: &Found) -> bool {
-    let is_small_broker = broker::identity(broker.apis.iter().copied()).is_some();
-    is_small_broker || (!cfg!(feature = "librdkafka") && broker.speaks_version_0())
+fn is_for_kafka_crate(broker: &BrokerInfo) -> bool {
+    broker.is_small_broker() || (!cfg!(feature = "librdkafka") && broker.speaks_version_0())
 }
 
 #[cfg(feature = "librdkafka")]
@@ -302,23 +300,29 @@ fn librdkafka_or(_options: &Options, without: impl FnOnce() -> Error) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::identity;
+    use crate::wire::ApiVersion;
 
     #[test]
     fn crate_kafka_serves_the_small_broker_and_without_librdkafka_an_old_kafka() {
         let without_librdkafka = !cfg!(feature = "librdkafka");
-        let identity = [(broker::IDENTITY_HIGH, 0, 1), (broker::IDENTITY_LOW, 0, 2)];
+        let api = |(api_key, min_version, max_version)| ApiVersion {
+            api_key,
+            min_version,
+            max_version,
+        };
         for (apis, serves) in [
+            (identity::to_apis(7).to_vec(), true),
             (
-                [(1, 0, 2), (2, 0, 1)].into_iter().chain(identity).collect(),
-                true,
+                [(1, 0, 16), (2, 0, 9)].map(api).to_vec(),
+                without_librdkafka,
             ),
-            (vec![(1, 0, 16), (2, 0, 9)], without_librdkafka),
-            (vec![(1, 4, 18), (2, 1, 10)], false),
+            ([(1, 4, 18), (2, 1, 10)].map(api).to_vec(), false),
             // Before 0.10: it closes the connection instead of answering.
             (Vec::new(), without_librdkafka),
         ] {
             let server = "localhost:9092".to_string();
-            let broker = Found { server, apis };
+            let broker = BrokerInfo { server, apis };
             assert_eq!(is_for_kafka_crate(&broker), serves, "{broker:?}");
         }
     }

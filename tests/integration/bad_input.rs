@@ -164,7 +164,7 @@ fn a_listener_that_never_answers_is_given_up_after_five_seconds() {
         .start()
         .wait_within(Duration::from_secs(15))
         .code(1)
-        .says(&["gave no answer within the 5 seconds"]);
+        .says(&["gave no answer within 5 seconds"]);
 }
 
 #[test]

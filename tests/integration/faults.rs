@@ -13,16 +13,17 @@ mod proxy;
 mod soak;
 
 use std::collections::VecDeque;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use kafka_chat::client;
+use kafka_chat::wire::{FETCH, PRODUCE};
+
 use self::check::{Report, check};
 use self::load::{Chance, Load, account};
-use self::proxy::{FETCH, Fault, PRODUCE, Proxy};
+use self::proxy::{Fault, Proxy};
 use crate::support::{Kafka, PATIENCE, Running, user};
 
 /// How many publishers send at once.
@@ -186,15 +187,10 @@ impl Hosts {
     }
 }
 
-/// Whether a broker answers at this port of 127.0.0.1: an `ApiVersions` request of version 0.
+/// Whether a small broker answers at this port of 127.0.0.1.
 fn serves(port: u16) -> bool {
-    let ask = || -> std::io::Result<()> {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(&[0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 0, 0])?;
-        stream.read_exact(&mut [0; 8])
-    };
-    ask().is_ok()
+    let broker = client::ask(&[format!("127.0.0.1:{port}")], PATIENCE);
+    broker.is_ok_and(|broker| broker.is_small_broker())
 }
 
 #[test]

@@ -7,10 +7,12 @@ use std::io::{Write, stdout};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use kafka_chat::wire::{FETCH, PRODUCE};
+
 use super::away::chat;
 use super::check::{Report, check};
 use super::load::{Chance, account};
-use super::proxy::{FETCH, Fault, PRODUCE, Proxy};
+use super::proxy::{Fault, Proxy};
 use super::{Hosts, Plan, run, seed};
 use crate::support::{Ended, Kafka, PATIENCE, Program, free_port, setting, user};
 use crate::tty::{CTRL_C, CTRL_D};

@@ -1,26 +1,21 @@
 //! A proxy between clients and one broker, which breaks things.
 //!
-//! It knows frames, whose requests they answer, and nothing more of the protocol: a frame is a size
-//! and so many bytes, and a request begins with its API key. A broker answers in order.
+//! Of the protocol it knows frames only, and that a request begins with its API key. A broker answers
+//! in order.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use kafka_chat::wire::{self, FIND_COORDINATOR, METADATA, PRODUCE};
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::support::{PATIENCE, free_port};
-
-/// API keys: <https://kafka.apache.org/protocol#protocol_api_keys>.
-pub(crate) const PRODUCE: i16 = 0;
-pub(crate) const FETCH: i16 = 1;
-const METADATA: i16 = 3;
-const FIND_COORDINATOR: i16 = 10;
 
 /// What happens to one connection, or to all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -288,15 +283,8 @@ impl Shared {
     }
 }
 
-/// A frame with its size in front.
+/// A frame with its size.
 fn read_frame(mut from: &TcpStream) -> io::Result<Vec<u8>> {
-    let mut size = [0; 4];
-    from.read_exact(&mut size)?;
-    let length = usize::try_from(i32::from_be_bytes(size)).map_err(|_| ErrorKind::InvalidData)?;
-    let mut frame = size.to_vec();
-    from.take(length as u64).read_to_end(&mut frame)?;
-    match frame.len() - size.len() {
-        n if n == length => Ok(frame),
-        _ => Err(ErrorKind::UnexpectedEof.into()),
-    }
+    let frame = wire::read_frame(&mut from, usize::MAX)?;
+    Ok([&(frame.len() as u32).to_be_bytes()[..], &frame].concat())
 }

@@ -1,7 +1,8 @@
 //! The offsets that consumer groups have committed, in one append-only file.
 //!
-//! The newest record of a group and topic counts. When most records are old ones, the file is
-//! written anew beside itself and renamed. As with messages, committed means written.
+//! The last record of a group and topic counts. When most records are superseded, the live ones are
+//! written to a new file, which then replaces the old one. As with messages, committed means
+//! written, not synced.
 //!
 //! ```text
 //! size: u32  crc: u32  and in these size bytes:
@@ -16,49 +17,52 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::log::append_at;
 
-/// How much of the file may be old records before it is written anew, whatever its size.
+/// How many bytes of superseded records the file may have, however few are live.
 const SLACK_BYTES: u64 = 1024 * 1024;
 
 /// An offset committed for one topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Committed {
+pub(super) struct CommittedOffset {
     pub(super) offset: i64,
-    /// What the client wants to keep beside it.
+    /// What the client keeps with it.
     pub(super) metadata: String,
 }
 
 /// Why offsets were not committed. None of them is.
 #[derive(Debug)]
 pub(super) enum NotCommitted {
-    /// There are as many groups and topics as there can be.
+    /// The limit of pairs of group and topic is reached.
     TooMany,
-    /// They can't be written.
+    /// They cannot be written.
     Io,
 }
 
 /// The committed offsets of all groups.
 #[derive(Debug)]
-pub(super) struct Groups {
+pub(super) struct GroupOffsets {
     path: PathBuf,
     max: usize,
-    state: Mutex<State>,
+    /// Locked during a commit, and for a look-up.
+    records: Mutex<Records>,
 }
 
 #[derive(Debug)]
-struct State {
+struct Records {
     file: File,
     /// How many bytes of the file are records.
     len: u64,
-    /// How many of these would do.
-    needed: u64,
-    /// By group and topic.
-    committed: HashMap<(String, String), Committed>,
+    /// How many bytes of these are live records.
+    live: u64,
+    committed: HashMap<Key, CommittedOffset>,
 }
 
-impl Groups {
-    /// Opens the file, which is made where there is none. A torn tail is not looked at, and cut off
-    /// by the next commit. At most `max` pairs of group and topic are kept.
-    pub(super) fn open(path: &Path, max: usize) -> io::Result<Groups> {
+/// A group and a topic.
+type Key = (String, String);
+
+impl GroupOffsets {
+    /// Opens the file, which is created if it does not exist. A torn tail is ignored, and cut off by
+    /// the next commit. At most `max` pairs of group and topic are kept.
+    pub(super) fn open(path: &Path, max: usize) -> io::Result<GroupOffsets> {
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -68,107 +72,105 @@ impl Groups {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let mut committed = HashMap::new();
-        let (mut len, mut needed) = (0, 0);
+        let (mut len, mut live) = (0, 0);
         let mut rest = bytes.as_slice();
-        while let Some((key, value, behind)) = decode(rest) {
-            len += (rest.len() - behind.len()) as u64;
-            rest = behind;
-            needed += size(&key, &value);
+        while let Some((key, value, after)) = decode(rest) {
+            len += (rest.len() - after.len()) as u64;
+            rest = after;
+            live += size(&key, &value);
             if let Some(old) = committed.insert(key.clone(), value) {
-                needed -= size(&key, &old);
+                live -= size(&key, &old);
             }
         }
-        Ok(Groups {
+        Ok(GroupOffsets {
             path: path.to_path_buf(),
             max,
-            state: Mutex::new(State {
+            records: Mutex::new(Records {
                 file,
                 len,
-                needed,
+                live,
                 committed,
             }),
         })
     }
 
     /// What was committed for a group in a topic.
-    pub(super) fn committed(&self, group: &str, topic: &str) -> Option<Committed> {
+    pub(super) fn committed(&self, group: &str, topic: &str) -> Option<CommittedOffset> {
         let key = (group.to_string(), topic.to_string());
-        self.state().committed.get(&key).cloned()
+        self.records().committed.get(&key).cloned()
     }
 
     /// Commits offsets for a group, each with its topic.
     pub(super) fn commit(
         &self,
         group: &str,
-        offsets: Vec<(String, Committed)>,
+        offsets: Vec<(String, CommittedOffset)>,
     ) -> Result<(), NotCommitted> {
-        let mut state = self.state();
+        let mut records = self.records();
         let offsets: Vec<_> = offsets
             .into_iter()
             .map(|(topic, committed)| ((group.to_string(), topic), committed))
             .collect();
         let new = offsets
             .iter()
-            .filter(|(key, _)| !state.committed.contains_key(key))
+            .filter(|(key, _)| !records.committed.contains_key(key))
             .count();
-        if state.committed.len() + new > self.max {
+        if records.committed.len() + new > self.max {
             return Err(NotCommitted::TooMany);
         }
         let mut bytes = Vec::new();
         for (key, value) in &offsets {
             encode(key, value, &mut bytes);
         }
-        let len = state.len;
-        let found = state.file.metadata().map_err(|_| NotCommitted::Io)?;
-        append_at(&state.file, &found, len, &bytes).map_err(|_| NotCommitted::Io)?;
-        state.len += bytes.len() as u64;
+        let len = records.len;
+        let found = records.file.metadata().map_err(|_| NotCommitted::Io)?;
+        append_at(&records.file, &found, len, &bytes).map_err(|_| NotCommitted::Io)?;
+        records.len += bytes.len() as u64;
         for (key, value) in offsets {
-            state.needed += size(&key, &value);
-            if let Some(old) = state.committed.get(&key) {
-                state.needed -= size(&key, old);
+            records.live += size(&key, &value);
+            if let Some(old) = records.committed.get(&key) {
+                records.live -= size(&key, old);
             }
-            state.committed.insert(key, value);
+            records.committed.insert(key, value);
         }
-        if state.len > SLACK_BYTES + 2 * state.needed {
+        if records.len > SLACK_BYTES + 2 * records.live {
             // These offsets are committed, whether this succeeds or not.
-            let _ = self.compact(&mut state);
+            let _ = self.compact(&mut records);
         }
         Ok(())
     }
 
-    /// Writes the file anew, with nothing but what is needed.
-    fn compact(&self, state: &mut State) -> io::Result<()> {
+    /// Replaces the file by one with the live records only.
+    fn compact(&self, records: &mut Records) -> io::Result<()> {
         let mut bytes = Vec::new();
-        for (key, value) in &state.committed {
+        for (key, value) in &records.committed {
             encode(key, value, &mut bytes);
         }
         let new = self.path.with_extension("new");
         let file = File::create(&new)?;
         append_at(&file, &file.metadata()?, 0, &bytes)?;
         fs::rename(&new, &self.path)?;
-        state.file = file;
-        state.len = bytes.len() as u64;
+        records.file = file;
+        records.len = bytes.len() as u64;
         Ok(())
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn records(&self) -> MutexGuard<'_, Records> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-type Key = (String, String);
-
 /// How many bytes the record takes.
-fn size((group, topic): &Key, value: &Committed) -> u64 {
+fn size((group, topic): &Key, value: &CommittedOffset) -> u64 {
     (8 + 2 + group.len() + 2 + topic.len() + 8 + 2 + value.metadata.len()) as u64
 }
 
-fn encode(key: &Key, value: &Committed, out: &mut Vec<u8>) {
+fn encode(key: &Key, value: &CommittedOffset, out: &mut Vec<u8>) {
     let (group, topic) = key;
     let start = out.len();
     out.extend_from_slice(&[0; 8]);
     let string = |text: &str, out: &mut Vec<u8>| {
-        // They came in a request, where they have no longer size either.
+        // Strings in a request are not longer.
         out.extend_from_slice(&(text.len() as u16).to_be_bytes());
         out.extend_from_slice(text.as_bytes());
     };
@@ -182,11 +184,11 @@ fn encode(key: &Key, value: &Committed, out: &mut Vec<u8>) {
     out[start + 4..start + 8].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// The record at the front of `bytes`, and what follows it; `None` if there is no whole one.
-fn decode(bytes: &[u8]) -> Option<(Key, Committed, &[u8])> {
+/// The first record in `bytes`, and the bytes after it; `None` if it is not whole.
+fn decode(bytes: &[u8]) -> Option<(Key, CommittedOffset, &[u8])> {
     let (size, rest) = bytes.split_first_chunk::<4>()?;
     let (sum, rest) = rest.split_first_chunk::<4>()?;
-    let (record, behind) = rest.split_at_checked(u32::from_be_bytes(*size) as usize)?;
+    let (record, after) = rest.split_at_checked(u32::from_be_bytes(*size) as usize)?;
     if crc32fast::hash(record) != u32::from_be_bytes(*sum) {
         return None;
     }
@@ -195,7 +197,7 @@ fn decode(bytes: &[u8]) -> Option<(Key, Committed, &[u8])> {
     let (offset, rest) = rest.split_first_chunk::<8>()?;
     let (metadata, _) = string(rest)?;
     let offset = i64::from_be_bytes(*offset);
-    Some(((group, topic), Committed { offset, metadata }, behind))
+    Some(((group, topic), CommittedOffset { offset, metadata }, after))
 }
 
 fn string(bytes: &[u8]) -> Option<(String, &[u8])> {
@@ -210,21 +212,21 @@ mod tests {
     use proptest::prelude::*;
     use tempfile::TempDir;
 
-    fn at(offset: i64) -> Committed {
-        Committed {
+    fn at(offset: i64) -> CommittedOffset {
+        CommittedOffset {
             offset,
             metadata: "m".into(),
         }
     }
 
-    fn open(dir: &TempDir) -> Groups {
-        Groups::open(&dir.path().join("offsets"), 100).unwrap()
+    fn open(dir: &TempDir) -> GroupOffsets {
+        GroupOffsets::open(&dir.path().join("offsets"), 100).unwrap()
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn the_newest_commit_counts_also_after_a_restart(
+        fn the_last_commit_counts_even_after_a_restart(
             commits in prop::collection::vec(("[ab]", "[xy]", any::<i64>(), ".{0,9}"), 0..30),
             reopen in any::<prop::sample::Index>(),
         ) {
@@ -235,7 +237,7 @@ mod tests {
                 if i == reopen.index(commits.len()) {
                     groups = open(&dir);
                 }
-                let committed = Committed { offset: *offset, metadata: metadata.clone() };
+                let committed = CommittedOffset { offset: *offset, metadata: metadata.clone() };
                 model.insert((group.as_str(), topic.as_str()), committed.clone());
                 groups.commit(group, vec![(topic.clone(), committed)]).unwrap();
             }
@@ -294,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn old_records_go_when_they_take_too_much() {
+    fn superseded_records_are_dropped_when_they_take_too_much() {
         let dir = TempDir::new().unwrap();
         let groups = open(&dir);
         let metadata = "m".repeat(4000);
@@ -303,7 +305,10 @@ mod tests {
         for offset in 0..1000 {
             let metadata = metadata.clone();
             groups
-                .commit("g", vec![("t".into(), Committed { offset, metadata })])
+                .commit(
+                    "g",
+                    vec![("t".into(), CommittedOffset { offset, metadata })],
+                )
                 .unwrap();
             largest = largest.max(fs::metadata(dir.path().join("offsets")).unwrap().len());
         }
@@ -315,9 +320,9 @@ mod tests {
     }
 
     #[test]
-    fn there_can_not_be_more_than_the_limit() {
+    fn a_pair_beyond_the_limit_is_refused() {
         let dir = TempDir::new().unwrap();
-        let groups = Groups::open(&dir.path().join("offsets"), 2).unwrap();
+        let groups = GroupOffsets::open(&dir.path().join("offsets"), 2).unwrap();
         for group in ["a", "b", "a"] {
             groups.commit(group, vec![("t".into(), at(1))]).unwrap();
         }

@@ -1,0 +1,100 @@
+//! The identity of a log: a number drawn when the log is created, and kept beside it.
+//!
+//! A client that loses its broker can take over only with the log that it was using. The broker
+//! therefore publishes the identity in its ApiVersions response, as the newest versions of two API
+//! keys that no Kafka has: versions are 16 bits wide, and not negative.
+
+use std::fs;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::path::Path;
+
+use crate::wire::ApiVersion;
+
+/// How many bits an identity has: two halves.
+const BITS: u32 = 2 * HALF_BITS;
+const HALF_BITS: u32 = 15;
+
+/// The API keys of the two halves.
+const HIGH: i16 = 32001;
+const LOW: i16 = 32002;
+
+/// The file with the identity, as Kafka keeps its `cluster.id`.
+const FILE: &str = "meta.properties";
+const PROPERTY: &str = "log.id=";
+
+/// The identity of the log in `dir`, if it has one.
+pub(crate) fn stored(dir: &Path) -> Option<u32> {
+    let properties = fs::read_to_string(dir.join(FILE)).ok()?;
+    let id = properties
+        .lines()
+        .find_map(|line| line.strip_prefix(PROPERTY))?;
+    id.parse().ok().filter(|id| id >> BITS == 0)
+}
+
+/// Gives the log in `dir` an identity. The file is written as a whole or not at all.
+pub(super) fn create(dir: &Path) -> io::Result<u32> {
+    // The keys of a hasher are the standard library's random numbers.
+    let random = RandomState::new().build_hasher().finish();
+    let id = (random as u32) >> (u32::BITS - BITS);
+    let new = dir.join(format!("{FILE}.new"));
+    fs::write(&new, format!("{PROPERTY}{id}\n"))?;
+    fs::rename(new, dir.join(FILE))?;
+    Ok(id)
+}
+
+/// The identity that a broker publishes; `None` if it is not a small broker.
+pub(crate) fn of(apis: &[ApiVersion]) -> Option<u32> {
+    let half = |key| {
+        let api = apis.iter().find(|api| api.api_key == key)?;
+        u32::try_from(api.max_version)
+            .ok()
+            .filter(|_| api.min_version == 0)
+    };
+    Some(half(HIGH)? << HALF_BITS | half(LOW)?)
+}
+
+/// The two APIs that publish an identity.
+pub(crate) fn to_apis(id: u32) -> [ApiVersion; 2] {
+    [(HIGH, id >> HALF_BITS), (LOW, id)].map(|(api_key, bits)| ApiVersion {
+        api_key,
+        min_version: 0,
+        max_version: (bits & ((1 << HALF_BITS) - 1)) as i16,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::APIS;
+
+    #[test]
+    fn an_identity_is_published_and_recognised() {
+        for id in [0, 1, 0x7fff, 0x8000, 706_700_630, (1 << BITS) - 1] {
+            let published = [APIS, &to_apis(id)].concat();
+            assert_eq!(of(&published), Some(id));
+        }
+        assert_eq!(of(APIS), None);
+        let [high, low] = to_apis(5);
+        let api = |min_version, max_version| ApiVersion {
+            min_version,
+            max_version,
+            ..low
+        };
+        assert_eq!(of(&[high]), None);
+        assert_eq!(of(&[high, api(1, 5)]), None);
+        assert_eq!(of(&[high, api(0, -1)]), None);
+    }
+
+    #[test]
+    fn an_identity_is_kept_in_its_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(stored(dir.path()), None);
+        let id = create(dir.path()).unwrap();
+        assert_eq!(stored(dir.path()), Some(id));
+        for broken in ["log.id=", "log.id=1073741824\n", "id=5\n"] {
+            fs::write(dir.path().join(FILE), broken).unwrap();
+            assert_eq!(stored(dir.path()), None, "{broken}");
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The log on disk: a folder for each topic, with segment files that are only ever appended to.
+//!
+//! A segment is a message set and nothing else, named by the offset of its first message, as in
+//! Kafka. In memory is only an index of where messages start, one in every [`INDEX_INTERVAL`]
+//! bytes. It is built when a segment is first used, so that a large log opens as fast as a small
+//! one. The start of the newest messages is kept, too: a client that follows a topic reads nothing
+//! else.
+//!
+//! The files that were appended to last stay open. Every other file is open for the length of one
+//! operation, so that a thousand topics need no descriptors. Before an append, the path is compared
+//! with the open file, so that a deleted folder is noticed.
+//!
+//! Appended means written to the file, not synced to the disk: it survives the end of the process
+//! in any way, and can be lost with a power cut. The torn tail that either can leave is found by
+//! its checksum, and cut off.
+//!
+//! `topic` appends, reads and deletes, `segment` is one file and its index, `files` keeps files
+//! open. This module has the folder that they are in.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::identity;
+use crate::error::{Error, Result};
+use crate::name::Name;
+use files::OpenFiles;
+pub(super) use files::{MAX_OPEN, append_at};
+pub(super) use topic::{NotAppended, NotRead, Topic};
+
+mod files;
+mod segment;
+#[cfg(test)]
+mod tests;
+mod topic;
+
+/// How many bytes lie at least between two indexed messages: the most that is read to find one. The
+/// index takes a thousandth of the log.
+const INDEX_INTERVAL: u64 = 16 * 1024;
+
+/// What follows a topic's name in the name of its folder: Kafka's number of the partition.
+const PARTITION: &str = "-0";
+
+/// How much of a topic is kept, and in which pieces.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// When a topic takes more, its oldest segments are deleted.
+    pub(super) retention_bytes: u64,
+    /// When a segment would take more, the next one is started.
+    pub(super) segment_bytes: u64,
+    /// How many topics there can be.
+    pub(super) max_topics: usize,
+}
+
+/// All topics in one data directory, which is locked against other processes.
+#[derive(Debug)]
+pub(super) struct Log {
+    dir: PathBuf,
+    limits: Limits,
+    id: u32,
+    lock: File,
+    topics: RwLock<BTreeMap<String, Arc<Topic>>>,
+    open_files: Arc<OpenFiles>,
+}
+
+/// Why a topic cannot be created.
+#[derive(Debug)]
+pub(super) enum NotCreated {
+    /// Its name is not a legal topic name.
+    Name,
+    /// The limit of topics is reached.
+    TooMany,
+    /// Its folder cannot be created.
+    Io,
+}
+
+impl Log {
+    /// Opens the log in `dir`, which is created if it does not exist, for a broker at `address`.
+    ///
+    /// Fails when the directory cannot be created or written, or when another broker has it open.
+    pub(super) fn open(dir: &Path, address: &str, limits: Limits) -> Result<Log> {
+        let unusable = |e| unusable(dir, e);
+        create_dir(dir).map_err(unusable)?;
+        let lock = lock(dir, address)?;
+        let id = match identity::stored(dir) {
+            Some(id) => id,
+            None => identity::create(dir).map_err(unusable)?,
+        };
+        let open_files = Arc::default();
+        let mut topics = BTreeMap::new();
+        for entry in fs::read_dir(dir).map_err(unusable)? {
+            let entry = entry.map_err(unusable)?;
+            let file_name = entry.file_name();
+            let name = file_name.to_str().and_then(|n| n.strip_suffix(PARTITION));
+            if let Some(name) = name.filter(|n| n.parse::<Name>().is_ok()) {
+                let topic = Topic::new(entry.path(), limits, &open_files);
+                topics.insert(name.to_string(), Arc::new(topic));
+            }
+        }
+        Ok(Log {
+            dir: dir.to_path_buf(),
+            limits,
+            id,
+            lock,
+            topics: RwLock::new(topics),
+            open_files,
+        })
+    }
+
+    /// Its identity.
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Lets another broker open the log. Nothing may be appended afterwards.
+    pub(super) fn release(&self) {
+        self.open_files.close();
+        // After an error it stays locked until this is dropped.
+        let _ = self.lock.unlock();
+    }
+
+    /// Another handle to the lock file: a descriptor that costs nothing else.
+    pub(super) fn spare_descriptor(&self) -> io::Result<File> {
+        self.lock.try_clone()
+    }
+
+    /// The names of all topics, sorted.
+    pub(super) fn topic_names(&self) -> Vec<String> {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        topics.keys().cloned().collect()
+    }
+
+    /// The topic of that name, if it exists.
+    pub(super) fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        topics.get(name).cloned()
+    }
+
+    /// Creates the topic, if it does not exist.
+    pub(super) fn create_topic(&self, name: &str) -> Result<(), NotCreated> {
+        if self.topic(name).is_some() {
+            return Ok(());
+        }
+        if name.parse::<Name>().is_err() {
+            return Err(NotCreated::Name);
+        }
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        if topics.contains_key(name) {
+            return Ok(());
+        }
+        if topics.len() >= self.limits.max_topics {
+            return Err(NotCreated::TooMany);
+        }
+        let dir = self.dir.join(format!("{name}{PARTITION}"));
+        // An existing folder is another topic's, on a disk where `Bob` is `bob`.
+        fs::create_dir(&dir).map_err(|_| NotCreated::Io)?;
+        let topic = Topic::new(dir, self.limits, &self.open_files);
+        topics.insert(name.to_string(), Arc::new(topic));
+        Ok(())
+    }
+}
+
+fn failed(dir: &Path, why: impl std::fmt::Display) -> Error {
+    Error::failed(
+        format_args!("cannot use {} for the broker's log", dir.display()),
+        why,
+    )
+}
+
+fn unusable(dir: &Path, why: io::Error) -> Error {
+    failed(dir, why).hint("Name a directory that can be written with --data-dir.")
+}
+
+/// Creates the directory, for its owner only.
+fn create_dir(dir: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir)
+}
+
+/// Locks the directory for the broker at `address`, which is written to the lock file.
+///
+/// Fails with the address of the broker that has it locked.
+fn lock(dir: &Path, address: &str) -> Result<File> {
+    let unusable = |e| unusable(dir, e);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(dir.join(".lock"))
+        .map_err(unusable)?;
+    match file.try_lock() {
+        Ok(()) => {
+            file.set_len(0).map_err(unusable)?;
+            file.write_all(address.as_bytes()).map_err(unusable)?;
+            Ok(file)
+        }
+        Err(TryLockError::Error(e)) => Err(unusable(e)),
+        Err(TryLockError::WouldBlock) => {
+            // Where locks are mandatory, the file cannot be read either: then it stays unsaid.
+            let mut other = String::new();
+            let _ = file.read_to_string(&mut other);
+            let other = other.trim();
+            Err(if other.is_empty() {
+                failed(dir, "another broker is using it")
+                    .hint("Name another directory with --data-dir.")
+            } else {
+                failed(dir, format_args!("the broker at {other} is using it")).hint(format_args!(
+                    "Talk to that one with -b {other}, or name another directory with --data-dir."
+                ))
+            })
+        }
+    }
+}

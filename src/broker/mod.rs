@@ -1,0 +1,117 @@
+//! The small broker: enough of Kafka for a chat on one machine.
+//!
+//! It does not replace Kafka: it is one node, a topic has one partition, and there are no replicas,
+//! no transactions and no group membership.
+//!
+//! `message` knows the format of messages, `log` and `group_offsets` what is on disk, `identity`
+//! which log it is, and `server` sockets; only the last knows the others. The bytes of the protocol
+//! are in [`wire`](crate::wire).
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use group_offsets::GroupOffsets;
+use log::{Limits, Log};
+use server::Server;
+
+#[cfg(fuzzing)]
+pub mod fuzz;
+mod group_offsets;
+pub(crate) mod identity;
+mod log;
+mod message;
+mod server;
+
+/// The limits of a broker.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How many bytes of messages a topic keeps at least: its oldest segment is deleted once the
+    /// others have as many.
+    pub retention_bytes: u64,
+    /// How many bytes a segment can have, unless a single request has more.
+    pub segment_bytes: u64,
+    /// How many topics there can be.
+    pub max_topics: usize,
+    /// How many pairs of group and topic offsets are kept for.
+    pub max_group_offsets: usize,
+    /// How many bytes a request can have. A connection that announces more is closed.
+    pub max_request_bytes: usize,
+    /// How many connections are served at a time. For one more, the connection idle for longest is
+    /// closed; if none is idle, the new one is.
+    pub max_connections: usize,
+    /// How long a request may take to come in, or a response to go out, once it has begun.
+    pub request_timeout: Duration,
+    /// How long a connection may be idle between requests.
+    pub idle_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            retention_bytes: 2 << 30,
+            // Small enough to be checked at once when a topic is first used.
+            segment_bytes: 16 << 20,
+            max_topics: 10_000,
+            max_group_offsets: 100_000,
+            max_request_bytes: 8 << 20,
+            max_connections: 4096,
+            request_timeout: Duration::from_secs(30),
+            // Kafka's connections.max.idle.ms.
+            idle_timeout: Duration::from_secs(600),
+        }
+    }
+}
+
+/// A running broker; dropping it stops it.
+#[derive(Debug)]
+pub struct Broker {
+    server: Server,
+}
+
+impl Broker {
+    /// Serves the log in `dir` on `listener`, which the caller has bound: binding is the election.
+    /// Metadata names the address that a client connected to.
+    ///
+    /// An acknowledged message or offset was written to its file, and survives the end of this
+    /// process in any way. It was not synced to the disk: a power cut can lose the newest ones.
+    ///
+    /// Fails when the directory cannot be created or written, or when another broker uses it.
+    pub fn start(listener: TcpListener, dir: &Path, config: Config) -> Result<Broker> {
+        let failed = |e| Error::failed("cannot start the small broker", e);
+        let address = listener.local_addr().map_err(failed)?;
+        let limits = Limits {
+            retention_bytes: config.retention_bytes,
+            segment_bytes: config.segment_bytes,
+            max_topics: config.max_topics,
+        };
+        let log = Log::open(dir, &address.to_string(), limits)?;
+        let offsets = dir.join("group-offsets");
+        let group_offsets =
+            GroupOffsets::open(&offsets, config.max_group_offsets).map_err(|e| {
+                let doing = format_args!("cannot use {} for committed offsets", offsets.display());
+                Error::failed(doing, e)
+            })?;
+        let server =
+            Server::start(listener, address, log, group_offsets, config).map_err(failed)?;
+        Ok(Broker { server })
+    }
+
+    /// The address that it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// Stops the broker: appends that have begun end, all connections are closed, and the address and
+    /// the log are free for the next broker.
+    pub fn stop(&mut self) {
+        self.server.stop();
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,236 @@
+//! Sockets: accepts connections, as many as there is room for, and ends them.
+//!
+//! `connection` reads requests and writes responses, `answer` knows what a request is answered.
+//!
+//! | thread | waits for | ends when |
+//! |---|---|---|
+//! | `broker` | the next connection | the server stops |
+//! | `broker connection`, one for each | a request, or messages to fetch | the connection is closed, by either side |
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::Config;
+use super::group_offsets::GroupOffsets;
+use super::log::{self, Log};
+use connection::Connection;
+
+mod answer;
+mod connection;
+#[cfg(test)]
+mod tests;
+
+/// Enough for what a connection's thread does, so that a thousand of them are cheap.
+const STACK_BYTES: usize = 256 * 1024;
+
+/// How many file descriptors connections leave to the log: those that stay open, and those that
+/// are open for one operation.
+const SPARE_DESCRIPTORS: usize = log::MAX_OPEN + 16;
+
+/// How long to wait after a failure to accept, of which there may be many.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// How long a new connection waits for the end of the one that it replaces.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A listening broker.
+#[derive(Debug)]
+pub(super) struct Server {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+/// What the threads of all connections use.
+#[derive(Debug)]
+struct Shared {
+    log: Log,
+    group_offsets: GroupOffsets,
+    config: Config,
+    stopping: AtomicBool,
+    /// By a number of their own. Locked by the acceptor while it makes room for one more, by a
+    /// connection's thread at its end, and by [`Server::stop`]; never while a request is answered.
+    connections: Mutex<HashMap<u64, Running>>,
+    /// Notified when a connection has ended.
+    ended: Condvar,
+    /// Counts responses: the connection with the lowest count was idle for longest.
+    clock: AtomicU64,
+}
+
+/// A connection, and the thread that serves it.
+#[derive(Debug)]
+struct Running {
+    connection: Arc<Connection>,
+    thread: JoinHandle<()>,
+}
+
+impl Running {
+    /// Makes the thread end once it has answered its current request.
+    fn close(&self) {
+        let _ = self.connection.stream.shutdown(Shutdown::Both);
+        // A waiting fetch wakes up, and sees that its client is gone.
+        self.thread.thread().unpark();
+    }
+}
+
+impl Server {
+    /// Starts to accept connections.
+    pub(super) fn start(
+        listener: TcpListener,
+        address: SocketAddr,
+        log: Log,
+        group_offsets: GroupOffsets,
+        config: Config,
+    ) -> io::Result<Server> {
+        // The caller may have made it non-blocking.
+        listener.set_nonblocking(false)?;
+        let shared = Arc::new(Shared {
+            log,
+            group_offsets,
+            config,
+            stopping: AtomicBool::new(false),
+            connections: Mutex::default(),
+            ended: Condvar::new(),
+            clock: AtomicU64::new(0),
+        });
+        let acceptor = thread::Builder::new().name("broker".into()).spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.accept(&listener)
+        })?;
+        Ok(Server {
+            address,
+            shared,
+            acceptor: Some(acceptor),
+        })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends all threads, and waits for them.
+    pub(super) fn stop(&mut self) {
+        let Some(acceptor) = self.acceptor.take() else {
+            return;
+        };
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        let mut threads = Vec::new();
+        loop {
+            // Checked before the connections are, since the acceptor may be adding one just now.
+            let finished = acceptor.is_finished();
+            let connections = std::mem::take(&mut *self.shared.connections());
+            for running in connections.into_values() {
+                running.close();
+                threads.push(running.thread);
+            }
+            if finished {
+                break;
+            }
+            // The acceptor checks `stopping` after each connection.
+            let _ = TcpStream::connect_timeout(&self.address, ACCEPT_BACKOFF);
+            thread::yield_now();
+        }
+        for thread in threads {
+            // A thread that panicked has ended, too.
+            let _ = thread.join();
+        }
+        let _ = acceptor.join();
+        self.shared.log.release();
+    }
+}
+
+impl Shared {
+    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Running>> {
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn accept(self: &Arc<Self>, listener: &TcpListener) {
+        let mut next_id = 0;
+        while !self.stopping.load(Ordering::SeqCst) {
+            match listener.accept() {
+                // A refused client sees its connection closed.
+                Ok((stream, _)) => {
+                    let _ = self.admit(next_id, stream);
+                    next_id += 1;
+                }
+                // The client is gone already, or no descriptor is left: both pass.
+                Err(_) => thread::sleep(ACCEPT_BACKOFF),
+            }
+        }
+    }
+
+    fn admit(self: &Arc<Self>, id: u64, stream: TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(self.config.request_timeout))?;
+        let connection = Arc::new(Connection::new(stream, self.tick()));
+        // Locked until the connection is registered, so that it cannot end before.
+        let Some(mut connections) = self.make_room() else {
+            return Ok(());
+        };
+        let builder = thread::Builder::new()
+            .name("broker connection".into())
+            .stack_size(STACK_BYTES);
+        let thread = builder.spawn({
+            let shared = Arc::clone(self);
+            let connection = Arc::clone(&connection);
+            move || {
+                // Created by the new thread: if no thread can be started, this closure is dropped
+                // while the connections are locked.
+                let guard = Unregister(shared, id);
+                // However it ends, also by a panic, the client sees the connection closed.
+                let _ = guard.0.serve(&connection);
+                drop(connection);
+            }
+        })?;
+        connections.insert(id, Running { connection, thread });
+        Ok(())
+    }
+
+    /// Makes room for one more connection, if need be by closing the one that was idle for longest.
+    /// `None` if none is idle.
+    fn make_room(&self) -> Option<MutexGuard<'_, HashMap<u64, Running>>> {
+        let is_full = |connections: &mut HashMap<u64, Running>| {
+            let spare: io::Result<Vec<_>> = (0..SPARE_DESCRIPTORS)
+                .map(|_| self.log.spare_descriptor())
+                .collect();
+            connections.len() >= self.config.max_connections || spare.is_err()
+        };
+        let mut connections = self.connections();
+        if is_full(&mut connections) {
+            let idle = connections
+                .values()
+                .filter_map(|running| Some((running.connection.idle_since()?, running)));
+            let (_, longest) = idle.min_by_key(|(since, _)| *since)?;
+            longest.close();
+            let waited = self
+                .ended
+                .wait_timeout_while(connections, END_TIMEOUT, is_full);
+            connections = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if is_full(&mut connections) {
+                return None;
+            }
+        }
+        Some(connections)
+    }
+
+    fn tick(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// Removes a connection when its thread ends.
+struct Unregister(Arc<Shared>, u64);
+
+impl Drop for Unregister {
+    fn drop(&mut self) {
+        self.0.connections().remove(&self.1);
+        self.0.ended.notify_all();
+    }
+}
