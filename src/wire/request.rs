@@ -28,17 +28,6 @@ impl<'a, P: Wire<'a>> Wire<'a> for TopicData<'a, P> {
     }
 }
 
-impl<'a, P> TopicData<'a, P> {
-    /// The answer about this topic: one for each of its partitions.
-    pub(crate) fn answer<Q>(self, mut answer: impl FnMut(&str, P) -> Q) -> TopicData<'a, Q> {
-        let TopicData { name, partitions } = self;
-        TopicData {
-            name,
-            partitions: partitions.into_iter().map(|p| answer(name, p)).collect(),
-        }
-    }
-}
-
 messages! {
     /// Which APIs does the broker speak, and which versions of them?
     ApiVersionsRequest {}

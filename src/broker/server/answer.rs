@@ -345,15 +345,16 @@ fn metadata<'a>(
     }
 }
 
-/// The answers for all topics of a request.
+/// The answers for all topics of a request: one for each of their partitions.
 fn answers<'a, P, Q>(
     topics: Vec<TopicData<'a, P>>,
     mut answer: impl FnMut(&str, P) -> Q,
 ) -> Vec<TopicData<'a, Q>> {
-    topics
-        .into_iter()
-        .map(|topic| topic.answer(&mut answer))
-        .collect()
+    let topics = topics.into_iter().map(|TopicData { name, partitions }| {
+        let partitions = partitions.into_iter().map(|p| answer(name, p)).collect();
+        TopicData { name, partitions }
+    });
+    topics.collect()
 }
 
 /// A number of bytes, milliseconds or offsets in a request, where a negative one means 0.
