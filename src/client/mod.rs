@@ -154,14 +154,14 @@ impl fmt::Display for Event {
                 write!(f, "connection to {broker} lost ({why}), retrying")
             }
             Event::Refused { broker, why } => {
-                write!(f, "{broker} can't do it for now ({why}), retrying")
+                write!(f, "{broker} refused ({why}), retrying")
             }
             Event::Back { broker } => write!(f, "connection to {broker} is back"),
             Event::Missed {
                 wanted, resumed, ..
             } => write!(
                 f,
-                "the log no longer has offset {wanted}, so lines may have been missed; going on \
+                "the log no longer has offset {wanted}, so lines may have been missed; continuing \
                  at offset {resumed}"
             ),
         }
@@ -262,9 +262,8 @@ pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
     }
     if !options.properties.is_empty() {
         return librdkafka_or(options, || {
-            Error::usage(
-                "-X and -F need a build with the feature librdkafka, which this one is without",
-            )
+            Error::usage("-X and -F need a build with the feature librdkafka")
+                .hint(sentences::BUILD_WITH_LIBRDKAFKA)
         });
     }
     let found = ask(servers, CONNECT_TIMEOUT)?;
@@ -274,10 +273,9 @@ pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
     librdkafka_or(options, || {
         Error::failed(
             format!("cannot talk to the Kafka at {}", found.server),
-            "it is version 4 or later, which no longer speaks what crate kafka does (KIP-896), and \
-             this build is without the feature librdkafka",
+            "it is version 4 or later, which needs a build with the feature librdkafka (KIP-896)",
         )
-        .hint("Build it with that feature, which is on unless --no-default-features is given.")
+        .hint(sentences::BUILD_WITH_LIBRDKAFKA)
     })
 }
 

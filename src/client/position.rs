@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use super::{Event, Offsets, Record};
+use super::{Event, Offsets, Record, Start};
 
 /// The positions in all partitions of one topic.
 #[derive(Debug, Default)]
@@ -50,8 +50,13 @@ pub(super) enum Check {
 }
 
 impl Positions {
-    /// Starts at these offsets.
-    pub(super) fn new(offsets: Offsets) -> Positions {
+    /// Starts at these offsets of all partitions, or where `start` names others.
+    pub(super) fn new(mut offsets: Offsets, start: Start) -> Positions {
+        if let Start::At(named) = start {
+            for (partition, offset) in named {
+                offsets.entry(partition).and_modify(|at| *at = offset);
+            }
+        }
         let start = |(partition, next)| (partition, Position { next, first: None });
         Positions(offsets.into_iter().map(start).collect())
     }
@@ -180,7 +185,8 @@ mod tests {
 
     /// A position at offset `next`, with a record given at offset `first` if there is one.
     fn positions(next: i64, first: Option<i64>) -> Positions {
-        let mut positions = Positions::new(Offsets::from([(0, first.unwrap_or(next))]));
+        let mut positions =
+            Positions::new(Offsets::from([(0, first.unwrap_or(next))]), Start::Earliest);
         if let Some(first) = first {
             assert!(positions.advance(&record(0, first, b"first")));
             positions.skip_to(0, next);
@@ -259,7 +265,7 @@ mod tests {
             (&[0], &[(0, 7)], true),
             (&[1, 3], &[(1, 8), (3, 0)], true),
         ] {
-            let mut positions = Positions::new(Offsets::from([(0, 7), (1, 8)]));
+            let mut positions = Positions::new(Offsets::from([(0, 7), (1, 8)]), Start::Latest);
             let existing = existing.iter().copied().collect();
             assert_eq!(positions.set_partitions(&existing), changed, "{existing:?}");
             assert_eq!(positions.offsets(), offsets.iter().copied().collect());
@@ -268,11 +274,18 @@ mod tests {
 
     #[test]
     fn a_record_is_given_once_and_only_from_the_position_on() {
-        let mut positions = Positions::new(Offsets::from([(0, 5)]));
+        let mut positions = Positions::new(Offsets::from([(0, 5)]), Start::Latest);
         assert!(!positions.advance(&record(0, 4, b"before")));
         assert!(positions.advance(&record(0, 6, b"after a gap")));
         assert!(!positions.advance(&record(0, 6, b"again")));
         assert!(!positions.advance(&record(1, 6, b"another partition")));
         assert_eq!(positions.offsets(), Offsets::from([(0, 7)]));
+    }
+
+    #[test]
+    fn named_offsets_replace_those_of_partitions_that_exist() {
+        let named = Start::At(Offsets::from([(1, 3), (2, 4)]));
+        let positions = Positions::new(Offsets::from([(0, 7), (1, 8)]), named);
+        assert_eq!(positions.offsets(), Offsets::from([(0, 7), (1, 3)]));
     }
 }

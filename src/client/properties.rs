@@ -40,11 +40,11 @@ const JAVA_ONLY: &[&str] = &[
 /// turned into librdkafka's.
 ///
 /// Syntax: `name=value` lines, also with `:`; blank lines and those that start with `#` or `!` are
-/// left out; a `\` at the end of a line continues it, and one before `\ = : # !`, a space, `t`, `n`
+/// skipped; a `\` at the end of a line continues it, and one before `\ = : # !`, a space, `t`, `n`
 /// or `r` is Java's escape. Any other `\` stands for itself, as in a file written for kcat.
 ///
-/// Fails with a usage error that names the line or the property, never its value. Whether a name
-/// exists is not known here.
+/// Fails with a usage error that names the line or the property, never its value. It does not check
+/// whether a property exists.
 pub fn parse(text: &str) -> Result<Vec<(String, String)>> {
     translate(read(text)?)
 }
@@ -82,7 +82,7 @@ fn read(text: &str) -> Result<Vec<(String, String)>> {
     Ok(properties)
 }
 
-/// Whether the line goes on in the next: an even number of `\` at its end are escapes themselves.
+/// Whether the next line continues this one: an even number of `\` at its end are escapes themselves.
 fn continues(line: &str) -> bool {
     let slashes = line.len() - line.trim_end_matches('\\').len();
     slashes % 2 == 1
@@ -137,7 +137,7 @@ fn translate(properties: Vec<(String, String)>) -> Result<Vec<(String, String)>>
             }
             "ssl.truststore.location" => {
                 return Err(Error::usage(
-                    "ssl.truststore.location names a Java key store, which can't be read here",
+                    "ssl.truststore.location names a Java key store, which this program can't read",
                 )
                 .hint(
                     "Write its certificates into a PEM file (keytool -list -rfc -keystore FILE) and name that as ssl.ca.location.",
@@ -151,7 +151,7 @@ fn translate(properties: Vec<(String, String)>) -> Result<Vec<(String, String)>>
             }
             "ssl.keystore.certificate.chain" => put("ssl.certificate.pem", value),
             "ssl.keystore.key" => put("ssl.key.pem", value),
-            // In Java, nothing means that host names are not checked.
+            // In Java, an empty value means that host names are not checked.
             "ssl.endpoint.identification.algorithm" if value.is_empty() => put(name, "none"),
             // The only value besides use_all_dns_ips was dropped by Java's clients, too.
             "client.dns.lookup" if value == "default" => {}

@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use crate::error::Error;
 
+/// A hint for what this build can't do.
+pub(super) const BUILD_WITH_LIBRDKAFKA: &str =
+    "The feature librdkafka is part of every build without --no-default-features.";
+
 /// A hint for a broker whose clients are sent to an address that does not work.
 pub(super) const ADVERTISED_LISTENERS: &str =
     "The broker's advertised.listeners must name an address that works from here.";

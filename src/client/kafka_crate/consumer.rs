@@ -31,15 +31,10 @@ impl KafkaCrateConsumer {
             Start::Latest => FetchOffset::Latest,
             Start::Earliest | Start::At(_) => FetchOffset::Earliest,
         };
-        let mut offsets = client.retry_until_timeout(|client| client.offsets(from))?;
-        if let Start::At(given) = start {
-            for (partition, offset) in given {
-                offsets.entry(partition).and_modify(|at| *at = offset);
-            }
-        }
+        let offsets = client.retry_until_timeout(|client| client.offsets(from))?;
         Ok(KafkaCrateConsumer {
             client,
-            positions: Positions::new(offsets),
+            positions: Positions::new(offsets, start),
             fetch_bytes: FETCH_BYTES,
             pending: Vec::new(),
             events: Vec::new(),

@@ -38,7 +38,7 @@ impl CallError {
                 format!("cannot use topic '{topic}'"),
                 "it is led by several brokers, which needs a build with the feature librdkafka",
             )
-            .hint("That feature is on unless --no-default-features is given."),
+            .hint(sentences::BUILD_WITH_LIBRDKAFKA),
         )
     }
 

@@ -377,7 +377,13 @@ impl Delivery {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+    use std::sync::mpsc::{self, RecvTimeoutError};
+
     use super::*;
+    use crate::broker::{Broker, Config};
+    use crate::client::kafka_crate::KafkaCrateCluster;
+    use crate::client::{Cluster, DELIVERY_TIMEOUT};
 
     #[test]
     fn a_closed_queue_gives_no_batch_even_if_lines_wait() {
@@ -385,5 +391,30 @@ mod tests {
         queue.push(1, b"line", 30);
         queue.close();
         assert!(queue.take().is_none());
+    }
+
+    #[test]
+    fn a_dropped_producer_gives_up_its_lines_and_its_thread_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let broker = Broker::start(listener, dir.path(), Config::default()).unwrap();
+        let cluster = KafkaCrateCluster::new(broker.address().to_string(), None);
+        let (alice, bob) = ("alice".parse().unwrap(), "bob".parse().unwrap());
+        let (tx, rx) = mpsc::channel::<Report>();
+        let mut producer = cluster
+            .producer(&alice, &bob, DELIVERY_TIMEOUT, Reports::to(tx))
+            .unwrap();
+        producer.send(1, b"delivered");
+        let report = rx.recv_timeout(DELIVERY_TIMEOUT).unwrap();
+        assert!(matches!(report, Report::Acknowledged { first: 1, .. }));
+
+        drop(broker);
+        producer.send(2, b"not delivered");
+        let report = rx.recv_timeout(DELIVERY_TIMEOUT).unwrap();
+        assert!(matches!(report, Report::Connection(_)), "{report:?}");
+        drop(producer);
+        // The thread has the sending half: it would try for the rest of the delivery timeout.
+        let end = rx.recv_timeout(DELIVERY_TIMEOUT / 2).unwrap_err();
+        assert_eq!(end, RecvTimeoutError::Disconnected);
     }
 }

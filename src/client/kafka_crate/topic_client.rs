@@ -132,8 +132,8 @@ impl TopicClient {
         Ok(())
     }
 
-    /// Fails if the broker advertises another address than the given ones and nobody can be reached
-    /// there: crate kafka would try that for minutes.
+    /// Fails if the broker advertises an address that can't be reached: crate kafka would try it for
+    /// minutes.
     fn check_advertised(&self, leader: &str) -> Result<(), CallError> {
         if self.cluster.server == leader {
             return Ok(());

@@ -11,7 +11,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::Offset;
 
 use super::errors::failed_by_code;
-use super::reader::Reader;
+use super::reader::ReadClient;
 use super::topic::{ANSWER_TIMEOUT, TopicRequests, list};
 use super::{CONSUMER_SETTINGS, FIXED_CONSUMER_SETTINGS, LibrdkafkaCluster};
 use crate::client::position::{Check, Fingerprint, Positions};
@@ -28,7 +28,7 @@ const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
 const POLL_RECORDS: usize = 10_000;
 
 pub(super) struct LibrdkafkaConsumer {
-    reader: Reader,
+    reader: ReadClient,
     requests: TopicRequests,
     events: Receiver<Event>,
     positions: Positions,
@@ -60,7 +60,7 @@ impl LibrdkafkaConsumer {
         // Nobody listens any more once the consumer is dropped.
         let status = cluster.status(Some(Box::new(move |event| drop(tx.send(event)))));
         let config = cluster.config(CONSUMER_SETTINGS, FIXED_CONSUMER_SETTINGS);
-        let reader = Reader::create(&config, &status)?;
+        let reader = ReadClient::create(&config, &status)?;
         let doing = format!("cannot read topic {topic} at {}", status.servers());
         let pause = |pause| reader.serve(pause);
         let requests = TopicRequests::new(&status, doing, topic, reader.client(), &pause)
@@ -69,18 +69,13 @@ impl LibrdkafkaConsumer {
             Start::Latest => Offset::End,
             Start::Earliest | Start::At(_) => Offset::Beginning,
         };
-        let mut offsets = requests.list_offsets(&reader, from, &pause)?;
-        if let Start::At(given) = start {
-            for (partition, offset) in given {
-                offsets.entry(partition).and_modify(|at| *at = offset);
-            }
-        }
+        let offsets = requests.list_offsets(&reader, from, &pause)?;
         status.on_started();
         Ok(LibrdkafkaConsumer {
             reader,
             requests,
             events,
-            positions: Positions::new(offsets),
+            positions: Positions::new(offsets, start),
             is_assigned: false,
             is_out_of_range: false,
             last_refresh: Instant::now(),

@@ -8,7 +8,7 @@ use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::topic_partition_list::Offset;
 
 use super::errors::{failed, is_transient};
-use super::reader::Reader;
+use super::reader::ReadClient;
 use super::status::ClusterStatus;
 use super::topic::{ANSWER_TIMEOUT, TopicRequests, list, offsets};
 use crate::client::{GroupOffsets, Offsets};
@@ -19,7 +19,7 @@ pub(super) struct LibrdkafkaGroupOffsets {
     config: ClientConfig,
     status: Arc<ClusterStatus>,
     /// By group: a client can be of one group only.
-    readers: BTreeMap<String, Reader>,
+    readers: BTreeMap<String, ReadClient>,
 }
 
 impl LibrdkafkaGroupOffsets {
@@ -31,11 +31,11 @@ impl LibrdkafkaGroupOffsets {
         }
     }
 
-    fn reader(&mut self, group: &str) -> Result<&Reader> {
+    fn reader(&mut self, group: &str) -> Result<&ReadClient> {
         if !self.readers.contains_key(group) {
             let mut config = self.config.clone();
             config.set("group.id", group);
-            let reader = Reader::create(&config, &self.status)?;
+            let reader = ReadClient::create(&config, &self.status)?;
             self.readers.insert(group.to_string(), reader);
         }
         Ok(&self.readers[group])

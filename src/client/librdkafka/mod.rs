@@ -22,7 +22,7 @@ use rdkafka::consumer::Consumer as _;
 
 use self::consumer::LibrdkafkaConsumer;
 use self::group_offsets::LibrdkafkaGroupOffsets;
-use self::reader::Reader;
+use self::reader::ReadClient;
 use self::status::{ClusterStatus, Context, Notify};
 use self::topic::ANSWER_TIMEOUT;
 use super::{Cluster, Consumer, GroupOffsets, Options, Producer, Reports, Start};
@@ -156,7 +156,7 @@ impl LibrdkafkaCluster {
         let mut config = self.config(&[], &unnamed);
         config.remove("sasl.mechanism").remove("sasl.password");
         let status = self.status(None);
-        let Ok(reader) = Reader::create(&config, &status) else {
+        let Ok(reader) = ReadClient::create(&config, &status) else {
             return false;
         };
         let pause = |pause| reader.serve(pause);

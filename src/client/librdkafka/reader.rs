@@ -15,11 +15,11 @@ use crate::error::Result;
 const CLOSE_POLL: Duration = Duration::from_millis(1);
 
 /// A reading client, which closes without delay.
-pub(super) struct Reader(BaseConsumer<Context<()>>);
+pub(super) struct ReadClient(BaseConsumer<Context<()>>);
 
-impl Reader {
-    pub(super) fn create(config: &ClientConfig, status: &Arc<ClusterStatus>) -> Result<Reader> {
-        create(config, status, ()).map(Reader)
+impl ReadClient {
+    pub(super) fn create(config: &ClientConfig, status: &Arc<ClusterStatus>) -> Result<ReadClient> {
+        create(config, status, ()).map(ReadClient)
     }
 
     /// Handles callbacks for a while; for a client without assigned partitions: records would be
@@ -36,7 +36,7 @@ impl Reader {
     }
 }
 
-impl Deref for Reader {
+impl Deref for ReadClient {
     type Target = BaseConsumer<Context<()>>;
 
     fn deref(&self) -> &Self::Target {
@@ -44,7 +44,7 @@ impl Deref for Reader {
     }
 }
 
-impl Drop for Reader {
+impl Drop for ReadClient {
     /// The crate closes it, too, but looks only every 100 ms whether that is done.
     fn drop(&mut self) {
         if self.close_queue().is_ok() {

@@ -15,6 +15,16 @@ use super::topic::Leaders;
 use crate::client::{Event, sentences};
 use crate::error::{Error, Result};
 
+/// The codes of a connection that failed.
+const CONNECTION_FAILURES: [Code; 6] = [
+    Code::Authentication,
+    Code::SSL,
+    Code::BrokerTransportFailure,
+    Code::Resolve,
+    Code::OperationTimedOut,
+    Code::BadMessage,
+];
+
 /// Takes the events of a client, from any thread.
 pub(super) type Notify = Box<dyn Fn(Event) + Send + Sync>;
 
@@ -142,16 +152,8 @@ impl ClusterStatus {
 
     /// A connection failed.
     fn on_failure(&self, code: Code, reason: &str) {
-        if !matches!(
-            code,
-            Code::Authentication
-                | Code::SSL
-                | Code::BrokerTransportFailure
-                | Code::Resolve
-                | Code::OperationTimedOut
-                | Code::BadMessage
-        ) {
-            // Of a partition, a group or a message: handled where those are.
+        // Others are of a partition, a group or a message: handled where those are.
+        if !CONNECTION_FAILURES.contains(&code) {
             return;
         }
         let cause = Cause::parse(reason);

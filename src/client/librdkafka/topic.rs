@@ -11,7 +11,7 @@ use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::errors::{failed, failed_by_code, is_transient};
-use super::reader::Reader;
+use super::reader::ReadClient;
 use super::status::{ClusterStatus, Context};
 use crate::client::{Offsets, sentences};
 use crate::error::{Error, Result};
@@ -106,7 +106,7 @@ impl TopicRequests {
     /// The oldest (`Offset::Beginning`) or the next (`Offset::End`) offset of each partition.
     pub(super) fn list_offsets(
         &self,
-        reader: &Reader,
+        reader: &ReadClient,
         which: Offset,
         pause: &dyn Fn(Duration),
     ) -> Result<Offsets> {
@@ -117,7 +117,7 @@ impl TopicRequests {
     /// As [`list_offsets`](TopicRequests::list_offsets), once; none if an answer may come later.
     pub(super) fn ask_offsets(
         &self,
-        reader: &Reader,
+        reader: &ReadClient,
         which: Offset,
         timeout: Duration,
     ) -> Result<Option<Offsets>> {
@@ -131,7 +131,7 @@ impl TopicRequests {
     }
 
     /// Looks up the leaders again. Returns whether the cluster answered.
-    pub(super) fn refresh(&mut self, reader: &Reader, timeout: Duration) -> bool {
+    pub(super) fn refresh(&mut self, reader: &ReadClient, timeout: Duration) -> bool {
         let Ok(metadata) = reader.fetch_metadata(Some(&self.topic), timeout) else {
             return false;
         };
