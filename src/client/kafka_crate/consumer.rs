@@ -145,7 +145,7 @@ impl Consumer for KafkaCrateConsumer {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(error) if error.is_fatal() => {
-                    return Err(error.into_error(&self.client.cluster, &self.client.topic));
+                    return Err(error.into_error(&self.client.broker, &self.client.topic));
                 }
                 Err(error) => {
                     if matches!(error, CallError::Code(_)) {

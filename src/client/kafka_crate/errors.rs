@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 
 use kafka::error::{Error as KafkaError, KafkaCode};
 
-use super::KafkaCrateCluster;
+use super::Broker;
 use crate::client::sentences;
 use crate::error::Error;
 
@@ -43,10 +43,10 @@ impl CallError {
     }
 
     /// The cause, as half a sentence.
-    pub(super) fn why(&self, cluster: &KafkaCrateCluster) -> String {
+    pub(super) fn why(&self, broker: &Broker) -> String {
         match self {
             // The small broker answers so when its disk fails.
-            CallError::Code(KafkaCode::Unknown) if cluster.take_over.is_some() => {
+            CallError::Code(KafkaCode::Unknown) if broker.is_ours() => {
                 "the broker could not write its log: is its disk full?".into()
             }
             CallError::Code(code) => meaning(*code).into(),
@@ -71,16 +71,16 @@ impl CallError {
     }
 
     /// The error of a call about `topic` that is not tried again.
-    pub(super) fn into_error(self, cluster: &KafkaCrateCluster, topic: &str) -> Error {
-        let broker = &cluster.server;
+    pub(super) fn into_error(self, broker: &Broker, topic: &str) -> Error {
+        let server = &broker.server;
         let error = Error::failed(
-            format!("cannot use topic '{topic}' on {broker}"),
-            self.why(cluster),
+            format!("cannot use topic '{topic}' on {server}"),
+            self.why(broker),
         );
         match self {
             CallError::Fatal(error) => error,
             CallError::Code(KafkaCode::UnknownTopicOrPartition) => {
-                error.hint(sentences::create_topic(broker, topic))
+                error.hint(sentences::create_topic(server, topic))
             }
             CallError::Connection {
                 hint: Some(hint), ..

@@ -4,22 +4,22 @@ use std::collections::BTreeMap;
 
 use kafka::client::CommitOffset;
 
-use super::KafkaCrateCluster;
+use super::Broker;
 use super::topic_client::{REQUEST_TIMEOUT, TopicClient};
 use crate::client::{GroupOffsets, Offsets};
 use crate::error::Result;
 use crate::name::Name;
 
 pub(super) struct KafkaCrateGroupOffsets {
-    cluster: KafkaCrateCluster,
+    broker: Broker,
     /// By topic.
     clients: BTreeMap<String, TopicClient>,
 }
 
 impl KafkaCrateGroupOffsets {
-    pub(super) fn new(cluster: &KafkaCrateCluster) -> KafkaCrateGroupOffsets {
+    pub(super) fn new(broker: &Broker) -> KafkaCrateGroupOffsets {
         KafkaCrateGroupOffsets {
-            cluster: cluster.clone(),
+            broker: broker.clone(),
             clients: BTreeMap::new(),
         }
     }
@@ -27,7 +27,7 @@ impl KafkaCrateGroupOffsets {
     fn client(&mut self, topic: &Name) -> &mut TopicClient {
         self.clients
             .entry(topic.to_string())
-            .or_insert_with(|| TopicClient::new(&self.cluster, topic))
+            .or_insert_with(|| TopicClient::new(&self.broker, topic))
     }
 }
 

@@ -357,7 +357,7 @@ impl Delivery {
     }
 
     fn give_up(&self, batch: &Batch, range: Range<usize>, error: CallError) {
-        let why = error.into_error(&self.client.cluster, &self.client.topic);
+        let why = error.into_error(&self.client.broker, &self.client.topic);
         let mut run = ReportRun::new(self.reports.clone());
         for n in range {
             run.failed(batch.lines[n].0, batch.value(n), why.clone());
@@ -365,12 +365,9 @@ impl Delivery {
     }
 
     fn timed_out(&self, error: &CallError) -> Error {
-        let cluster = &self.client.cluster;
-        let doing = format!(
-            "cannot write to topic '{}' on {}",
-            self.client.topic, cluster.server
-        );
-        let cause = error.why(cluster);
+        let (broker, topic) = (&self.client.broker, &self.client.topic);
+        let doing = format!("cannot write to topic '{topic}' on {}", broker.server);
+        let cause = error.why(broker);
         sentences::not_acknowledged(&doing, self.timeout, Some(&cause))
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use kafka::client::{FetchOffset, KafkaClient};
 use kafka::error::{Error as KafkaError, KafkaCode};
 
-use super::KafkaCrateCluster;
+use super::Broker;
 use super::connection::Connection;
 use super::errors::CallError;
 use crate::client::{Event, Offsets, probe, sentences};
@@ -26,7 +26,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Requests about one topic.
 pub(super) struct TopicClient {
-    pub(super) cluster: KafkaCrateCluster,
+    pub(super) broker: Broker,
     pub(super) topic: String,
     connection: Option<Connection>,
     /// The advertised address of the broker that leads the topic, once this connection has used it.
@@ -45,9 +45,9 @@ struct Outage {
 }
 
 impl TopicClient {
-    pub(super) fn new(cluster: &KafkaCrateCluster, topic: &Name) -> TopicClient {
+    pub(super) fn new(broker: &Broker, topic: &Name) -> TopicClient {
         TopicClient {
-            cluster: cluster.clone(),
+            broker: broker.clone(),
             topic: topic.to_string(),
             connection: None,
             leader: None,
@@ -76,7 +76,7 @@ impl TopicClient {
                 _ => REQUEST_TIMEOUT,
             };
             if error.is_fatal() || start.elapsed() > timeout {
-                return Err(error.into_error(&self.cluster, &self.topic));
+                return Err(error.into_error(&self.broker, &self.topic));
             }
             thread::sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE / 2);
@@ -99,11 +99,9 @@ impl TopicClient {
 
     fn connect(&mut self) -> Result<(), CallError> {
         if self.connection.is_none() {
-            if let Some(take_over) = &self.cluster.take_over {
-                take_over().map_err(CallError::connection)?;
-            }
-            let server = self.cluster.server.clone();
-            self.connection = Some(Connection::open(server, &self.cluster.threads)?);
+            self.broker.take_over()?;
+            let server = self.broker.server.clone();
+            self.connection = Some(Connection::open(server, &self.broker.threads)?);
             self.leader = None;
             self.refresh_at = Instant::now();
         }
@@ -135,7 +133,7 @@ impl TopicClient {
     /// Fails if the broker advertises an address that can't be reached: crate kafka would try it for
     /// minutes.
     fn check_advertised(&self, leader: &str) -> Result<(), CallError> {
-        if self.cluster.server == leader {
+        if self.broker.server == leader {
             return Ok(());
         }
         match probe::connect(leader, REQUEST_TIMEOUT) {
@@ -182,7 +180,7 @@ impl TopicClient {
             is_reported: false,
         });
         outage.attempts += 1;
-        let (broker, why) = (self.cluster.server.clone(), error.why(&self.cluster));
+        let (broker, why) = (self.broker.server.clone(), error.why(&self.broker));
         let (event, attempts) = match error {
             CallError::Connection { .. } => (Event::Lost { broker, why }, 2),
             // A broker that starts refuses some requests for a moment.
@@ -200,7 +198,7 @@ impl TopicClient {
     pub(super) fn on_success(&mut self) -> Option<Event> {
         let outage = self.outage.take()?;
         outage.is_reported.then(|| Event::Back {
-            broker: self.cluster.server.clone(),
+            broker: self.broker.server.clone(),
         })
     }
 }
