@@ -9,11 +9,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::client::{EXCERPT_BYTES, Event, Producer, Report};
-use crate::ending::Signal;
+use crate::client::{EXCERPT_BYTES, Event, Producer, Report, Reports};
 use crate::error::{Error, Result};
 use crate::lines::Line;
 use crate::terminal::quoted;
@@ -30,29 +29,23 @@ const TYPED: usize = 1000;
 /// In the number of lines taken: no more are.
 const CLOSED: u64 = 1 << 63;
 
-/// A typed line was handed over: how it begins, by which a person knows it.
-#[derive(Debug)]
-pub struct Typed {
-    line: u64,
-    start: Vec<u8>,
-}
-
-/// The half that takes lines. Its messages to the ledger's owner are a `T`.
-pub struct Outbox<T> {
+/// The half that takes lines.
+pub struct Outbox {
     taken: Arc<AtomicU64>,
     is_typed: bool,
     producer: Box<dyn Producer>,
-    tx: Sender<T>,
+    reports: Reports,
 }
 
-impl<T: From<Report> + From<Typed>> Outbox<T> {
-    /// Hands lines to `producer` and counts them in `ledger`, whose owner receives from `tx`.
-    pub fn new(ledger: &Ledger, producer: Box<dyn Producer>, tx: Sender<T>) -> Outbox<T> {
+impl Outbox {
+    /// Hands lines to `producer` and counts them in `ledger`. `reports` leads to the ledger's owner, as the
+    /// producer's own do.
+    pub fn new(ledger: &Ledger, producer: Box<dyn Producer>, reports: Reports) -> Outbox {
         Outbox {
             taken: Arc::clone(&ledger.taken),
             is_typed: ledger.is_typed,
             producer,
-            tx,
+            reports,
         }
     }
 
@@ -61,32 +54,28 @@ impl<T: From<Report> + From<Typed>> Outbox<T> {
     /// is closed.
     pub fn send(&mut self, line: &Line<'_>) -> bool {
         let next = |taken: u64| (taken & CLOSED == 0).then_some(taken + 1);
-        let taken = self
-            .taken
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
-        let Ok(before) = taken else {
+        let order = Ordering::SeqCst;
+        let Ok(before) = self.taken.fetch_update(order, order, next) else {
             return false;
         };
         let number = before + 1;
-        let message = match line {
-            Line::TooLong { bytes, start } => Some(T::from(Report::Failed {
+        match line {
+            Line::Whole(text) => {
+                if self.is_typed {
+                    let excerpt = text[..text.len().min(EXCERPT_BYTES)].to_vec();
+                    self.reports.send(Report::Typed {
+                        line: number,
+                        excerpt,
+                    });
+                }
+                self.producer.send(number, text);
+            }
+            Line::TooLong { bytes, start } => self.reports.send(Report::Failed {
                 first: number,
                 count: 1,
                 excerpt: start.to_vec(),
                 why: Error::too_large().of_size(*bytes),
-            })),
-            Line::Whole(text) if self.is_typed => Some(T::from(Typed {
-                line: number,
-                start: text[..text.len().min(EXCERPT_BYTES)].to_vec(),
-            })),
-            Line::Whole(_) => None,
-        };
-        if let Some(message) = message {
-            // Without an owner the program is about to end.
-            _ = self.tx.send(message);
-        }
-        if let Line::Whole(text) = line {
-            self.producer.send(number, text);
+            }),
         }
         true
     }
@@ -170,16 +159,12 @@ impl Ledger {
         self.is_typed
     }
 
-    /// Takes note of a line that was handed over.
-    pub fn took(&mut self, typed: Typed) {
-        if self.typed.len() < TYPED {
-            self.typed.insert(typed.line, quoted(&typed.start));
-        }
-    }
-
-    /// Takes note of what a producer reports.
+    /// Takes note of what is reported about lines.
     pub fn record(&mut self, report: &Report) {
         match report {
+            Report::Typed { line, excerpt } if self.typed.len() < TYPED => {
+                self.typed.insert(*line, quoted(excerpt));
+            }
             Report::Acknowledged { first, count, .. } => self.settle(*first, first + count - 1),
             Report::Failed {
                 first,
@@ -190,7 +175,7 @@ impl Ledger {
                 self.settle(*first, first + count - 1);
                 self.fail(*first, *count, quoted(excerpt), why);
             }
-            Report::Connection(_) => {}
+            Report::Typed { .. } | Report::Connection(_) => {}
         }
     }
 
@@ -309,8 +294,6 @@ impl Ledger {
 /// What the owner of a publisher's ledger receives.
 #[derive(Debug)]
 pub enum Arrival {
-    /// A typed line was handed over.
-    Typed(Typed),
     /// From the producer.
     Report(Report),
     /// No more lines come, and why.
@@ -322,18 +305,6 @@ pub enum Arrival {
 impl From<Report> for Arrival {
     fn from(report: Report) -> Arrival {
         Arrival::Report(report)
-    }
-}
-
-impl From<Typed> for Arrival {
-    fn from(typed: Typed) -> Arrival {
-        Arrival::Typed(typed)
-    }
-}
-
-impl From<Signal> for Arrival {
-    fn from(_: Signal) -> Arrival {
-        Arrival::Interrupted
     }
 }
 
@@ -357,7 +328,6 @@ pub fn settle(
             Some((_, at)) => arrivals.recv_timeout(at.saturating_duration_since(Instant::now())),
         };
         match arrival {
-            Ok(Arrival::Typed(typed)) => ledger.took(typed),
             Ok(Arrival::Report(Report::Connection(event))) => notice(&event),
             Ok(Arrival::Report(report)) => {
                 ledger.record(&report);
@@ -420,13 +390,13 @@ mod tests {
     fn ledger(is_typed: bool, count: u64) -> Ledger {
         let mut ledger = Ledger::new(is_typed);
         let (tx, arrivals) = mpsc::channel::<Arrival>();
-        let mut outbox = Outbox::new(&ledger, Box::new(Nowhere), tx);
+        let mut outbox = Outbox::new(&ledger, Box::new(Nowhere), Reports::to(tx));
         for n in 1..=count {
             assert!(outbox.send(&Line::of(format!("text {n}").as_bytes())));
         }
         for arrival in arrivals.try_iter() {
             match arrival {
-                Arrival::Typed(typed) => ledger.took(typed),
+                Arrival::Report(report) => ledger.record(&report),
                 other => panic!("{other:?}"),
             }
         }
@@ -556,7 +526,7 @@ mod tests {
     fn no_line_is_taken_once_the_ledger_is_closed() {
         let ledger = Ledger::new(false);
         let (tx, _arrivals) = mpsc::channel::<Arrival>();
-        let mut outbox = Outbox::new(&ledger, Box::new(Nowhere), tx);
+        let mut outbox = Outbox::new(&ledger, Box::new(Nowhere), Reports::to(tx));
         assert!(outbox.send(&Line::Whole(b"one")));
         ledger.close();
         assert!(!outbox.send(&Line::Whole(b"two")));

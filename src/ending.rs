@@ -22,14 +22,6 @@ use crate::error::{Error, Result};
 /// How long the last words wait for a terminal, in milliseconds.
 const LAST_WORDS_WAIT: u8 = 200;
 
-/// Ctrl-C, SIGTERM or SIGHUP: the program is to end.
-#[derive(Debug)]
-pub struct Signal;
-
-/// Nobody can read standard output any more: the other end of its pipe, or the terminal, is closed.
-#[derive(Debug)]
-pub struct OutputClosed;
-
 /// Runs a program, and turns its failure into a sentence and an exit code.
 pub fn run(program: impl FnOnce() -> Result<()>) -> ExitCode {
     ExitCode::from(code(program()))
@@ -63,11 +55,11 @@ pub fn say(text: impl Display) {
     _ = io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
-/// Sends every Ctrl-C, SIGTERM and SIGHUP to `owner`, from a thread of its own.
+/// Sends `owner` a message for every Ctrl-C, SIGTERM and SIGHUP, from a thread of its own.
 ///
 /// Where neither output is a terminal, SIGHUP keeps its disposition: `nohup` has it ignored, and
 /// otherwise it ends the program without a word.
-pub fn on_signal<T: From<Signal> + Send + 'static>(owner: Sender<T>) -> Result<()> {
+pub fn on_signal<T: Send + 'static>(owner: Sender<T>, message: fn() -> T) -> Result<()> {
     let mut wanted = vec![SIGINT, SIGTERM];
     if io::stdout().is_terminal() || io::stderr().is_terminal() {
         wanted.push(SIGHUP);
@@ -75,17 +67,18 @@ pub fn on_signal<T: From<Signal> + Send + 'static>(owner: Sender<T>) -> Result<(
     let mut signals =
         Signals::new(wanted).map_err(|why| Error::failed("cannot listen for signals", why))?;
     spawn("signals", move || {
-        for _ in signals.forever() {
-            if owner.send(Signal.into()).is_err() {
-                return;
-            }
-        }
+        // Without an owner the program is about to end.
+        let mut signals = signals.forever();
+        while signals
+            .next()
+            .is_some_and(|_| owner.send(message()).is_ok())
+        {}
     })
 }
 
-/// Sends [`OutputClosed`] to `owner` when that happens, from a thread of its own. It never does where
-/// standard output is a file.
-pub fn on_output_closed<T: From<OutputClosed> + Send + 'static>(owner: Sender<T>) -> Result<()> {
+/// Sends `owner` a message when nobody can read standard output any more, because the other end of its pipe
+/// or the terminal is closed; from a thread of its own. Never, where standard output is a file.
+pub fn on_output_closed<T: Send + 'static>(owner: Sender<T>, message: fn() -> T) -> Result<()> {
     spawn("output", move || {
         let stdout = io::stdout();
         loop {
@@ -93,7 +86,7 @@ pub fn on_output_closed<T: From<OutputClosed> + Send + 'static>(owner: Sender<T>
             let mut watched = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
             match poll(&mut watched, PollTimeout::NONE) {
                 Ok(0) | Err(Errno::EINTR) => {}
-                Ok(_) => return drop(owner.send(OutputClosed.into())),
+                Ok(_) => return drop(owner.send(message())),
                 Err(_) => return,
             }
         }
@@ -131,24 +124,6 @@ impl Stop {
 /// How long a worker may take to stop: the end of a program has a second in all.
 const STOP_WAIT: Duration = Duration::from_millis(800);
 
-enum Ending {
-    Worked(Result<()>),
-    Signal,
-    OutputClosed,
-}
-
-impl From<Signal> for Ending {
-    fn from(_: Signal) -> Ending {
-        Ending::Signal
-    }
-}
-
-impl From<OutputClosed> for Ending {
-    fn from(_: OutputClosed) -> Ending {
-        Ending::OutputClosed
-    }
-}
-
 /// Runs `work` on a thread called `name`, and returns its result, unless the output is closed first.
 ///
 /// At a signal `work` is asked to stop. If it does not soon, because it waits for a broker or for
@@ -158,24 +133,20 @@ pub fn supervise(
     if_stuck: Result<()>,
     work: impl FnOnce(&Stop) -> Result<()> + Send + 'static,
 ) -> Result<()> {
-    let (tx, endings) = mpsc::channel();
+    /// Why the program is to end: a result, or a signal.
+    type Ending = Option<Result<()>>;
+    let (tx, endings) = mpsc::channel::<Ending>();
     let (stop, stopped) = mpsc::channel();
-    on_signal(tx.clone())?;
-    on_output_closed(tx.clone())?;
-    spawn(name, move || {
-        let result = work(&Stop(stopped));
-        // Without a receiver the program is about to end.
-        _ = tx.send(Ending::Worked(result));
-    })?;
-    let mut ending = endings.recv();
-    if let Ok(Ending::Signal) = ending {
-        drop(stop);
-        ending = endings.recv_timeout(STOP_WAIT).map_err(|_| mpsc::RecvError);
+    on_signal(tx.clone(), || None)?;
+    on_output_closed(tx.clone(), || Some(Ok(())))?;
+    spawn(name, move || drop(tx.send(Some(work(&Stop(stopped))))))?;
+    if let Ok(Some(result)) = endings.recv() {
+        return result;
     }
-    match ending {
-        Ok(Ending::Worked(result)) => result,
-        Ok(Ending::OutputClosed) => Ok(()),
-        Ok(Ending::Signal) | Err(_) => if_stuck,
+    drop(stop);
+    match endings.recv_timeout(STOP_WAIT) {
+        Ok(Some(result)) => result,
+        Ok(None) | Err(_) => if_stuck,
     }
 }
 

@@ -38,10 +38,11 @@ fn publish(arguments: Arguments) -> Result<()> {
     let cluster = arguments.connection.connect()?;
     let (tx, arrivals) = mpsc::channel();
     let timeout = arguments.delivery.timeout();
-    let producer = cluster.producer(&me, &peer, timeout, Reports::to(tx.clone()))?;
+    let reports = Reports::to(tx.clone());
+    let producer = cluster.producer(&me, &peer, timeout, reports.clone())?;
     let ledger = Ledger::new(terminal::is_typed());
-    let mut outbox = Outbox::new(&ledger, producer, tx.clone());
-    ending::on_signal(tx.clone())?;
+    let mut outbox = Outbox::new(&ledger, producer, reports);
+    ending::on_signal(tx.clone(), || Arrival::Interrupted)?;
     let progress = Progress::of_input();
     let shown = progress.clone();
     let owner = Owner::start("publisher", move || {

@@ -21,19 +21,19 @@ mod peer;
 mod positions;
 
 use std::ops::ControlFlow;
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::time::Duration;
 
-use crate::client::{Cluster, Consumer, Offsets, Reports, Start};
+use crate::client::{Cluster, Consumer, Reports, Start};
 use crate::delivery::{Ledger, Outbox};
 use crate::ending::{self, spawn};
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::terminal::{Screen, Terminal, is_typed};
+use crate::terminal::{Terminal, is_typed};
+use conversation::Line;
 pub use conversation::Unsigned;
-use conversation::{Item, Line};
-use owner::{Arrival, Chat, Effect, Polled};
-use positions::Task;
+use owner::{Arrival, Chat, Polled};
 
 /// How long a poll waits for messages.
 const POLL_WAIT: Duration = Duration::from_millis(400);
@@ -107,27 +107,19 @@ pub fn run(cluster: Box<dyn Cluster>, parties: Parties, delivery_timeout: Durati
     let mut consumer = cluster.consumer(parties.reads(), start)?;
     let ends = consumer.end_offsets()?;
     let (me, topic, reports) = (&parties.me, parties.writes(), Reports::to(tx.clone()));
-    let producer = cluster.producer(me, topic, delivery_timeout, reports)?;
+    let producer = cluster.producer(me, topic, delivery_timeout, reports.clone())?;
 
-    let (mut terminal, screen) = Terminal::open(me, tx.clone())?;
+    let (mut terminal, screen) = Terminal::open(me, Arc::new(to(&tx, Arrival::Screen)))?;
     let ledger = Ledger::new(is_typed());
-    let mut outbox = Outbox::new(&ledger, producer, tx.clone());
-    let chat = Chat::new(&parties, ends, ledger, delivery_timeout * 2);
+    let mut outbox = Outbox::new(&ledger, producer, reports);
     let polls = start_consumer(consumer, tx.clone())?;
-    let tasks = positions::start(groups, parties, tx.clone())?;
-    ending::on_signal(tx.clone())?;
-    ending::on_output_closed(tx.clone())?;
-    let owner = Owner {
-        chat,
-        screen,
-        polls: Some(polls),
-        is_poll_due: false,
-        tasks,
-        committed: Offsets::new(),
-        is_committing: false,
-    };
+    let tasks = positions::start(groups, parties.clone(), to(&tx, Arrival::Position))?;
+    ending::on_signal(tx.clone(), || Arrival::Signal)?;
+    ending::on_output_closed(tx.clone(), || Arrival::OutputClosed)?;
+    let lines = (ledger, delivery_timeout * 2);
+    let chat = Chat::new(&parties, ends, lines, screen, (polls, tasks));
     let owner = ending::Owner::start("chat", move || {
-        let result = owner.run(&arrivals);
+        let result = chat.run(&arrivals);
         // If this process runs the small broker, it is stopped here, in order.
         drop(cluster);
         result
@@ -139,8 +131,14 @@ pub fn run(cluster: Box<dyn Cluster>, parties: Parties, delivery_timeout: Durati
     owner.wait()
 }
 
+/// Sends the owner what `arrival` makes of something. Without an owner the program is about to end.
+fn to<T>(owner: &Sender<Arrival>, arrival: fn(T) -> Arrival) -> impl Fn(T) + use<T> {
+    let owner = owner.clone();
+    move |what| drop(owner.send(arrival(what)))
+}
+
 /// The blocking loop over the input: sends each line, up to the end or until the ledger is closed.
-fn read(terminal: &mut Terminal, outbox: &mut Outbox<Arrival>) -> Result<()> {
+fn read(terminal: &mut Terminal, outbox: &mut Outbox) -> Result<()> {
     while let Some(line) = terminal.next_line()? {
         if !outbox.send(&line) {
             break;
@@ -161,33 +159,8 @@ fn start_consumer(mut consumer: Box<dyn Consumer>, owner: Sender<Arrival>) -> Re
     _ = owner.send(Arrival::Polled(start));
     spawn("consumer", move || {
         for () in asked {
-            let mut lines = Vec::new();
-            let mut bytes = 0;
-            let polled = consumer.poll(POLL_WAIT, &mut |record| {
-                bytes += record.key.len() + record.value.len();
-                lines.push(Line {
-                    partition: record.partition,
-                    offset: record.offset,
-                    key: record.key.to_vec(),
-                    text: record.value.to_vec(),
-                });
-                match bytes < POLL_BYTES {
-                    true => ControlFlow::Continue(()),
-                    false => ControlFlow::Break(()),
-                }
-            });
-            let position = consumer.position();
-            let (arrival, is_over) = match polled {
-                Ok(events) => (
-                    Arrival::Polled(Polled {
-                        events,
-                        lines,
-                        position,
-                    }),
-                    false,
-                ),
-                Err(error) => (Arrival::ReadFailed(error), true),
-            };
+            let arrival = poll(consumer.as_mut()).map_or_else(Arrival::ReadFailed, Arrival::Polled);
+            let is_over = matches!(arrival, Arrival::ReadFailed(_));
             if owner.send(arrival).is_err() || is_over {
                 return;
             }
@@ -196,84 +169,25 @@ fn start_consumer(mut consumer: Box<dyn Consumer>, owner: Sender<Arrival>) -> Re
     Ok(polls)
 }
 
-/// The chat's state, and what carries out what it decides.
-struct Owner {
-    chat: Chat,
-    screen: Screen,
-    /// Has the consumer poll; `None` once the chat is closed.
-    polls: Option<Sender<()>>,
-    /// The consumer waits for the screen to have room.
-    is_poll_due: bool,
-    tasks: Sender<Task>,
-    committed: Offsets,
-    /// A commit is under way: the next one waits for its outcome.
-    is_committing: bool,
-}
-
-impl Owner {
-    /// Handles what arrives until the chat is over, and returns how it ended.
-    fn run(mut self, arrivals: &Receiver<Arrival>) -> Result<()> {
-        loop {
-            let arrival = match self.chat.deadline() {
-                None => arrivals.recv().ok(),
-                Some(at) => arrivals
-                    .recv_timeout(at.saturating_duration_since(Instant::now()))
-                    .ok(),
-            };
-            let arrival = arrival.unwrap_or(Arrival::Deadline);
-            for effect in self.chat.handle(arrival, Instant::now()) {
-                if let ControlFlow::Break(result) = self.carry_out(effect) {
-                    self.screen.restore();
-                    return result;
-                }
-            }
-            self.screen.flush();
-            if self.is_poll_due && self.screen.has_room() {
-                self.is_poll_due = false;
-                // If the consumer has ended, it has said why.
-                _ = self.polls.as_ref().map(|polls| polls.send(()));
-            }
+fn poll(consumer: &mut dyn Consumer) -> Result<Polled> {
+    let mut lines = Vec::new();
+    let mut bytes = 0;
+    let events = consumer.poll(POLL_WAIT, &mut |record| {
+        bytes += record.key.len() + record.value.len();
+        lines.push(Line {
+            partition: record.partition,
+            offset: record.offset,
+            key: record.key.to_vec(),
+            text: record.value.to_vec(),
+        });
+        match bytes < POLL_BYTES {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
         }
-    }
-
-    fn carry_out(&mut self, effect: Effect) -> ControlFlow<Result<()>> {
-        match effect {
-            Effect::Show(Item::Message { sender, text, at }) => {
-                self.screen.message(sender.as_bytes(), &text, at);
-            }
-            Effect::Show(Item::Notice(text)) => self.screen.notice(&text),
-            Effect::Show(Item::Passed(offsets)) => {
-                self.screen.passed(offsets);
-                self.commit();
-            }
-            Effect::Poll => self.is_poll_due = true,
-            Effect::Printed(offsets) => {
-                self.screen.printed(offsets);
-                self.commit();
-            }
-            Effect::Committed(offsets) => {
-                self.is_committing = false;
-                if let Some(offsets) = offsets {
-                    self.committed = offsets;
-                }
-                self.commit();
-            }
-            Effect::CloseScreen => {
-                self.polls = None;
-                self.screen.close();
-            }
-            Effect::Finish => _ = self.tasks.send(Task::Finish(self.screen.shown().clone())),
-            Effect::End(result) => return ControlFlow::Break(result),
-        }
-        ControlFlow::Continue(())
-    }
-
-    /// Has what was shown committed, if it is not yet.
-    fn commit(&mut self) {
-        if !self.is_committing && *self.screen.shown() != self.committed {
-            self.is_committing = true;
-            // The thread ends only with the chat.
-            _ = self.tasks.send(Task::Commit(self.screen.shown().clone()));
-        }
-    }
+    })?;
+    Ok(Polled {
+        events,
+        lines,
+        position: consumer.position(),
+    })
 }

@@ -1,18 +1,17 @@
-//! The state of an open chat, which one thread owns: what arrives, and what is to be done about it.
-//!
-//! It has no thread, no channel and no terminal in it, and no clock but the one it is given.
+//! The thread that owns a chat: its conversation, its lines in flight and its screen. What arrives is handled
+//! in one `match`.
 
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use super::Parties;
 use super::conversation::{Conversation, Item, Line};
 use super::peer::Peer;
-use super::positions::Outcome;
+use super::positions::{Outcome, Task};
 use crate::client::{Event, Offsets, Report};
-use crate::delivery::{Ledger, Typed};
-use crate::ending::{OutputClosed, Signal};
+use crate::delivery::Ledger;
 use crate::error::{Error, Result};
-use crate::terminal::{ScreenEvent, quoted};
+use crate::terminal::{Screen, ScreenEvent, quoted};
 
 /// How long the end of a chat takes at most; it has a second in all.
 const END_WAIT: Duration = Duration::from_millis(800);
@@ -28,11 +27,9 @@ pub(super) enum Arrival {
     Polled(Polled),
     /// The consumer can't go on.
     ReadFailed(Error),
-    /// A line was typed and handed to the producer.
-    Typed(Typed),
-    /// What the producer reports.
+    /// What becomes of the user's lines.
     Report(Report),
-    /// The screen's events.
+    /// What became of the screen's.
     Screen(ScreenEvent),
     /// What came of a commit, and what the peer's position is.
     Position(Outcome),
@@ -42,8 +39,14 @@ pub(super) enum Arrival {
     Signal,
     /// Nobody reads standard output any more.
     OutputClosed,
-    /// The time that [`Chat::deadline`] names has come.
+    /// The time of [`Chat::deadline`] has come.
     Deadline,
+}
+
+impl From<Report> for Arrival {
+    fn from(report: Report) -> Arrival {
+        Arrival::Report(report)
+    }
 }
 
 /// What one poll gave.
@@ -55,46 +58,7 @@ pub(super) struct Polled {
     pub(super) position: Offsets,
 }
 
-macro_rules! arrivals {
-    ($($type:ty => $make:expr),* $(,)?) => {
-        $(impl From<$type> for Arrival {
-            fn from(value: $type) -> Arrival {
-                $make(value)
-            }
-        })*
-    };
-}
-
-arrivals! {
-    Report => Arrival::Report,
-    Typed => Arrival::Typed,
-    ScreenEvent => Arrival::Screen,
-    Outcome => Arrival::Position,
-    Signal => |_| Arrival::Signal,
-    OutputClosed => |_| Arrival::OutputClosed,
-}
-
-/// What is to be done, in this order.
-#[derive(Debug)]
-pub(super) enum Effect {
-    /// Show this.
-    Show(Item),
-    /// The screen has written up to these positions.
-    Printed(Offsets),
-    /// Have the consumer poll again, once the screen has room.
-    Poll,
-    /// A commit is done: these positions are committed, or unchanged.
-    Committed(Option<Offsets>),
-    /// Leave the terminal as it was found.
-    CloseScreen,
-    /// Commit what was shown and look up the peer's position, for the last time.
-    Finish,
-    /// End the program.
-    End(Result<()>),
-}
-
 /// An open chat.
-#[derive(Debug)]
 pub(super) struct Chat {
     conversation: Conversation,
     /// `None` where the peer's position is never known: the tutorial's scripts commit nothing.
@@ -103,41 +67,41 @@ pub(super) struct Chat {
     /// How long the last lines of a pipe may take.
     patience: Duration,
     stage: Stage,
+    screen: Screen,
+    /// Has the consumer poll once.
+    polls: Sender<()>,
+    /// The consumer waits for the screen to have room.
+    is_poll_due: bool,
+    tasks: Sender<Task>,
+    committed: Offsets,
+    /// A commit is under way: the next one waits for its outcome.
+    is_committing: bool,
+    failed_commits: u32,
     /// The connection is lost, and the user knows.
     is_away: bool,
-    failed_commits: u32,
 }
 
-/// How far the end of the chat has come.
+/// How far the end of a chat has come, and why it ends.
 #[derive(Debug)]
 enum Stage {
     Open,
     /// No more input comes, but the last lines of a pipe are waited for, and messages are still shown.
-    Draining {
-        until: Instant,
-        reason: Result<()>,
-    },
+    Draining(Instant, Result<()>),
     /// The last lines are waited for briefly.
-    Closing {
-        until: Instant,
-        end: Instant,
-        reason: Result<()>,
-    },
+    Closing(Instant, Result<()>),
     /// The last commit is waited for.
-    Finishing {
-        end: Instant,
-        reason: Result<()>,
-    },
+    Finishing(Instant, Result<()>),
+    Ended(Result<()>),
 }
 
 impl Chat {
-    /// A chat whose consumer is to be polled from the start. `ends` are the end offsets of the topic that
-    /// is read.
+    /// A chat whose consumer waits to be told to poll. `ends` are the end offsets of the topic that is read.
     pub(super) fn new(
         parties: &Parties,
         ends: Offsets,
-        ledger: Ledger,
-        patience: Duration,
+        (ledger, patience): (Ledger, Duration),
+        screen: Screen,
+        (polls, tasks): (Sender<()>, Sender<Task>),
     ) -> Chat {
         let (me, peer) = (parties.me.clone(), parties.peer.clone());
         let topic = parties.writes().clone();
@@ -147,50 +111,76 @@ impl Chat {
             ledger,
             patience,
             stage: Stage::Open,
-            is_away: false,
+            screen,
+            polls,
+            is_poll_due: false,
+            tasks,
+            committed: Offsets::new(),
+            is_committing: false,
             failed_commits: 0,
+            is_away: false,
+        }
+    }
+
+    /// Handles what arrives until the chat has ended, and returns how.
+    pub(super) fn run(mut self, arrivals: &Receiver<Arrival>) -> Result<()> {
+        loop {
+            let arrival = match self.deadline() {
+                None => arrivals.recv().ok(),
+                Some(at) => arrivals
+                    .recv_timeout(at.saturating_duration_since(Instant::now()))
+                    .ok(),
+            };
+            self.handle(arrival.unwrap_or(Arrival::Deadline), Instant::now());
+            if let Stage::Ended(result) = self.stage {
+                if let Some(unread) = self.peer.as_ref().and_then(Peer::unread) {
+                    self.screen.notice(&unread);
+                }
+                self.screen.restore();
+                return result;
+            }
         }
     }
 
     /// When [`Arrival::Deadline`] is due.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        match &self.stage {
-            Stage::Open => None,
-            Stage::Draining { until, .. } | Stage::Closing { until, .. } => Some(*until),
-            Stage::Finishing { end, .. } => Some(*end),
+    fn deadline(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Draining(at, _) | Stage::Closing(at, _) | Stage::Finishing(at, _) => Some(at),
+            Stage::Open | Stage::Ended(_) => None,
         }
     }
 
-    /// What to do about an arrival.
-    pub(super) fn handle(&mut self, arrival: Arrival, now: Instant) -> Vec<Effect> {
-        let mut effects = Vec::new();
+    fn handle(&mut self, arrival: Arrival, now: Instant) {
         match arrival {
-            Arrival::Polled(polled) => effects = self.polled(polled),
-            Arrival::Typed(typed) => self.ledger.took(typed),
-            Arrival::Report(report) => effects.extend(self.report(&report, now)),
-            Arrival::Screen(ScreenEvent::Printed(passes)) => effects.push(Effect::Printed(passes)),
-            Arrival::Screen(ScreenEvent::Notice(text)) => effects.push(notice(text)),
-            Arrival::Screen(ScreenEvent::Failed(error)) => {
-                self.close(Err(error), now, &mut effects)
-            }
-            Arrival::Position(outcome) => self.outcome(outcome, now, &mut effects),
+            Arrival::Polled(polled) => self.polled(polled),
+            Arrival::Report(report) => self.report(&report, now),
+            Arrival::Screen(ScreenEvent::Printed(passes)) => self.screen.printed(passes),
+            Arrival::Screen(ScreenEvent::Notice(text)) => self.screen.notice(&text),
+            Arrival::Position(outcome) => self.position(outcome, now),
             Arrival::InputEnded(Ok(())) if !self.ledger.is_typed() => self.drain(Ok(()), now),
-            Arrival::InputEnded(reason) => self.close(reason, now, &mut effects),
-            Arrival::ReadFailed(error) => self.close(Err(error), now, &mut effects),
-            Arrival::OutputClosed => self.close(Ok(()), now, &mut effects),
-            Arrival::Signal => self.interrupt(now, &mut effects),
-            Arrival::Deadline => self.next_stage(now, &mut effects),
+            Arrival::InputEnded(reason) => self.close(reason, now),
+            Arrival::ReadFailed(error) | Arrival::Screen(ScreenEvent::Failed(error)) => {
+                self.close(Err(error), now);
+            }
+            Arrival::OutputClosed => self.close(Ok(()), now),
+            Arrival::Signal => self.interrupt(now),
+            Arrival::Deadline => self.next_stage(now),
         }
-        while let Stage::Draining { .. } | Stage::Closing { .. } = self.stage
+        while let Stage::Draining(..) | Stage::Closing(..) = self.stage
             && self.ledger.is_settled()
         {
-            self.next_stage(now, &mut effects);
+            self.next_stage(now);
         }
-        effects
+        self.screen.flush();
+        self.commit();
+        if self.is_poll_due && self.screen.has_room() {
+            self.is_poll_due = false;
+            // If the consumer has ended, it has said why.
+            _ = self.polls.send(());
+        }
     }
 
-    fn polled(&mut self, polled: Polled) -> Vec<Effect> {
-        let mut effects = Vec::new();
+    fn polled(&mut self, polled: Polled) {
         for event in polled.events {
             match &event {
                 Event::Lost { .. } => self.is_away = true,
@@ -203,20 +193,30 @@ impl Chat {
                     end,
                 } => self.conversation.missed(*partition, resumed < wanted, *end),
             }
-            effects.push(notice(event.to_string()));
+            self.screen.notice(&event.to_string());
         }
-        let items = polled
-            .lines
-            .into_iter()
-            .flat_map(|line| self.conversation.record(line));
-        effects.extend(items.map(Effect::Show));
+        for line in polled.lines {
+            let items = self.conversation.record(line);
+            self.show(items);
+        }
         let items = self.conversation.polled(&polled.position);
-        effects.extend(items.into_iter().map(Effect::Show));
-        effects.push(Effect::Poll);
-        effects
+        self.show(items);
+        self.is_poll_due = true;
     }
 
-    fn report(&mut self, report: &Report, now: Instant) -> Option<Effect> {
+    fn show(&mut self, items: Vec<Item>) {
+        for item in items {
+            match item {
+                Item::Message { sender, text, at } => {
+                    self.screen.message(sender.as_bytes(), &text, at);
+                }
+                Item::Notice(text) => self.screen.notice(&text),
+                Item::Passed(offsets) => self.screen.passed(offsets),
+            }
+        }
+    }
+
+    fn report(&mut self, report: &Report, now: Instant) {
         self.ledger.record(report);
         match report {
             Report::Acknowledged {
@@ -228,7 +228,10 @@ impl Chat {
                 if let Some(peer) = &mut self.peer {
                     peer.sent(*partition, *offset, *count);
                 }
-                None
+            }
+            // As a publisher: the next line would fare no better.
+            Report::Failed { .. } if !self.ledger.is_typed() && self.ledger.is_broken() => {
+                self.drain(Err(self.ledger.rest_is_unread()), now);
             }
             Report::Failed {
                 count,
@@ -236,169 +239,173 @@ impl Chat {
                 why,
                 ..
             } => {
-                if !self.ledger.is_typed() && self.ledger.is_broken() {
-                    // As a publisher: the next line would fare no better.
-                    self.drain(Err(self.ledger.rest_is_unread()), now);
-                    return None;
-                }
                 let excerpt = quoted(excerpt);
-                Some(notice(match count - 1 {
+                self.screen.notice(&match count - 1 {
                     0 => format!("{excerpt} was not delivered: {why}"),
                     more => format!("{excerpt} and {more} more were not delivered: {why}"),
-                }))
+                });
             }
             // The consumer's connection tells enough.
-            Report::Connection(_) => None,
+            Report::Typed { .. } | Report::Connection(_) => {}
         }
     }
 
-    fn outcome(&mut self, outcome: Outcome, now: Instant, effects: &mut Vec<Effect>) {
+    fn position(&mut self, outcome: Outcome, now: Instant) {
         match outcome {
             Outcome::Committed(Ok(offsets)) => {
+                self.is_committing = false;
+                self.committed = offsets;
                 self.failed_commits = 0;
-                effects.push(Effect::Committed(Some(offsets)));
             }
+            // It is tried again, and that the connection is lost was said already.
             Outcome::Committed(Err(error)) => {
-                // It is tried again, and that the connection is lost was said already.
+                self.is_committing = false;
                 self.failed_commits += u32::from(!self.is_away);
                 if self.failed_commits == FAILED_COMMITS && !self.is_away {
-                    effects.push(notice(format!("cannot save what you have read: {error}")));
+                    let notice = format!("cannot save what you have read: {error}");
+                    self.screen.notice(&notice);
                 }
-                effects.push(Effect::Committed(None));
             }
             Outcome::Peer(position) => {
-                let Some(peer) = &mut self.peer else {
-                    return;
-                };
-                let news = match position {
-                    Ok(offsets) => peer.position(offsets, now),
-                    Err(_) if self.is_away => None,
-                    Err(error) => peer.unknown(&error),
+                let news = match (&mut self.peer, position) {
+                    (Some(peer), Ok(offsets)) => peer.position(offsets, now),
+                    (Some(peer), Err(error)) if !self.is_away => peer.unknown(&error),
+                    _ => None,
                 };
                 // Who leaves need not know who has just come.
-                let is_leaving = matches!(self.stage, Stage::Finishing { .. });
-                effects.extend(news.filter(|_| !is_leaving).map(notice));
+                if let (Some(news), Stage::Open | Stage::Draining(..)) = (news, &self.stage) {
+                    self.screen.notice(&news);
+                }
             }
-            Outcome::Finished => self.next_stage(now, effects),
+            Outcome::Finished => self.next_stage(now),
+        }
+    }
+
+    /// Has what was shown committed, if it is not yet.
+    fn commit(&mut self) {
+        if let Stage::Open | Stage::Draining(..) = self.stage
+            && !self.is_committing
+            && *self.screen.shown() != self.committed
+        {
+            self.is_committing = true;
+            // The thread ends only with the chat.
+            _ = self.tasks.send(Task::Commit(self.screen.shown().clone()));
         }
     }
 
     /// Waits for the last lines of a pipe, as long as a line may take.
     fn drain(&mut self, reason: Result<()>, now: Instant) {
-        if matches!(self.stage, Stage::Open) {
+        if let Stage::Open = self.stage {
             self.ledger.close();
-            let until = now + self.patience;
-            self.stage = Stage::Draining { until, reason };
+            self.stage = Stage::Draining(now + self.patience, reason);
         }
     }
 
-    /// Begins the end, within a second.
-    fn close(&mut self, reason: Result<()>, now: Instant, effects: &mut Vec<Effect>) {
-        if let Stage::Open | Stage::Draining { .. } = self.stage {
+    /// Begins the end, which takes less than a second.
+    fn close(&mut self, reason: Result<()>, now: Instant) {
+        if let Stage::Open | Stage::Draining(..) = self.stage {
             self.ledger.close();
-            effects.push(Effect::CloseScreen);
-            self.stage = Stage::Closing {
-                until: now + ACKNOWLEDGEMENT_WAIT,
-                end: now + END_WAIT,
-                reason,
-            };
+            self.screen.close();
+            self.stage = Stage::Closing(now + ACKNOWLEDGEMENT_WAIT, reason);
         }
     }
 
     /// Ends because the user, or the system, wants it. For a pipe that is a failure: there may be more.
-    fn interrupt(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        match &self.stage {
-            Stage::Open | Stage::Draining { .. } => {
+    fn interrupt(&mut self, now: Instant) {
+        match self.stage {
+            Stage::Open | Stage::Draining(..) => {
                 self.ledger.close();
-                let reason = match self.ledger.is_typed() {
-                    true => Ok(()),
-                    false => Err(self.ledger.interrupted()),
-                };
-                self.close(reason, now, effects);
+                let is_typed = self.ledger.is_typed();
+                let failure = (!is_typed).then(|| self.ledger.interrupted());
+                self.close(failure.map_or(Ok(()), Err), now);
             }
             // Once more: the user does not want to wait.
-            Stage::Closing { .. } | Stage::Finishing { .. } => self.end(effects),
+            Stage::Closing(..) => {
+                self.next_stage(now);
+                self.next_stage(now);
+            }
+            Stage::Finishing(..) => self.next_stage(now),
+            Stage::Ended(_) => {}
         }
     }
 
-    fn next_stage(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+    fn next_stage(&mut self, now: Instant) {
         match std::mem::replace(&mut self.stage, Stage::Open) {
             Stage::Open => {}
-            Stage::Draining { reason, .. } => self.close(reason, now, effects),
-            Stage::Closing { end, reason, .. } => {
-                effects.push(Effect::Finish);
-                self.stage = Stage::Finishing { end, reason };
+            Stage::Draining(_, reason) => self.close(reason, now),
+            Stage::Closing(_, reason) => {
+                let shown = self.screen.shown().clone();
+                _ = self.tasks.send(Task::Finish(shown));
+                let wait = END_WAIT - ACKNOWLEDGEMENT_WAIT;
+                self.stage = Stage::Finishing(now + wait, reason);
             }
-            stage @ Stage::Finishing { .. } => {
-                self.stage = stage;
-                self.end(effects);
+            Stage::Finishing(_, reason) => {
+                self.stage = Stage::Ended(self.ledger.verdict_after(reason));
             }
+            ended @ Stage::Ended(_) => self.stage = ended,
         }
     }
-
-    fn end(&mut self, effects: &mut Vec<Effect>) {
-        let unread = self.peer.as_ref().and_then(Peer::unread);
-        effects.extend(unread.map(notice));
-        let (Stage::Draining { reason, .. }
-        | Stage::Closing { reason, .. }
-        | Stage::Finishing { reason, .. }) = std::mem::replace(&mut self.stage, Stage::Open)
-        else {
-            return;
-        };
-        effects.push(Effect::End(self.ledger.verdict_after(reason)));
-    }
 }
-
-fn notice(text: String) -> Effect {
-    Effect::Show(Item::Notice(text))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::terminal::visible;
+    use std::sync::mpsc;
 
-    /// Alice's chat with bob, whose topic had this end, and of which so many lines were taken.
-    fn alice(is_typed: bool, end: i64, taken: u64) -> Chat {
+    use super::*;
+
+    /// A chat, and the other ends of its channels.
+    struct Alice {
+        chat: Chat,
+        print: Box<dyn FnMut() -> Option<(String, Offsets)>>,
+        polls: Receiver<()>,
+        tasks: Receiver<Task>,
+    }
+
+    /// Alice's chat with bob, in which so many lines were taken.
+    fn alice(is_typed: bool, taken: u64) -> Alice {
         let name = |name: &str| name.parse().unwrap();
         let parties = Parties::new(name("alice"), name("bob"), false, false).unwrap();
         let ledger = Ledger::new(is_typed);
         ledger.take(taken);
-        Chat::new(
-            &parties,
-            [(0, end)].into(),
-            ledger,
-            Duration::from_secs(100),
-        )
-    }
-
-    fn in_words(effect: Effect) -> String {
-        match effect {
-            Effect::Show(Item::Message { sender, text, .. }) => {
-                format!("{sender}: {}", visible(&text))
-            }
-            Effect::Show(Item::Notice(text)) => format!("* {text}"),
-            Effect::Show(Item::Passed(offsets)) => format!("passed {offsets:?}"),
-            Effect::Printed(offsets) => format!("printed {offsets:?}"),
-            Effect::Committed(offsets) => format!("committed {offsets:?}"),
-            Effect::Poll => "poll".into(),
-            Effect::CloseScreen => "close".into(),
-            Effect::Finish => "finish".into(),
-            Effect::End(Ok(())) => "end".into(),
-            Effect::End(Err(error)) => format!("end {}: {error}", error.exit_code()),
+        let (screen, print) = Screen::for_test();
+        let (poll, polls) = mpsc::channel();
+        let (task, tasks) = mpsc::channel();
+        let (ends, lines) = ([(0, 0)].into(), (ledger, Duration::from_secs(100)));
+        Alice {
+            chat: Chat::new(&parties, ends, lines, screen, (poll, task)),
+            print: Box::new(print),
+            polls,
+            tasks,
         }
     }
 
-    /// What comes of each arrival.
-    fn handle(chat: &mut Chat, arrivals: Vec<Arrival>) -> Vec<Vec<String>> {
-        let now = Instant::now();
-        let handle = |arrival| {
-            chat.handle(arrival, now)
-                .into_iter()
-                .map(in_words)
-                .collect()
-        };
-        arrivals.into_iter().map(handle).collect()
+    impl Alice {
+        /// What comes of an arrival: what is printed, and what the workers are told.
+        fn handle(&mut self, arrival: Arrival) -> Vec<String> {
+            let now = Instant::now();
+            self.chat.handle(arrival, now);
+            let mut effects = Vec::new();
+            while let Some((text, passes)) = (self.print)() {
+                effects.extend(text.lines().map(String::from));
+                let printed = Arrival::Screen(ScreenEvent::Printed(passes));
+                self.chat.handle(printed, now);
+            }
+            effects.extend(self.tasks.try_iter().map(|task| match task {
+                Task::Commit(offsets) => format!("commit {offsets:?}"),
+                Task::Finish(offsets) => format!("finish {offsets:?}"),
+            }));
+            effects.extend(self.polls.try_iter().map(|()| "poll".into()));
+            if let Stage::Ended(result) = &self.chat.stage {
+                effects.extend(self.chat.peer.as_ref().and_then(Peer::unread));
+                effects.push(match result {
+                    Ok(()) => "end".into(),
+                    Err(error) => {
+                        let error = error.to_string();
+                        format!("end: {}", error.lines().next().unwrap_or_default())
+                    }
+                });
+            }
+            effects
+        }
     }
 
     fn polled(end: i64, texts: &[&str], events: Vec<Event>) -> Arrival {
@@ -455,238 +462,281 @@ mod tests {
         }
     }
 
+    fn outcome(result: Result<Offsets, &str>) -> Arrival {
+        let failed = |why| Error::failed("cannot commit", why);
+        Arrival::Position(Outcome::Committed(result.map_err(failed)))
+    }
+
+    fn unknown() -> Arrival {
+        let denied = Error::failed("cannot read", "denied");
+        Arrival::Position(Outcome::Peer(Err(denied)))
+    }
+
+    /// What arrives, and what comes of it.
+    type Case = Vec<(Arrival, Vec<&'static str>)>;
+
+    fn check(mut alice: Alice, case: Case) {
+        let what = format!("{case:#?}");
+        for (arrival, expected) in case {
+            let arrived = format!("{arrival:?}");
+            assert_eq!(alice.handle(arrival), expected, "{arrived} in {what}");
+        }
+    }
+
     #[test]
-    fn an_open_chat_shows_what_arrives_and_polls_again() {
-        let denied_to_commit =
-            || Arrival::Position(Outcome::Committed(Err(Error::failed("cannot commit", "x"))));
-        let unknown =
-            || Arrival::Position(Outcome::Peer(Err(Error::failed("cannot read", "denied"))));
-        type Case = (&'static str, Vec<Arrival>, Vec<Vec<&'static str>>);
+    fn an_open_chat_shows_what_arrives_commits_and_polls_again() {
+        let is_lost = || {
+            let expected = vec![
+                "connection to b:1 lost (gone), retrying",
+                "commit {0: 0}",
+                "poll",
+            ];
+            (polled(0, &[], vec![lost()]), expected)
+        };
         let table: Vec<Case> = vec![
-            (
-                "a message",
-                vec![polled(1, &["hi"], vec![])],
-                vec![vec!["bob: hi", "passed {0: 1}", "poll"]],
-            ),
-            (
-                "what was printed",
-                vec![Arrival::Screen(ScreenEvent::Printed([(0, 1)].into()))],
-                vec![vec!["printed {0: 1}"]],
-            ),
-            (
-                "a connection that is lost and back",
-                vec![polled(0, &[], vec![lost()]), polled(0, &[], vec![back()])],
-                vec![
+            vec![
+                (
+                    polled(1, &["hi"], vec![]),
+                    vec!["bob: hi", "commit {0: 1}", "poll"],
+                ),
+                // One commit at a time.
+                (polled(2, &["ho"], vec![]), vec!["bob: ho", "poll"]),
+                (outcome(Ok([(0, 1)].into())), vec!["commit {0: 2}"]),
+                (outcome(Ok([(0, 2)].into())), vec![]),
+            ],
+            vec![
+                is_lost(),
+                (
+                    polled(0, &[], vec![back()]),
+                    vec!["connection to b:1 is back", "poll"],
+                ),
+            ],
+            // A commit that fails is tried again, which is said at the third time …
+            vec![
+                (polled(0, &[], vec![]), vec!["commit {0: 0}", "poll"]),
+                (outcome(Err("x")), vec!["commit {0: 0}"]),
+                (outcome(Err("x")), vec!["commit {0: 0}"]),
+                (
+                    outcome(Err("x")),
                     vec![
-                        "* connection to b:1 lost (gone), retrying",
-                        "passed {0: 0}",
-                        "poll",
+                        "cannot save what you have read: cannot commit: x",
+                        "commit {0: 0}",
                     ],
-                    vec!["* connection to b:1 is back", "poll"],
-                ],
-            ),
-            (
-                "commits that fail are said at the third time",
-                vec![denied_to_commit(), denied_to_commit(), denied_to_commit()],
-                vec![
-                    vec!["committed None"],
-                    vec!["committed None"],
-                    vec![
-                        "* cannot save what you have read: cannot commit: x",
-                        "committed None",
-                    ],
-                ],
-            ),
-            (
-                "but not while the connection is lost",
-                vec![
-                    polled(0, &[], vec![lost()]),
-                    denied_to_commit(),
-                    denied_to_commit(),
-                    denied_to_commit(),
+                ),
+                (outcome(Err("x")), vec!["commit {0: 0}"]),
+            ],
+            // … but not while the connection is lost.
+            vec![
+                is_lost(),
+                (outcome(Err("x")), vec!["commit {0: 0}"]),
+                (outcome(Err("x")), vec!["commit {0: 0}"]),
+                (outcome(Err("x")), vec!["commit {0: 0}"]),
+                (unknown(), vec![]),
+            ],
+            vec![
+                (peer(0), vec![]),
+                (peer(0), vec![]),
+                (peer(1), vec!["bob is here"]),
+            ],
+            vec![
+                (
                     unknown(),
-                ],
-                vec![
-                    vec![
-                        "* connection to b:1 lost (gone), retrying",
-                        "passed {0: 0}",
-                        "poll",
-                    ],
-                    vec!["committed None"],
-                    vec!["committed None"],
-                    vec!["committed None"],
-                    vec![],
-                ],
-            ),
-            (
-                "a peer who comes",
-                vec![peer(0), peer(0), peer(1)],
-                vec![vec![], vec![], vec!["* bob is here"]],
-            ),
-            (
-                "a peer's position that can't be known",
-                vec![unknown(), unknown()],
-                vec![
-                    vec!["* what bob has read can't be known: cannot read: denied"],
-                    vec![],
-                ],
-            ),
+                    vec!["what bob has read can't be known: cannot read: denied"],
+                ),
+                (unknown(), vec![]),
+            ],
         ];
-        for (what, arrivals, expected) in table {
-            let mut chat = alice(true, 0, 0);
-            assert_eq!(handle(&mut chat, arrivals), expected, "{what}");
-            assert_eq!(chat.deadline(), None, "{what}");
+        for case in table {
+            check(alice(true, 0), case);
         }
     }
 
     #[test]
     fn a_failed_line_is_named_by_how_it_begins() {
-        let mut chat = alice(true, 0, 4);
-        assert_eq!(
-            handle(
-                &mut chat,
-                vec![failed(1, 1, denied()), failed(2, 3, denied())]
+        let case = vec![
+            (
+                failed(1, 1, denied()),
+                vec!["'hello' was not delivered: cannot write: not allowed"],
             ),
-            [
-                ["* 'hello' was not delivered: cannot write: not allowed"],
-                ["* 'hello' and 2 more were not delivered: cannot write: not allowed"],
-            ]
-        );
+            (
+                failed(2, 3, denied()),
+                vec!["'hello' and 2 more were not delivered: cannot write: not allowed"],
+            ),
+        ];
+        check(alice(true, 4), case);
     }
 
-    /// A chat's end: typed or not, how many lines were taken, what arrives, and what comes of it all.
-    type End = (bool, u64, Vec<Arrival>, Vec<&'static str>);
+    #[test]
+    fn a_full_screen_stops_the_reading() {
+        let mut alice = alice(true, 0);
+        let large = &*"x".repeat(1 << 20);
+        alice
+            .chat
+            .handle(polled(1, &[large], vec![]), Instant::now());
+        // The editor takes it, and more comes before it is written.
+        alice
+            .chat
+            .handle(polled(2, &[large], vec![]), Instant::now());
+        alice
+            .chat
+            .handle(polled(8, &[large; 6], vec![]), Instant::now());
+        alice.polls.try_iter().for_each(drop);
+        assert!(!alice.chat.screen.has_room());
+        alice.chat.handle(polled(8, &[], vec![]), Instant::now());
+        assert_eq!(alice.polls.try_iter().count(), 0);
+        let effects = alice.handle(peer(0));
+        assert_eq!(effects.iter().filter(|it| *it == "poll").count(), 1);
+    }
 
     #[test]
     fn a_chat_ends_in_order_whatever_ends_it() {
         let ended = || Arrival::InputEnded(Ok(()));
         let finished = || Arrival::Position(Outcome::Finished);
-        let table: Vec<End> = vec![
+        let undelivered = "end: 1 of 1 line was not delivered: ";
+        let table: Vec<(bool, u64, Case)> = vec![
             // The user leaves; nothing is in flight.
             (
                 true,
                 0,
-                vec![ended(), finished()],
-                vec!["close", "finish", "end"],
+                vec![(ended(), vec!["finish {}"]), (finished(), vec!["end"])],
             ),
-            // The last line is acknowledged, and read or not.
+            // The last line is acknowledged, and unread or read.
             (
                 true,
                 1,
-                vec![peer(0), ended(), acknowledged(1, 1), finished()],
-                vec!["close", "finish", "* 1 line not read by bob yet", "end"],
+                vec![
+                    (peer(0), vec![]),
+                    (ended(), vec![]),
+                    (acknowledged(1, 1), vec!["finish {}"]),
+                    (finished(), vec!["1 line not read by bob yet", "end"]),
+                ],
             ),
             (
                 true,
                 1,
-                vec![peer(0), ended(), acknowledged(1, 1), peer(2), finished()],
-                vec!["close", "finish", "end"],
+                vec![
+                    (peer(0), vec![]),
+                    (ended(), vec![]),
+                    (acknowledged(1, 1), vec!["finish {}"]),
+                    // Who leaves is not told who comes.
+                    (peer(2), vec![]),
+                    (finished(), vec!["end"]),
+                ],
             ),
             // It is not acknowledged, and the last commit takes too long.
             (
                 true,
                 1,
-                vec![Arrival::Signal, Arrival::Deadline, Arrival::Deadline],
-                vec!["close", "finish", "end 1: 1 of 1 line was not delivered: "],
+                vec![
+                    (Arrival::Signal, vec![]),
+                    (Arrival::Deadline, vec!["finish {}"]),
+                    (Arrival::Deadline, vec![undelivered]),
+                ],
             ),
             // The user does not want to wait.
             (
                 true,
                 1,
-                vec![Arrival::Signal, Arrival::Signal],
-                vec!["close", "end 1: 1 of 1 line was not delivered: "],
+                vec![
+                    (Arrival::Signal, vec![]),
+                    (Arrival::Signal, vec!["finish {}", undelivered]),
+                ],
             ),
             // A pipe's lines are waited for, and messages shown meanwhile.
             (
                 false,
                 1,
                 vec![
-                    ended(),
-                    polled(1, &["hi"], vec![]),
-                    acknowledged(1, 1),
-                    finished(),
+                    (ended(), vec![]),
+                    (
+                        polled(1, &["hi"], vec![]),
+                        vec!["bob: hi", "commit {0: 1}", "poll"],
+                    ),
+                    (acknowledged(1, 1), vec!["finish {0: 1}"]),
+                    (finished(), vec!["end"]),
                 ],
-                vec!["bob: hi", "passed {0: 1}", "poll", "close", "finish", "end"],
             ),
             // A pipe that is interrupted is not read to its end.
             (
                 false,
                 1,
-                vec![acknowledged(1, 1), Arrival::Signal, finished()],
                 vec![
-                    "close",
-                    "finish",
-                    "end 1: interrupted after 1 line, all delivered: the rest of the input was not read",
+                    (acknowledged(1, 1), vec![]),
+                    (Arrival::Signal, vec!["finish {}"]),
+                    (
+                        finished(),
+                        vec![
+                            "end: interrupted after 1 line, all delivered: the rest of the input was not read",
+                        ],
+                    ),
                 ],
             ),
-            // A pipe stops when lines can't be delivered any more.
+            // A pipe stops when lines can't be delivered any more …
             (
                 false,
                 2,
-                vec![failed(1, 1, denied()), acknowledged(2, 1), finished()],
                 vec![
-                    "close",
-                    "finish",
-                    "end 1: stopped reading after line 2: lines can't be delivered any more",
+                    (failed(1, 1, denied()), vec![]),
+                    (acknowledged(2, 1), vec!["finish {}"]),
+                    (
+                        finished(),
+                        vec![
+                            "end: stopped reading after line 2: lines can't be delivered any more",
+                        ],
+                    ),
                 ],
             ),
-            // But not because of a line that is too large.
+            // … but not because of one that is too large.
             (
                 false,
                 1,
-                vec![failed(1, 1, Error::too_large()), ended(), finished()],
                 vec![
-                    "* 'hello' was not delivered: too large: a broker takes about 1 MB, unless its \
-                     message.max.bytes says otherwise",
-                    "close",
-                    "finish",
-                    "end 1: 1 of 1 line was not delivered: ",
+                    (
+                        failed(1, 1, Error::too_large()),
+                        vec![
+                            "'hello' was not delivered: too large: a broker takes about 1 MB, unless its \
+                             message.max.bytes says otherwise",
+                        ],
+                    ),
+                    (ended(), vec!["finish {}"]),
+                    (finished(), vec![undelivered]),
                 ],
             ),
             // Nobody reads the output, or it can't be written, or nothing can be read any more.
             (
                 true,
                 0,
-                vec![Arrival::OutputClosed, finished()],
-                vec!["close", "finish", "end"],
+                vec![
+                    (Arrival::OutputClosed, vec!["finish {}"]),
+                    (finished(), vec!["end"]),
+                ],
             ),
             (
                 true,
                 0,
                 vec![
-                    Arrival::Screen(ScreenEvent::Failed(Error::failed("cannot write", "full"))),
-                    ended(),
-                    finished(),
+                    (
+                        Arrival::Screen(ScreenEvent::Failed(Error::failed("cannot write", "full"))),
+                        vec!["finish {}"],
+                    ),
+                    (ended(), vec![]),
+                    (finished(), vec!["end: cannot write: full"]),
                 ],
-                vec!["close", "finish", "end 1: cannot write: full"],
             ),
             (
                 true,
                 0,
                 vec![
-                    Arrival::ReadFailed(Error::failed("cannot read", "denied")),
-                    finished(),
+                    (
+                        Arrival::ReadFailed(Error::failed("cannot read", "denied")),
+                        vec!["finish {}"],
+                    ),
+                    (finished(), vec!["end: cannot read: denied"]),
                 ],
-                vec!["close", "finish", "end 1: cannot read: denied"],
             ),
         ];
-        for (is_typed, taken, arrivals, expected) in table {
-            let what = format!("typed: {is_typed}, {taken} lines, {arrivals:#?}");
-            let mut chat = alice(is_typed, 0, taken);
-            let effects = handle(&mut chat, arrivals).concat();
-            // Of an error, the first line.
-            let effects = effects.iter().map(|e| e.lines().next().unwrap_or_default());
-            assert_eq!(effects.collect::<Vec<_>>(), expected, "{what}");
+        for (is_typed, taken, case) in table {
+            check(alice(is_typed, taken), case);
         }
-    }
-
-    #[test]
-    fn who_leaves_is_not_told_who_comes() {
-        let mut chat = alice(true, 0, 0);
-        let arrivals = vec![peer(0), Arrival::InputEnded(Ok(())), peer(5)];
-        assert_eq!(
-            handle(&mut chat, arrivals),
-            [vec![], vec!["close", "finish"], vec![]]
-        );
     }
 }

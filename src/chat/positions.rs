@@ -33,41 +33,39 @@ pub(super) enum Outcome {
 }
 
 /// Starts the thread. It ends when its tasks' sender is dropped, or after [`Task::Finish`].
-pub(super) fn start<T: From<Outcome> + Send + 'static>(
+pub(super) fn start(
     groups: Box<dyn GroupOffsets>,
     parties: Parties,
-    owner: Sender<T>,
+    notify: impl Fn(Outcome) + Send + 'static,
 ) -> Result<Sender<Task>> {
     let (tasks, asked) = mpsc::channel();
     let mut worker = Worker {
         groups,
         parties,
-        owner,
-        to_commit: None,
+        notify,
     };
     spawn("positions", move || worker.run(&asked))?;
     Ok(tasks)
 }
 
-struct Worker<T> {
+struct Worker<N> {
     groups: Box<dyn GroupOffsets>,
     parties: Parties,
-    owner: Sender<T>,
-    to_commit: Option<Offsets>,
+    notify: N,
 }
 
-impl<T: From<Outcome>> Worker<T> {
+impl<N: Fn(Outcome)> Worker<N> {
     fn run(&mut self, tasks: &Receiver<Task>) {
+        let mut to_commit = None;
         loop {
-            self.round();
+            self.round(to_commit.take());
             let next = Instant::now() + INTERVAL;
             loop {
                 match tasks.recv_timeout(next.saturating_duration_since(Instant::now())) {
-                    Ok(Task::Commit(offsets)) => self.to_commit = Some(offsets),
+                    Ok(Task::Commit(offsets)) => to_commit = Some(offsets),
                     Ok(Task::Finish(offsets)) => {
-                        self.to_commit = Some(offsets);
-                        self.round();
-                        return self.send(Outcome::Finished);
+                        self.round(Some(offsets));
+                        return (self.notify)(Outcome::Finished);
                     }
                     Err(RecvTimeoutError::Timeout) => break,
                     Err(RecvTimeoutError::Disconnected) => return,
@@ -76,22 +74,16 @@ impl<T: From<Outcome>> Worker<T> {
         }
     }
 
-    fn round(&mut self) {
-        if let Some(offsets) = self.to_commit.take() {
+    fn round(&mut self, to_commit: Option<Offsets>) {
+        if let Some(offsets) = to_commit {
             let (group, topic) = (self.parties.position(), self.parties.reads());
             let committed = self.groups.commit(&group, topic, &offsets);
-            self.send(Outcome::Committed(committed.map(|()| offsets)));
+            (self.notify)(Outcome::Committed(committed.map(|()| offsets)));
         }
         // The tutorial's scripts commit nothing.
         if !self.parties.swapped {
             let (group, topic) = (self.parties.peers_position(), self.parties.writes());
-            let peer = self.groups.committed(&group, topic);
-            self.send(Outcome::Peer(peer));
+            (self.notify)(Outcome::Peer(self.groups.committed(&group, topic)));
         }
-    }
-
-    fn send(&self, outcome: Outcome) {
-        // Without an owner the program is about to end.
-        _ = self.owner.send(outcome.into());
     }
 }

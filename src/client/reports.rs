@@ -9,9 +9,17 @@ use crate::error::Error;
 /// characters of any script, and one more to see that there are more.
 pub const EXCERPT_BYTES: usize = 164;
 
-/// What a producer reports about the lines handed to it, in the order in which it learned it.
+/// What is reported about lines, by whoever hands them to a producer and by the producer, in the order
+/// in which it becomes known.
 #[derive(Debug, Clone)]
 pub enum Report {
+    /// A line that a person typed was handed over.
+    Typed {
+        /// Its number.
+        line: u64,
+        /// How it begins, by which a person knows it: at most [`EXCERPT_BYTES`] bytes.
+        excerpt: Vec<u8>,
+    },
     /// `count` lines from number `first` on are in `partition`, at consecutive offsets from
     /// `offset` on.
     Acknowledged {
@@ -55,7 +63,8 @@ impl Reports {
         Reports(Arc::new(move |report| drop(tx.send(report.into()))))
     }
 
-    pub(super) fn send(&self, report: Report) {
+    /// Sends a report.
+    pub fn send(&self, report: Report) {
         (self.0)(report);
     }
 }
@@ -153,7 +162,7 @@ mod tests {
             .map(|report| match report {
                 Report::Acknowledged { first, count, .. } => (first, count),
                 Report::Failed { first, count, .. } => (first, count),
-                Report::Connection(event) => panic!("{event}"),
+                other => panic!("{other:?}"),
             })
             .collect();
         assert_eq!(

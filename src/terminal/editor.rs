@@ -108,7 +108,7 @@ impl LineEditor {
                 }
                 Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
                     let notice = "that was not UTF-8, and the line is lost";
-                    self.notify.send(ScreenEvent::Notice(notice.into()));
+                    (self.notify)(ScreenEvent::Notice(notice.into()));
                 }
                 Err(error) => {
                     settings::stop_editing();
@@ -161,7 +161,7 @@ impl Painter {
     /// What the editor took is written.
     fn confirm(&self) {
         if let Some(passes) = self.in_print.take() {
-            self.notify.send(ScreenEvent::Printed(passes));
+            (self.notify)(ScreenEvent::Printed(passes));
         }
     }
 }
@@ -269,6 +269,8 @@ fn row(text: impl Iterator<Item = char>, columns: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     /// A painter, and the ends of its channels.
@@ -285,7 +287,7 @@ mod tests {
             prompt: "alice> ".into(),
             batches: waiting,
             wake,
-            notify: Notify::to(tx),
+            notify: Arc::new(move |event| tx.send(event).unwrap()),
             in_print: RefCell::default(),
             held: RefCell::default(),
             cursor: Cell::default(),

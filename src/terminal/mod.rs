@@ -24,7 +24,6 @@ mod visible;
 
 use std::io::{self, IsTerminal, StdinLock};
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 
 use crate::client::Offsets;
 use crate::error::{Error, Result};
@@ -46,21 +45,8 @@ pub enum ScreenEvent {
     Notice(String),
 }
 
-/// Where the terminal's threads send their events.
-#[derive(Clone)]
-struct Notify(Arc<dyn Fn(ScreenEvent) + Send + Sync>);
-
-impl Notify {
-    /// To an owner that receives events among its other messages. Without an owner the program is about to
-    /// end, and events are dropped.
-    fn to<T: From<ScreenEvent> + Send + 'static>(owner: Sender<T>) -> Notify {
-        Notify(Arc::new(move |event| drop(owner.send(event.into()))))
-    }
-
-    fn send(&self, event: ScreenEvent) {
-        (self.0)(event);
-    }
-}
+/// How the terminal's threads tell the owner.
+pub type Notify = Arc<dyn Fn(ScreenEvent) + Send + Sync>;
 
 /// Where lines come from.
 pub struct Terminal(Input);
@@ -80,11 +66,7 @@ impl Terminal {
     /// screen that belongs to them.
     ///
     /// Until the first line is asked for, the terminal itself echoes what is typed.
-    pub fn open<T>(me: &Name, owner: Sender<T>) -> Result<(Terminal, Screen)>
-    where
-        T: From<ScreenEvent> + Send + 'static,
-    {
-        let notify = Notify::to(owner);
+    pub fn open(me: &Name, notify: Notify) -> Result<(Terminal, Screen)> {
         match LineEditor::open(me, notify.clone())? {
             Some((editor, screen)) => Ok((Terminal(Input::Editor(Box::new(editor))), screen)),
             None => {

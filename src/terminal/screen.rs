@@ -70,7 +70,7 @@ impl Screen {
                     Ok(()) => ScreenEvent::Printed(batch.passes),
                     Err(error) => ScreenEvent::Failed(failure("write to standard output", error)),
                 };
-                notify.send(event);
+                notify(event);
             }
         })?;
         Ok(Screen::new(style, batches, None))
@@ -88,6 +88,23 @@ impl Screen {
             wake,
             is_closed: false,
         }
+    }
+
+    /// A screen without a terminal, and what takes its batches: their texts, and up to where they pass.
+    #[cfg(test)]
+    pub(crate) fn for_test() -> (Screen, impl FnMut() -> Option<(String, Offsets)>) {
+        let style = Style {
+            is_terminal: true,
+            takes_notices: true,
+            has_colours: false,
+            shows_senders: true,
+        };
+        let (batches, taken) = mpsc::sync_channel(BATCHES);
+        let take = move || {
+            let batch: Batch = taken.try_recv().ok()?;
+            Some((String::from_utf8(batch.bytes).ok()?, batch.passes))
+        };
+        (Screen::new(style, batches, None), take)
     }
 
     /// Prints a message as a line; `at` is its partition and offset.
