@@ -1,7 +1,7 @@
-"""What the tutorial's chat.py does, which has the two topics the wrong way round: it subscribes to the
-topic of the *other* user and publishes to its *own*.
+"""Does what the tutorial's chat.py does, which has the topics the wrong way round: it subscribes to the topic of
+the *other* user and publishes to its *own*.
 
-Says `ready` on standard error when it knows from where on it reads, for tests to wait for.
+Prints `ready` on standard error when it knows the offset from which it reads, for tests to wait for.
 """
 
 import os
@@ -14,7 +14,7 @@ servers = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092").split(",")
 
 name = input("What is your name? ")
 peer = input("Who do want connect? ")
-print(flush=True)  # where no terminal has shown the line ending, messages begin on their own line
+print(flush=True)  # messages start on a new line, also where no terminal echoed the line ending
 
 
 def subscribe():

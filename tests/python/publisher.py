@@ -1,4 +1,4 @@
-"""What the tutorial's publisher.py does: each line goes to the topic of the other user, and is flushed."""
+"""Does what the tutorial's publisher.py does: sends each line to the other user's topic, and flushes it."""
 
 import os
 

@@ -1,5 +1,6 @@
-"""read.py TOPIC COUNT [--keys] [--seconds S]: prints so many messages of a topic from its beginning, byte
-for byte, with `--keys` after their key, as `key: `. 1 if there were fewer after S (30) seconds.
+"""read.py TOPIC COUNT [--keys] [--seconds S]: prints the first COUNT messages of a topic, byte for byte.
+
+With --keys each is printed as `key: value`. The exit code is 1 if fewer arrived within S (30) seconds.
 """
 
 import argparse
@@ -24,7 +25,7 @@ partitions = None
 while not partitions and time.monotonic() < deadline:
     partitions = consumer.partitions_for_topic(wanted.topic)
 if not partitions:
-    sys.exit(f"topic {wanted.topic} was not there within {wanted.seconds} seconds")
+    sys.exit(f"topic {wanted.topic} did not exist within {wanted.seconds} seconds")
 consumer.assign([TopicPartition(wanted.topic, partition) for partition in sorted(partitions)])
 consumer.seek_to_beginning()
 

@@ -1,6 +1,6 @@
-"""What the tutorial's subscriber.py does: it prints what arrives in its user's topic from now on.
+"""Does what the tutorial's subscriber.py does: prints what arrives in its user's topic from now on.
 
-Says `ready` on standard error when it knows where "now" is, for tests to wait for.
+Prints `ready` on standard error when it knows the offset from which it reads, for tests to wait for.
 """
 
 import os
@@ -11,7 +11,7 @@ from kafka import KafkaConsumer
 servers = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092").split(",")
 
 name = input("What is your name? ")
-print(flush=True)  # where no terminal has shown the line ending, messages begin on their own line
+print(flush=True)  # messages start on a new line, also where no terminal echoed the line ending
 
 consumer = KafkaConsumer(name, bootstrap_servers=servers, auto_offset_reset="latest")
 ready = False

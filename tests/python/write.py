@@ -1,4 +1,7 @@
-"""write.py TOPIC [KEY]: sends each line of standard input, byte for byte; 1 if any was not acknowledged."""
+"""write.py TOPIC [KEY]: sends each line of standard input, byte for byte.
+
+The exit code is 1 if any was not acknowledged.
+"""
 
 import os
 import sys
