@@ -68,9 +68,9 @@ impl Ours {
     }
 }
 
-/// Asks `scripts/kafka` to do something with the cluster of this run.
+/// Asks `tests/cluster` to do something with the cluster of this run.
 pub(crate) fn cluster(arguments: &[&str]) {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster");
     let mut all = arguments.to_vec();
     let dir = setting("KAFKA_CHAT_TEST_DIR");
     all.extend(["--dir", &dir]);

@@ -186,9 +186,9 @@ fn without_reading_back_lines_are_doubled() {
     assert_eq!(report.lost, 0, "{report}");
 }
 
-/// Asks `scripts/kafka` to do something with the cluster of this run.
+/// Asks `tests/cluster` to do something with the cluster of this run.
 fn cluster(arguments: &[&str]) -> Ended {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster");
     let mut all = arguments.to_vec();
     let dir = setting("KAFKA_CHAT_TEST_DIR");
     all.extend(["--dir", &dir]);

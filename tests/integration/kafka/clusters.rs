@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::Ours;
 use crate::support::{Kafka, PATIENCE, Program, free_port, setting, user};
 
-/// How long a cluster may take to start: `scripts/kafka` gives up by itself before that.
+/// How long a cluster may take to start: `tests/cluster` gives up by itself before that.
 const START: Duration = Duration::from_secs(150);
 
 /// A cluster of the test's own, of this run's version; it ends with the test.
@@ -22,7 +22,7 @@ impl Cluster {
     fn start(options: &[&str]) -> Cluster {
         let dir = tempfile::tempdir().unwrap();
         let version = setting("KAFKA_CHAT_TEST_VERSION");
-        let started = script(&dir, &["start", &version, "--java", "--port", "0"])
+        let started = script(&dir, &["start", &version])
             .args(options)
             .start()
             .wait_within(START)
@@ -41,7 +41,7 @@ impl Drop for Cluster {
 }
 
 fn script(dir: &TempDir, arguments: &[&str]) -> Program {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster");
     Program::other(script, arguments)
         .arg("--dir")
         .arg(dir.path())
