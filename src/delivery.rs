@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::client::{EXCERPT_BYTES, Event, Producer, Report, Reports};
+use crate::client::{Cluster, EXCERPT_BYTES, Event, Producer, Report, Reports};
 use crate::error::{Error, Result};
 use crate::lines::Line;
-use crate::terminal::quoted;
+use crate::name::Name;
+use crate::terminal::{is_typed, quoted};
 
 /// How many separate failures, and how many gaps in the acknowledgements, are listed at the end.
 const LISTED: usize = 20;
@@ -29,6 +30,19 @@ const TYPED: usize = 1000;
 /// In the number of lines taken: no more are.
 const CLOSED: u64 = 1 << 63;
 
+/// Opens both halves, for `sender`'s lines to `topic`; a line is given up after `timeout`. The ledger's owner
+/// receives the reports.
+pub fn open(
+    cluster: &dyn Cluster,
+    (sender, topic): (&Name, &Name),
+    timeout: Duration,
+    reports: Reports,
+) -> Result<(Outbox, Ledger)> {
+    let producer = cluster.producer(sender, topic, timeout, reports.clone())?;
+    let ledger = Ledger::new(is_typed());
+    Ok((Outbox::new(&ledger, producer, reports), ledger))
+}
+
 /// The half that takes lines.
 pub struct Outbox {
     taken: Arc<AtomicU64>,
@@ -38,9 +52,7 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Hands lines to `producer` and counts them in `ledger`. `reports` leads to the ledger's owner, as the
-    /// producer's own do.
-    pub fn new(ledger: &Ledger, producer: Box<dyn Producer>, reports: Reports) -> Outbox {
+    fn new(ledger: &Ledger, producer: Box<dyn Producer>, reports: Reports) -> Outbox {
         Outbox {
             taken: Arc::clone(&ledger.taken),
             is_typed: ledger.is_typed,
@@ -114,7 +126,7 @@ struct Failure {
 impl Ledger {
     /// A ledger of no lines. Lines that are `typed` are named by how they begin, others by their
     /// numbers.
-    pub fn new(is_typed: bool) -> Ledger {
+    pub(crate) fn new(is_typed: bool) -> Ledger {
         Ledger {
             is_typed,
             taken: Arc::default(),

@@ -83,6 +83,16 @@ impl<R: BufRead> Lines<R> {
         Ok(Some(Line::Whole(&self.line)))
     }
 
+    /// Gives each line to `each`, up to the end, or until it returns false.
+    pub fn each_while(&mut self, mut each: impl FnMut(&Line<'_>) -> bool) -> Result<()> {
+        while let Some(line) = self.next_line()? {
+            if !each(&line) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Reads the rest of a line of which `bytes` have been read; returns its length.
     fn skip(&mut self, mut bytes: u64) -> Result<u64> {
         loop {

@@ -1,7 +1,15 @@
-//! How much a subscriber is asked to read, and whether it has.
+//! How much a subscriber is asked to read, and the loop that reads and prints it.
 
-use crate::client::Offsets;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use crate::client::{Consumer, Offsets};
+use crate::ending::{Stop, say};
 use crate::error::{Error, Result};
+use crate::terminal::Output;
+
+/// How long a poll waits for messages.
+const POLL_WAIT: Duration = Duration::from_millis(400);
 
 /// The end of a reading: a number of messages, the ends of the log at the start, or neither.
 #[derive(Debug)]
@@ -14,6 +22,33 @@ impl ReadLimit {
     /// After `count` messages, or at `ends`, whichever comes first.
     pub fn new(count: Option<u64>, ends: Option<Offsets>) -> ReadLimit {
         ReadLimit { left: count, ends }
+    }
+
+    /// Prints messages up to the limit, or until asked to stop; `hint` tells a person what is waited for.
+    pub fn print(
+        mut self,
+        consumer: &mut dyn Consumer,
+        mut output: Output,
+        hint: &str,
+        stop: &Stop,
+    ) -> Result<()> {
+        while !stop.is_requested() && !self.is_reached(&consumer.position()) {
+            let mut printed = Ok(());
+            let polled = consumer.poll(POLL_WAIT, &mut |record| {
+                if self.takes(record.partition, record.offset) {
+                    printed = output.message(record.key, record.value);
+                }
+                match printed {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(_) => ControlFlow::Break(()),
+                }
+            });
+            // What was received is printed, whatever the poll ended with.
+            printed.and_then(|()| output.flush())?;
+            polled?.iter().for_each(say);
+            output.hint_once(hint);
+        }
+        self.verdict(&consumer.position())
     }
 
     /// The verdict on ending at this position: a failure if there was a limit, and it is not reached.

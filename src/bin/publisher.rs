@@ -7,12 +7,11 @@ use std::sync::mpsc;
 use clap::Parser;
 use kafka_chat::cli::{self, Connection, Delivery};
 use kafka_chat::client::Reports;
-use kafka_chat::delivery::{self, Arrival, Ledger, Outbox};
+use kafka_chat::delivery::{self, Arrival};
 use kafka_chat::ending::{self, Owner, say};
 use kafka_chat::error::Result;
 use kafka_chat::lines::Lines;
 use kafka_chat::progress::Progress;
-use kafka_chat::terminal;
 
 /// Sends each line of standard input to PEER
 #[derive(Parser)]
@@ -39,9 +38,7 @@ fn publish(arguments: Arguments) -> Result<()> {
     let (tx, arrivals) = mpsc::channel();
     let timeout = arguments.delivery.timeout();
     let reports = Reports::to(tx.clone());
-    let producer = cluster.producer(&me, &peer, timeout, reports.clone())?;
-    let ledger = Ledger::new(terminal::is_typed());
-    let mut outbox = Outbox::new(&ledger, producer, reports);
+    let (mut outbox, ledger) = delivery::open(cluster.as_ref(), (&me, &peer), timeout, reports)?;
     ending::on_signal(tx.clone(), || Arrival::Interrupted)?;
     let progress = Progress::of_input();
     let shown = progress.clone();
@@ -54,19 +51,10 @@ fn publish(arguments: Arguments) -> Result<()> {
         verdict
     })?;
 
-    let mut lines = Lines::new(io::stdin().lock());
-    let ended = loop {
-        match lines.next_line() {
-            Err(error) => break Err(error),
-            Ok(None) => break Ok(()),
-            Ok(Some(line)) => {
-                progress.line(&line);
-                if !outbox.send(&line) {
-                    break Ok(());
-                }
-            }
-        }
-    };
+    let ended = Lines::new(io::stdin().lock()).each_while(|line| {
+        progress.line(line);
+        outbox.send(line)
+    });
     _ = tx.send(Arrival::InputEnded(ended));
     owner.wait()
 }

@@ -1,19 +1,13 @@
 //! Prints what arrives in the user's topic.
 
-use std::ops::ControlFlow;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Parser;
 use kafka_chat::cli::{self, Connection, From};
-use kafka_chat::client::Consumer;
-use kafka_chat::ending::{self, Stop, say};
+use kafka_chat::ending;
 use kafka_chat::error::Result;
 use kafka_chat::read_limit::ReadLimit;
 use kafka_chat::terminal::Output;
-
-/// How long a poll waits for messages.
-const POLL_WAIT: Duration = Duration::from_millis(400);
 
 /// Prints the messages that others send to ME
 #[derive(Parser)]
@@ -51,33 +45,6 @@ fn subscribe(arguments: Arguments) -> Result<()> {
     let hint = format!("waiting for messages to {me}; Ctrl-C ends");
     let if_stuck = limit.verdict(&consumer.position());
     ending::supervise("consumer", if_stuck, move |stop| {
-        read(consumer.as_mut(), limit, output, &hint, stop)
+        limit.print(consumer.as_mut(), output, &hint, stop)
     })
-}
-
-/// Prints messages up to the limit, or until asked to stop.
-fn read(
-    consumer: &mut dyn Consumer,
-    mut limit: ReadLimit,
-    mut output: Output,
-    hint: &str,
-    stop: &Stop,
-) -> Result<()> {
-    while !stop.is_requested() && !limit.is_reached(&consumer.position()) {
-        let mut printed = Ok(());
-        let polled = consumer.poll(POLL_WAIT, &mut |record| {
-            if limit.takes(record.partition, record.offset) {
-                printed = output.message(record.key, record.value);
-            }
-            match printed {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            }
-        });
-        // What was received is printed, whatever the poll ended with.
-        printed.and_then(|()| output.flush())?;
-        polled?.iter().for_each(say);
-        output.hint_once(hint);
-    }
-    limit.verdict(&consumer.position())
 }

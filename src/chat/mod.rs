@@ -26,11 +26,11 @@ use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
 use crate::client::{Cluster, Consumer, Reports, Start};
-use crate::delivery::{Ledger, Outbox};
+use crate::delivery::{self, Outbox};
 use crate::ending::{self, spawn};
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::terminal::{Terminal, is_typed};
+use crate::terminal::Terminal;
 use conversation::Line;
 pub use conversation::Unsigned;
 use owner::{Arrival, Chat, Polled};
@@ -106,12 +106,12 @@ pub fn run(cluster: Box<dyn Cluster>, parties: Parties, delivery_timeout: Durati
     };
     let mut consumer = cluster.consumer(parties.reads(), start)?;
     let ends = consumer.end_offsets()?;
-    let (me, topic, reports) = (&parties.me, parties.writes(), Reports::to(tx.clone()));
-    let producer = cluster.producer(me, topic, delivery_timeout, reports.clone())?;
+    let (me, reports) = (&parties.me, Reports::to(tx.clone()));
+    let to_peer = (me, parties.writes());
+    let (mut outbox, ledger) =
+        delivery::open(cluster.as_ref(), to_peer, delivery_timeout, reports)?;
 
     let (mut terminal, screen) = Terminal::open(me, Arc::new(to(&tx, Arrival::Screen)))?;
-    let ledger = Ledger::new(is_typed());
-    let mut outbox = Outbox::new(&ledger, producer, reports);
     let polls = start_consumer(consumer, tx.clone())?;
     let tasks = positions::start(groups, parties.clone(), to(&tx, Arrival::Position))?;
     ending::on_signal(tx.clone(), || Arrival::Signal)?;
