@@ -1,8 +1,8 @@
-//! Nothing lost, nothing doubled, nothing out of order, whatever is killed, stopped or cut.
+//! No line is lost, doubled or reordered when programs are killed or stopped, or connections break.
 //!
-//! Several publishers send numbered lines, something strikes again and again, and at the end the log is
-//! compared with what the publishers were given and said. Here are a few rounds of it; `full`, run by
-//! `scripts/test-faults`, has many, and real Kafkas.
+//! Several publishers send numbered lines while faults are injected. At the end the log is compared
+//! with the lines that the publishers were given, and with their own accounts. `cargo test` runs a few
+//! rounds; `full`, run by `scripts/test-faults`, has many, and real Kafkas.
 
 mod away;
 mod check;
@@ -24,89 +24,105 @@ use kafka_chat::wire::{FETCH, PRODUCE};
 use self::check::{Report, check};
 use self::load::{Chance, Load, account};
 use self::proxy::{Fault, Proxy};
-use crate::support::{Kafka, PATIENCE, Running, user};
+use crate::support::{Kafka, PATIENCE, Running, poll_until, user};
 
-/// How many publishers send at once.
+/// How many publishers send at the same time.
 const SENDERS: usize = 4;
 
-/// What a run is like.
+/// The size of a run.
 struct Plan {
-    /// How often something strikes.
+    /// How many faults are injected.
     rounds: u64,
     /// How many lines are sent in all.
     lines: u64,
-    /// What chance begins with.
+    /// The seed of all random choices.
     seed: u64,
-    /// How long the last acknowledgements may take.
+    /// The deadline of the last acknowledgements.
     patience: Duration,
 }
 
-/// One of the rounds of a run.
-struct Strike<'a> {
-    /// Which, from 0 on.
-    round: u64,
+impl Plan {
+    /// A plan for `cargo test`.
+    fn small(rounds: u64) -> Plan {
+        Plan {
+            rounds,
+            lines: 4000,
+            seed: seed(),
+            // A publisher gives up by itself before that.
+            patience: PATIENCE * 3,
+        }
+    }
+}
+
+/// One round of a run.
+struct Round<'a> {
+    /// Its number, from 0 on.
+    number: u64,
     /// The topic that is written to.
     topic: &'a str,
     load: &'a Load,
     reader: &'a Running,
-    lines: u64,
+    /// The last line of its first half.
+    middle: u64,
+    /// Its last line.
+    end: u64,
 }
 
-impl Strike<'_> {
-    /// Lets the lines of this round come.
-    fn allow(&self) {
-        self.load.allow(self.lines);
+impl Round<'_> {
+    /// Allows all lines of this round.
+    fn allow_all(&self) {
+        self.load.allow(self.end);
     }
 
-    /// Lets the lines of this round come, and waits until some of them, or of those that still
-    /// waited, get through: else one strike after the other would hit what has not recovered yet.
-    fn allow_and_see(&self) {
-        let seen = self.reader.stdout.bytes().len();
-        self.allow();
-        let goes_on = self
-            .reader
-            .stdout
-            .wait(PATIENCE * 2, |read| read.len() > seen);
-        assert!(goes_on, "nothing comes through in round {}", self.round);
+    /// Allows the first half of the lines, and waits until the reader prints more than before: a fault
+    /// must not hit programs that have not recovered from the last one.
+    fn allow_half(&self) {
+        let printed = self.reader.stdout.bytes().len();
+        self.load.allow(self.middle);
+        self.reader.wait_for_bytes(printed + 1);
+    }
+
+    /// Allows the other half, and waits until each publisher was given some of it. While the broker is
+    /// stopped, these lines are certainly in flight.
+    fn allow_rest(&self) {
+        self.load.allow(self.end);
+        self.load.wait_until_given(self.middle);
     }
 }
 
-/// Has lines sent and read by way of `on`, lets `strike` do its worst once a round while they are under
-/// way, and checks what was written to the log and what the reader made of it.
-fn run(on: &Kafka, plan: &Plan, mut strike: impl FnMut(Strike<'_>)) -> Report {
+/// Has lines sent and read by way of `on`, lets `inject` cause a fault in each round, and compares the
+/// log with the senders' accounts, and with the output of the reader.
+fn run(on: &Kafka, plan: &Plan, mut inject: impl FnMut(Round<'_>)) -> Report {
     let topic = user("log");
     let each = plan.lines / SENDERS as u64;
-    let reader = on
-        .program("subscriber", &[&topic, "--from", "earliest", "-s"])
-        .start();
+    assert!(each >= 2 * plan.rounds, "too few lines for so many rounds");
+    let reader = on.program("subscriber", &[&topic, "--from", "earliest", "-s"]);
+    let reader = reader.start();
     let load = Load::start(on, &topic, SENDERS, each, plan.seed);
-    for round in 0..plan.rounds {
-        strike(Strike {
-            round,
+    for number in 0..plan.rounds {
+        inject(Round {
+            number,
             topic: &topic,
             load: &load,
             reader: &reader,
-            lines: each * (round + 1) / plan.rounds,
+            middle: each * (2 * number + 1) / (2 * plan.rounds),
+            end: each * (number + 1) / plan.rounds,
         });
     }
     let sent = load.end(plan.patience);
-    let log = on
-        .program("subscriber", &[&topic, "--from", "earliest", "-e", "-s"])
-        .start()
-        .wait_within(plan.patience)
-        .code(0)
-        .stdout;
+    let log = on.program("subscriber", &[&topic, "--from", "earliest", "-e", "-s"]);
+    let log = log.start().wait_within(plan.patience).code(0).stdout;
     let report = check(&sent, &log);
-    let is_read = reader.stdout.wait(PATIENCE, |read| read.len() >= log.len());
+    reader.wait_for_bytes(log.len());
     assert!(
-        is_read && reader.stdout.bytes() == log,
-        "the reader that saw it all happen read something else: {}\nin the log: {report}",
+        reader.stdout.bytes() == log,
+        "the reader has printed something else: {}\nthe log: {report}",
         check(&sent, &reader.stdout.bytes())
     );
     report
 }
 
-/// A seed that is told when a test fails; the one in the environment, to see the same again.
+/// The seed in the environment, to repeat a run, or a new one. It is part of a failure's message.
 fn seed() -> u64 {
     let given = std::env::var("KAFKA_CHAT_TEST_SEED").ok();
     given.map_or_else(
@@ -120,9 +136,9 @@ fn assert_clean(report: Report, seed: u64) {
     assert!(report.is_clean(), "{report}; KAFKA_CHAT_TEST_SEED={seed}");
 }
 
-/// Programs that run the embedded broker by turns: when the first ends, the next takes over.
+/// Programs that host the small broker in turn: when the first one ends, the second takes over.
 ///
-/// Publishers and readers come to them by `-b`, so that it is known whom to kill.
+/// Publishers and readers use `-b` and never host, so that the host is known.
 struct Hosts {
     on: Kafka,
     port: u16,
@@ -135,10 +151,7 @@ impl Hosts {
         let Kafka::Embedded { port, .. } = on else {
             unreachable!()
         };
-        on.program("publisher", &["nobody", "ready"])
-            .input("x\n")
-            .run()
-            .code(0);
+        on.send("nobody", "ready", "x\n");
         let mut hosts = Hosts {
             on,
             port,
@@ -149,88 +162,80 @@ impl Hosts {
         hosts
     }
 
-    /// One more that is ready to take over.
+    /// Adds a program that is ready to take over.
     fn add(&mut self) {
-        let host = self
-            .on
-            .program("subscriber", &["ready", "--from", "earliest"])
-            .start();
+        let host = self.on.reader("ready");
         host.wait_for("x\n");
         self.hosts.push_back(host);
     }
 
-    /// The way of a client that never hosts.
+    /// The broker for clients that never host it.
     fn clients(&self) -> Kafka {
-        Kafka::Real(format!("127.0.0.1:{}", self.port))
+        self.on.by_address()
     }
 
-    /// Kills the one that serves, and says how long it took until another did.
+    /// Stops the host: it answers nothing until it is resumed or killed.
+    fn stop(&self) {
+        self.hosts[0].signal("STOP");
+    }
+
+    fn resume(&self) {
+        self.hosts[0].signal("CONT");
+    }
+
+    /// Kills the host, and returns how long it took until the next one served.
     fn kill(&mut self) -> Duration {
         let host = self.hosts.pop_front().unwrap();
         host.signal("KILL");
-        let start = Instant::now();
+        let killed = Instant::now();
         host.wait();
-        while !serves(self.port) {
-            assert!(start.elapsed() < PATIENCE, "nobody takes over");
-            thread::sleep(Duration::from_millis(2));
-        }
-        let took = start.elapsed();
+        let what = || "served by the next host".into();
+        poll_until(PATIENCE, what, || serves(self.port).then_some(()));
+        let took = killed.elapsed();
         self.add();
         took
     }
-
-    /// Stops the one that serves for a while.
-    fn pause(&self, pause: Duration) {
-        self.hosts[0].signal("STOP");
-        thread::sleep(pause);
-        self.hosts[0].signal("CONT");
-    }
 }
 
-/// Whether a small broker answers at this port of 127.0.0.1.
+/// Whether a broker answers at this port of 127.0.0.1: an `ApiVersions` request of version 0.
 fn serves(port: u16) -> bool {
     let broker = client::ask(&[format!("127.0.0.1:{port}")], PATIENCE);
     broker.is_ok_and(|broker| broker.is_small_broker())
 }
 
 #[test]
-fn nothing_goes_wrong_when_hosts_are_killed_under_load() {
+fn no_line_is_lost_when_hosts_are_killed_while_lines_are_in_flight() {
     let mut hosts = Hosts::new();
-    let plan = Plan {
-        rounds: 4,
-        lines: 4000,
-        seed: seed(),
-        patience: PATIENCE,
-    };
+    let plan = Plan::small(4);
     let mut chance = Chance::new(plan.seed);
-    let report = run(&hosts.clients(), &plan, |strike| {
-        strike.allow_and_see();
+    let report = run(&hosts.clients(), &plan, |round| {
+        round.allow_half();
         thread::sleep(chance.pause(30));
+        hosts.stop();
+        round.allow_rest();
         hosts.kill();
     });
     assert_clean(report, plan.seed);
 }
 
 #[test]
-fn nothing_goes_wrong_when_the_host_stands_still_for_a_while() {
+fn no_line_is_lost_when_the_host_is_stopped_for_a_while() {
     let hosts = Hosts::new();
-    let plan = Plan {
-        rounds: 1,
-        lines: 4000,
-        seed: seed(),
-        patience: PATIENCE,
-    };
+    let plan = Plan::small(1);
     let mut chance = Chance::new(plan.seed);
-    let report = run(&hosts.clients(), &plan, |strike| {
-        strike.allow_and_see();
+    let report = run(&hosts.clients(), &plan, |round| {
+        round.allow_half();
         thread::sleep(chance.pause(30));
-        hosts.pause(Duration::from_secs(2));
+        hosts.stop();
+        round.allow_rest();
+        thread::sleep(Duration::from_secs(2));
+        hosts.resume();
     });
     assert_clean(report, plan.seed);
 }
 
 #[test]
-fn nothing_goes_wrong_when_answers_are_lost_or_cut() {
+fn no_line_is_lost_when_responses_are_lost_or_cut_off() {
     let hosts = Hosts::new();
     let proxy = Proxy::of(hosts.port);
     let faults = [
@@ -238,66 +243,64 @@ fn nothing_goes_wrong_when_answers_are_lost_or_cut() {
         Fault::ResetInAnswer(PRODUCE),
         Fault::ResetInAnswer(FETCH),
     ];
-    let plan = Plan {
-        rounds: 6,
-        lines: 4000,
-        seed: seed(),
-        patience: PATIENCE,
-    };
-    let report = run(&Kafka::Real(proxy.server()), &plan, |strike| {
-        proxy.arm(faults[strike.round as usize % faults.len()]);
-        strike.allow();
+    let plan = Plan::small(6);
+    let report = run(&Kafka::Real(proxy.server()), &plan, |round| {
+        proxy.arm(faults[round.number as usize % faults.len()]);
+        round.allow_all();
         proxy.wait();
     });
     assert_clean(report, plan.seed);
 }
 
 #[test]
-fn nothing_goes_wrong_when_everyone_hosts_in_turn_and_leaves() {
+fn no_line_is_lost_when_each_host_ends_while_the_others_go_on() {
+    const PUBLISHERS: u64 = 12;
+    const LINES: u64 = 20;
     let on = Kafka::embedded();
     let topic = user("log");
-    // Whoever comes first hosts, and takes the broker along when it ends: long before the others.
-    let senders: Vec<_> = (0..12)
-        .map(|n| {
-            let sender = user(&format!("s{n}"));
-            let lines: String = (1..=200).map(|n| format!("{sender} {n}\n")).collect();
-            let publisher = on
-                .program("publisher", &[&sender, &topic])
-                .input(lines)
-                .start();
-            thread::sleep(Duration::from_millis(20));
-            (sender, publisher)
-        })
-        .collect();
-    let sent: Vec<_> = senders
-        .into_iter()
-        .map(|(sender, publisher)| account(sender, 200, &publisher.wait().code(0)))
-        .collect();
-    let log = on
-        .program("subscriber", &[&topic, "--from", "earliest", "-e", "-s"])
-        .run()
-        .code(0)
-        .stdout;
-    let report = check(&sent, &log);
+    let start = |n| {
+        let name = user(&format!("s{n}"));
+        let publisher = on.program("publisher", &[&name, &topic]).start();
+        (name, publisher)
+    };
+    let mut publishers = VecDeque::from([start(0)]);
+    publishers[0].1.wait_for_notice("small broker of its own");
+    publishers.extend((1..PUBLISHERS).map(start));
+    // One ends after each round. Whenever it was the host, one of the others takes over.
+    let mut sent = Vec::new();
+    for round in 0..PUBLISHERS {
+        for (name, publisher) in &mut publishers {
+            let numbers = round * LINES + 1..=(round + 1) * LINES;
+            publisher.write(numbers.map(|n| format!("{name} {n}\n")).collect::<String>());
+        }
+        let (name, mut publisher) = publishers.pop_front().unwrap();
+        publisher.close();
+        let ended = publisher.wait().code(0);
+        sent.push(account(name, (round + 1) * LINES, &ended));
+    }
+    let report = check(&sent, &on.log_bytes(&topic, &["-s"]));
     assert!(report.is_clean(), "{report}");
+    assert_eq!(report.lines, LINES * PUBLISHERS * (PUBLISHERS + 1) / 2);
 }
 
 #[test]
-fn a_lost_acknowledgement_is_cleared_up_while_others_go_on_writing() {
+fn a_line_with_a_lost_acknowledgement_is_in_the_log_once_beside_other_writers() {
     let hosts = Hosts::new();
     let proxy = Proxy::of(hosts.port);
     let topic = user("log");
-    let mut busy = hosts
-        .clients()
+    let clients = hosts.clients();
+    let mut busy = clients
         .program("publisher", &[&user("busy"), &topic])
         .start();
     let is_over = Arc::new(AtomicBool::new(false));
     let until = is_over.clone();
     let busy = thread::spawn(move || {
-        while !until.load(Ordering::Relaxed) && busy.give(b"x\n") {
+        while !until.load(Ordering::Relaxed) && busy.try_write("x\n") {
+            // A load that leaves room for others.
             thread::sleep(Duration::from_millis(2));
         }
     });
+    clients.first_lines(&topic, 10);
     proxy.arm(Fault::SwallowAcknowledgement);
     let sender = user("sender");
     let ended = Kafka::Real(proxy.server())
@@ -307,12 +310,7 @@ fn a_lost_acknowledgement_is_cleared_up_while_others_go_on_writing() {
     is_over.store(true, Ordering::Relaxed);
     busy.join().unwrap();
     proxy.wait();
-    let log = hosts
-        .clients()
-        .program("subscriber", &[&topic, "--from", "earliest", "-e", "-s"])
-        .run()
-        .code(0)
-        .stdout;
+    let log = clients.log_bytes(&topic, &["-s"]);
     let log: Vec<u8> = log
         .split_inclusive(|byte| *byte == b'\n')
         .filter(|line| line.starts_with(sender.as_bytes()))

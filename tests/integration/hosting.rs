@@ -1,59 +1,37 @@
-//! The embedded broker as its users meet it: started, joined, taken over, started again.
+//! The small broker as its users meet it: started, joined, taken over, restarted.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::path::PathBuf;
 
-use crate::support::{Kafka, PATIENCE, Program, user};
-
-/// All that was ever sent to `peer`, as a new program reads it.
-fn log_of(on: &Kafka, peer: &str) -> Vec<u8> {
-    on.program("subscriber", &[peer, "--from", "earliest", "-e"])
-        .run()
-        .code(0)
-        .stdout
-}
-
-fn send(on: &Kafka, me: &str, peer: &str, lines: &str) {
-    on.program("publisher", &[me, peer])
-        .input(lines)
-        .run()
-        .code(0);
-}
+use crate::support::{Kafka, Program, free_port, user};
 
 #[test]
-fn the_first_program_starts_it_and_says_so_once() {
+fn only_the_program_that_starts_the_broker_says_so() {
     let on = Kafka::embedded();
     let host = on.program("subscriber", &["bob"]).start();
     host.wait_for_notice("small broker of its own");
     host.wait_for_notice(&on.servers());
     host.wait_for_notice(&on.dir().display().to_string());
-    let guest = on
-        .program("publisher", &["alice", "bob"])
-        .input("x\n")
-        .run();
-    let guest = guest.code(0);
-    assert_eq!(guest.stderr, "", "whoever joins has nothing to be told");
+    let guest = on.program("publisher", &["alice", "bob"]).input("x\n");
+    let guest = guest.run().code(0);
+    assert_eq!(guest.stderr, "", "{}", guest.report());
 }
 
 #[test]
 fn the_log_outlives_every_program() {
     let on = Kafka::embedded();
     let (me, peer) = (user("alice"), user("bob"));
-    send(&on, &me, &peer, "one\ntwo\n");
-    send(&on, &me, &peer, "three\n");
-    assert_eq!(log_of(&on, &peer), b"one\ntwo\nthree\n");
+    on.send(&me, &peer, "one\ntwo\n");
+    on.send(&me, &peer, "three\n");
+    assert_eq!(on.log(&peer), "one\ntwo\nthree\n");
 }
 
 #[test]
-fn others_go_on_when_the_host_is_killed() {
+fn others_take_over_when_the_host_is_killed() {
     let on = Kafka::embedded();
     let (me, peer) = (user("alice"), user("bob"));
-    let host = on.program("subscriber", &[&user("host")]).start();
-    host.wait_for_notice("small broker");
-    let reader = on
-        .program("subscriber", &[&peer, "--from", "earliest"])
-        .start();
+    let host = on.host();
+    let reader = on.reader(&peer);
     let mut writer = on.program("publisher", &[&me, &peer]).start();
     writer.write("before\n");
     reader.wait_for("before\n");
@@ -63,20 +41,23 @@ fn others_go_on_when_the_host_is_killed() {
     reader.wait_for("before\nafter\n");
     writer.close();
     writer.wait().code(0);
-    assert_eq!(log_of(&on, &peer), b"before\nafter\n");
+    assert_eq!(on.log(&peer), "before\nafter\n");
 }
 
 #[test]
-fn no_acknowledged_line_is_missing_after_many_hosts_were_killed() {
+fn no_line_is_missing_after_eight_hosts_were_killed() {
     let on = Kafka::embedded();
     let (me, peer) = (user("alice"), user("bob"));
-    let mut writer = on.program("publisher", &[&me, &peer]).start();
+    let start_host = || {
+        let host = on.reader(&peer);
+        host.wait_for_notice("small broker of its own");
+        host
+    };
+    let mut host = start_host();
+    let clients = on.by_address();
+    let mut writer = clients.program("publisher", &[&me, &peer]).start();
     let mut expected = String::new();
     for round in 0..8 {
-        // Killed as readers or as hosts: whoever binds first after a death hosts next.
-        let host = on
-            .program("subscriber", &[&peer, "--from", "earliest"])
-            .start();
         for n in 0..500 {
             let line = format!("{round}-{n}\n");
             writer.write(&line);
@@ -85,18 +66,19 @@ fn no_acknowledged_line_is_missing_after_many_hosts_were_killed() {
         host.wait_for(&format!("{round}-250\n"));
         host.signal("KILL");
         host.wait();
+        host = start_host();
     }
     writer.close();
     writer.wait().code(0);
-    assert_eq!(String::from_utf8(log_of(&on, &peer)).unwrap(), expected);
+    assert_eq!(on.log(&peer), expected);
 }
 
 #[test]
-fn a_torn_last_record_is_cut_and_not_fatal() {
+fn a_torn_last_record_is_cut_off() {
     let on = Kafka::embedded();
     let (me, peer) = (user("alice"), user("bob"));
-    send(&on, &me, &peer, "one\ntwo\nthree\n");
-    let segment = segment(&on, &peer);
+    on.send(&me, &peer, "one\ntwo\nthree\n");
+    let segment = on.segment(&peer);
     let length = fs::metadata(&segment).unwrap().len();
     OpenOptions::new()
         .write(true)
@@ -104,68 +86,44 @@ fn a_torn_last_record_is_cut_and_not_fatal() {
         .unwrap()
         .set_len(length - 2)
         .unwrap();
-    assert_eq!(log_of(&on, &peer), b"one\ntwo\n");
-    send(&on, &me, &peer, "four\n");
-    assert_eq!(log_of(&on, &peer), b"one\ntwo\nfour\n");
+    assert_eq!(on.log(&peer), "one\ntwo\n");
+    on.send(&me, &peer, "four\n");
+    assert_eq!(on.log(&peer), "one\ntwo\nfour\n");
 }
 
 #[test]
-fn garbage_behind_the_last_record_is_cut() {
+fn garbage_after_the_last_record_is_cut_off() {
     let on = Kafka::embedded();
     let (me, peer) = (user("alice"), user("bob"));
-    send(&on, &me, &peer, "one\n");
+    on.send(&me, &peer, "one\n");
     OpenOptions::new()
         .append(true)
-        .open(segment(&on, &peer))
+        .open(on.segment(&peer))
         .unwrap()
         .write_all(&[0xff; 100])
         .unwrap();
-    send(&on, &me, &peer, "two\n");
-    assert_eq!(log_of(&on, &peer), b"one\ntwo\n");
-}
-
-/// The one segment of a topic's log.
-fn segment(on: &Kafka, topic: &str) -> PathBuf {
-    let mut found = Vec::new();
-    let mut folders = vec![on.dir().to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "log")
-                && path.display().to_string().contains(topic)
-            {
-                found.push(path);
-            }
-        }
-    }
-    assert_eq!(found.len(), 1, "{found:?}");
-    found.remove(0)
+    on.send(&me, &peer, "two\n");
+    assert_eq!(on.log(&peer), "one\ntwo\n");
 }
 
 #[test]
-fn two_that_start_at_once_share_one_broker() {
+fn programs_that_start_at_once_share_one_broker() {
     let on = Kafka::embedded();
     let (me, peer) = (user("alice"), user("bob"));
-    let readers: Vec<_> = (0..6)
-        .map(|_| {
-            on.program("subscriber", &[&peer, "--from", "earliest", "-n", "1"])
-                .start()
-        })
-        .collect();
-    send(&on, &me, &peer, "hello\n");
+    let arguments = [&peer, "--from", "earliest", "-n", "1"];
+    let start = |_| on.program("subscriber", &arguments).start();
+    let readers: Vec<_> = (0..6).map(start).collect();
+    on.send(&me, &peer, "hello\n");
     for reader in readers {
-        reader.wait_within(PATIENCE).code(0).prints("hello\n");
+        reader.wait().code(0).prints("hello\n");
     }
 }
 
 #[test]
 fn a_second_broker_on_the_same_folder_is_refused() {
     let on = Kafka::embedded();
-    let host = on.program("subscriber", &["bob"]).start();
-    host.wait_for_notice("small broker");
-    let port = crate::support::free_port().to_string();
+    let _host = on.host();
+    let port = free_port();
     Program::ours("subscriber", &["bob", &format!("--embedded={port}")])
         .env("KAFKA_CHAT_DATA_DIR", on.dir())
         .run()
@@ -174,13 +132,13 @@ fn a_second_broker_on_the_same_folder_is_refused() {
 }
 
 #[test]
-fn the_folder_is_its_owners_alone() {
+fn only_its_owner_can_open_the_logs_folder() {
     use std::os::unix::fs::PermissionsExt;
     let on = Kafka::embedded();
     let inner = on.dir().join("new");
     Program::ours("publisher", &["a", "b", "--data-dir"])
         .arg(&inner)
-        .arg(format!("--embedded={}", crate::support::free_port()))
+        .arg(format!("--embedded={}", free_port()))
         .input("x\n")
         .run()
         .code(0);

@@ -1,9 +1,11 @@
-//! The same on a real Kafka, and what only a real one can show.
+//! Tests on a real Kafka: those that other modules run on the small broker, and more.
 
 mod clusters;
 mod matrix;
 
-use crate::support::{Kafka, Program, is_kafka_4, setting, user};
+use std::ffi::OsStr;
+
+use crate::support::{Ended, Kafka, PATIENCE, Program, setting, user};
 use crate::{chatting, one_way, others};
 
 macro_rules! on_kafka {
@@ -20,61 +22,39 @@ macro_rules! on_kafka {
 
 on_kafka! {
     one_way::a_pipe_comes_out_as_it_went_in(100_000);
-    one_way::any_bytes_but_a_line_ending_are_a_line();
+    one_way::any_bytes_but_a_line_ending_make_a_line();
     one_way::the_last_line_needs_no_ending();
     one_way::random_bytes_come_out_byte_for_byte(1_000_000);
-    one_way::one_line_typed_leaves_at_once();
+    one_way::each_line_is_sent_before_the_next_one_is_written();
     one_way::names_left_out_are_asked_for();
-    one_way::latest_shows_only_what_comes_later();
-    one_way::lines_too_long_are_named_and_the_others_go_on();
-    one_way::a_line_too_long_only_with_its_key_is_named_and_the_others_go_on();
+    one_way::a_subscriber_shows_only_lines_sent_after_its_start();
+    one_way::a_line_that_is_too_long_is_named_and_the_others_are_sent();
+    one_way::a_line_that_is_too_long_with_its_key_is_named_and_the_others_are_sent();
     others::the_tutorials_publisher_reaches_our_subscriber();
     others::our_publisher_reaches_the_tutorials_subscriber();
     others::our_chat_talks_with_the_tutorials_one_way_scripts();
-    others::chat_talks_with_the_tutorials_chat_under_its_option();
-    others::kcat_writes_and_reads();
+    others::our_chat_talks_with_the_tutorials_chat_under_its_option();
+    others::kcat_reads_our_lines_and_we_read_its();
     chatting::lines_go_both_ways_at_once();
-    chatting::an_end_typed_ahead_is_an_end_behind_the_last_line(5);
-    chatting::what_waited_is_shown_once_and_what_waits_is_told();
-    chatting::a_third_user_gets_one_notice_and_a_chat_of_their_own();
+    chatting::ctrl_d_typed_between_two_lines_ends_a_chat_after_the_lines_before_it();
+    chatting::unread_lines_are_shown_once_and_counted_for_their_sender();
+    chatting::a_third_user_causes_one_notice_and_has_a_chat_of_their_own();
 }
 
-/// One of our clients.
-#[derive(Debug, Clone, Copy)]
-enum Ours {
-    /// The one that the programs choose by themselves.
-    Chosen,
-    /// librdkafka, where they would choose the other.
-    Librdkafka,
-}
-
-impl Ours {
-    /// All that the Kafka of this run serves: on Kafka 4 it is librdkafka that is chosen.
-    fn all() -> Vec<Ours> {
-        match cfg!(feature = "librdkafka") && !is_kafka_4() {
-            true => vec![Ours::Chosen, Ours::Librdkafka],
-            false => vec![Ours::Chosen],
-        }
-    }
-
-    /// One of our programs that talks by this client.
-    fn program(self, on: &Kafka, name: &str, arguments: &[&str]) -> Program {
-        let program = on.program(name, arguments);
-        match self {
-            Ours::Chosen => program,
-            // Any property chooses it.
-            Ours::Librdkafka => program.args(["-X", "check.crcs=true"]),
-        }
-    }
-}
-
-/// Asks `tests/cluster` to do something with the cluster of this run.
+/// Runs `tests/cluster` on the cluster that `scripts/test-kafka` has started.
 pub(crate) fn cluster(arguments: &[&str]) {
+    run(script(arguments, setting("KAFKA_CHAT_TEST_DIR")));
+}
+
+/// `tests/cluster` for the cluster in a folder.
+fn script(arguments: &[&str], dir: impl AsRef<OsStr>) -> Program {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster");
-    let mut all = arguments.to_vec();
-    let dir = setting("KAFKA_CHAT_TEST_DIR");
-    all.extend(["--dir", &dir]);
-    Program::other(script, &all).run().code(0);
+    Program::other(script, arguments).arg("--dir").arg(dir)
+}
+
+/// Runs the script to its end, for which it has a deadline of its own.
+fn run(script: Program) -> Ended {
+    script.start().wait_within(PATIENCE * 3).code(0)
 }
 
 #[test]
@@ -86,16 +66,9 @@ fn a_topic_with_six_partitions_keeps_each_senders_order_and_is_read_whole() {
     let senders: Vec<String> = (0..8).map(|n| user(&format!("sender{n}"))).collect();
     for sender in &senders {
         let lines: String = (0..100).map(|n| format!("{n}\n")).collect();
-        on.program("publisher", &[sender, &peer])
-            .input(lines)
-            .run()
-            .code(0);
+        on.send(sender, &peer, lines);
     }
-    let all = on
-        .program("subscriber", &[&peer, "--from", "earliest", "-e", "-s"])
-        .run()
-        .code(0);
-    let all = String::from_utf8(all.stdout).unwrap();
+    let all = String::from_utf8(on.log_bytes(&peer, &["-s"])).unwrap();
     assert_eq!(all.lines().count(), 800);
     for sender in &senders {
         let prefix = format!("{sender}: ");

@@ -1,13 +1,18 @@
-//! The programs, really run: through pipes, and `chat` on a pseudo-terminal.
+//! Runs the programs as users do: through pipes, and `chat` on a pseudo-terminal.
 //!
-//! Everything under `kafka` needs a real Kafka, under `secured` a secured one, under
-//! `unserved` Kafka 4 and a build for which that is too new, and under `tools` kcat or
-//! Python; `scripts/test-kafka` starts what they need and runs them. `scripts/test-faults` runs what
-//! is under `faults::full` and `faults::soak`.
+//! The tests in these modules are ignored by `cargo test`, since they need more than the programs:
+//!
+//! | module | needs | run by |
+//! |---|---|---|
+//! | `kafka` | a real Kafka | `scripts/test-kafka` |
+//! | `secured` | a real Kafka with TLS, SASL and access control lists | `scripts/test-kafka` |
+//! | `unserved` | Kafka 4 or several brokers, and a build without `librdkafka` | `scripts/test-kafka` |
+//! | `tools` | kcat, kafka-python, a disk of its own | `scripts/test-kafka` |
+//! | `faults::full`, `faults::soak` | time, and for some a real Kafka | `scripts/test-faults` |
 
-// A test that meets the unexpected has failed.
+// A test fails by a panic.
 #![allow(clippy::unwrap_used)]
-// What a test prints, its runner takes care of.
+// The test runner captures what a test prints.
 #![allow(clippy::disallowed_macros, clippy::print_stdout)]
 
 mod bad_input;
@@ -17,6 +22,7 @@ mod hosting;
 mod kafka;
 mod one_way;
 mod others;
+mod program;
 #[cfg(feature = "librdkafka")]
 mod secured;
 mod support;

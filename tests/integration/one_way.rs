@@ -1,29 +1,26 @@
-//! The one-way demo, on any Kafka: what `publisher` takes, `subscriber` prints.
+//! One way, on any Kafka: `subscriber` prints what `publisher` has read.
 
 use std::io::{Seek, Write};
-use std::time::Duration;
 
 use kafka_chat::client::MAX_RECORD_BYTES;
 
-use crate::support::{Capture, Kafka, Program, random_lines, user};
+use crate::support::{Capture, Kafka, PATIENCE, Program, contains, random_lines, user};
 use crate::tty::CTRL_C;
 
-/// Sends `input` and reads it back from the start of the log.
+/// Sends `input`, and reads it from the start of the log.
 fn there_and_back(on: &Kafka, input: &[u8], lines: usize) {
+    // Its log does not have to be checked again for each reader.
+    let _host = on.keep_running();
     let (me, peer) = (user("alice"), user("bob"));
     let count = lines.to_string();
-    on.program("publisher", &[&me, &peer])
-        .input(input)
-        .run()
-        .code(0);
-    on.program("subscriber", &[&peer, "--from", "earliest", "-n", &count])
-        .run()
-        .code(0)
-        .prints(input);
-    on.program("subscriber", &[&peer, "--from", "earliest", "--until-end"])
-        .run()
-        .code(0)
-        .prints(input);
+    on.send(&me, &peer, input);
+    for options in [&["-n", &count][..], &["--until-end"]] {
+        on.program("subscriber", &[&peer, "--from", "earliest"])
+            .args(options)
+            .run()
+            .code(0)
+            .prints(input);
+    }
 }
 
 /// `seq N | publisher alice bob` beside `subscriber bob --count N`.
@@ -36,14 +33,11 @@ pub(crate) fn a_pipe_comes_out_as_it_went_in(on: &Kafka, lines: usize) {
     let subscriber = on
         .program("subscriber", &[&peer, "--from", "earliest", "-n", &count])
         .start();
-    on.program("publisher", &[&me, &peer])
-        .input(input.clone())
-        .run()
-        .code(0);
+    on.send(&me, &peer, &input[..]);
     subscriber.wait().code(0).prints(input);
 }
 
-pub(crate) fn any_bytes_but_a_line_ending_are_a_line(on: &Kafka) {
+pub(crate) fn any_bytes_but_a_line_ending_make_a_line(on: &Kafka) {
     let mut input = Vec::new();
     input.extend(b"plain\n\n\n \xff\xfe\x80 invalid UTF-8\nb\0c\r\n\x1b[2Jclear\n");
     input.extend("xin chào 你好 🎉\n".bytes());
@@ -54,21 +48,15 @@ pub(crate) fn any_bytes_but_a_line_ending_are_a_line(on: &Kafka) {
 
 pub(crate) fn the_last_line_needs_no_ending(on: &Kafka) {
     let (me, peer) = (user("alice"), user("bob"));
-    on.program("publisher", &[&me, &peer])
-        .input("one\ntwo")
-        .run()
-        .code(0);
-    on.program("subscriber", &[&peer, "--from", "earliest", "-e"])
-        .run()
-        .code(0)
-        .prints("one\ntwo\n");
+    on.send(&me, &peer, "one\ntwo");
+    assert_eq!(on.log(&peer), "one\ntwo\n");
 }
 
 pub(crate) fn random_bytes_come_out_byte_for_byte(on: &Kafka, lines: usize) {
     there_and_back(on, &random_lines(7, lines, 100), lines);
 }
 
-pub(crate) fn one_line_typed_leaves_at_once(on: &Kafka) {
+pub(crate) fn each_line_is_sent_before_the_next_one_is_written(on: &Kafka) {
     let (me, peer) = (user("alice"), user("bob"));
     let subscriber = on
         .program(
@@ -100,28 +88,17 @@ pub(crate) fn names_left_out_are_asked_for(on: &Kafka) {
         .prints(format!("{me}: hello\n"));
 }
 
-pub(crate) fn latest_shows_only_what_comes_later(on: &Kafka) {
+pub(crate) fn a_subscriber_shows_only_lines_sent_after_its_start(on: &Kafka) {
     let (me, peer) = (user("alice"), user("bob"));
-    let send = |line: &str| {
-        on.program("publisher", &[&me, &peer])
-            .input(format!("{line}\n"))
-            .run()
-            .code(0);
-    };
-    send("before");
-    let subscriber = on.program("subscriber", &[&peer]).start();
-    // Nothing tells when its start is settled, but a line that it shows.
-    while !subscriber
-        .stdout
-        .wait(std::time::Duration::from_millis(200), |out| !out.is_empty())
-    {
-        send("after");
-    }
-    let shown = subscriber.stdout.bytes();
-    assert!(!crate::support::contains(&shown, b"before"), "{shown:?}");
+    on.send(&me, &peer, "before\n");
+    let subscriber = on.program("subscriber", &[&peer]).on_a_terminal();
+    subscriber.wait_for("waiting for messages");
+    on.send(&me, &peer, "after\n");
+    subscriber.wait_for("after");
+    subscriber.has_not_shown("before");
 }
 
-pub(crate) fn lines_too_long_are_named_and_the_others_go_on(on: &Kafka) {
+pub(crate) fn a_line_that_is_too_long_is_named_and_the_others_are_sent(on: &Kafka) {
     let (me, peer) = (user("alice"), user("bob"));
     let mut input = b"first\n".to_vec();
     input.extend(vec![b'y'; 2_000_000]);
@@ -131,33 +108,27 @@ pub(crate) fn lines_too_long_are_named_and_the_others_go_on(on: &Kafka) {
         .run()
         .code(1)
         .says(&["1 of 3 lines was not delivered", "line 2: 2000000 bytes"]);
-    on.program("subscriber", &[&peer, "--from", "earliest", "-e"])
-        .run()
-        .code(0)
-        .prints("first\nthird\n");
+    assert_eq!(on.log(&peer), "first\nthird\n");
 }
 
-/// A line that would fit, but not beside its sender's name.
-pub(crate) fn a_line_too_long_only_with_its_key_is_named_and_the_others_go_on(on: &Kafka) {
+/// A line that would fit into a record without its sender's name.
+pub(crate) fn a_line_that_is_too_long_with_its_key_is_named_and_the_others_are_sent(on: &Kafka) {
     let (me, peer) = (user("alice"), user("bob"));
     let mut input = b"first\n".to_vec();
     input.extend(vec![b'y'; MAX_RECORD_BYTES]);
     input.push(b'\n');
-    let behind: String = (1..=1000).map(|n| format!("{n}\n")).collect();
-    input.extend(behind.bytes());
+    let rest: String = (1..=1000).map(|n| format!("{n}\n")).collect();
+    input.extend(rest.bytes());
     on.program("publisher", &[&me, &peer])
         .input(input)
         .run()
         .code(1)
         .says(&["1 of 1002 lines was not delivered", "line 2: too large"]);
-    on.program("subscriber", &[&peer, "--from", "earliest", "-e"])
-        .run()
-        .code(0)
-        .prints(format!("first\n{behind}"));
+    assert_eq!(on.log(&peer), format!("first\n{rest}"));
 }
 
 #[test]
-fn a_publisher_shows_its_progress_and_notices_beside_it() {
+fn a_publisher_shows_its_progress_and_notices_above_it() {
     let on = Kafka::embedded();
     let broker = on.host();
     let (input, mut lines) = std::io::pipe().unwrap();
@@ -177,17 +148,16 @@ fn a_publisher_shows_its_progress_and_notices_beside_it() {
     let publisher = publisher.ends_with(0);
     let history = publisher.history();
     let shown: Vec<&str> = history.lines().filter(|line| !line.is_empty()).collect();
-    let [lost, back] = shown[..] else {
-        panic!("not two notices:\n{history}")
+    let are_two_notices = match shown[..] {
+        [lost, back] => {
+            lost.starts_with("connection to ")
+                && lost.ends_with(", retrying")
+                && back.starts_with("connection to ")
+                && back.ends_with(" is back")
+        }
+        _ => false,
     };
-    assert!(
-        lost.starts_with("connection to ") && lost.ends_with(", retrying"),
-        "{history}"
-    );
-    assert!(
-        back.starts_with("connection to ") && back.ends_with(" is back"),
-        "{history}"
-    );
+    assert!(are_two_notices, "{}", publisher.report());
 }
 
 #[test]
@@ -202,13 +172,13 @@ fn a_publisher_shows_how_far_through_a_file_it_is() {
         .fed_on_a_terminal(file);
     let publisher = publisher.ends_with(0);
     let raw = publisher.raw();
-    let raw = String::from_utf8_lossy(&raw);
-    assert!(raw.contains(" of 4.77 MiB ("), "{raw}");
+    let is_shown = contains(&raw, b" of 4.77 MiB (");
+    assert!(is_shown, "{}", String::from_utf8_lossy(&raw));
     assert_eq!(publisher.screen(), "");
 }
 
 #[test]
-fn a_publisher_without_a_terminal_says_nothing() {
+fn a_publisher_without_a_terminal_prints_nothing() {
     let on = Kafka::embedded();
     let _broker = on.host();
     let publisher = on
@@ -219,59 +189,49 @@ fn a_publisher_without_a_terminal_says_nothing() {
 }
 
 #[test]
-fn a_subscriber_that_waits_says_so_once_and_only_on_a_terminal() {
+fn a_subscriber_says_once_that_it_waits_and_only_on_a_terminal() {
     let on = Kafka::embedded();
     let _broker = on.host();
-    let bob = on.program("subscriber", &["bob"]).on_a_terminal(24, 80);
-    let (other, output) = on.program("subscriber", &["bob"]).piped_on_a_terminal();
+    let bob = on.program("subscriber", &["bob"]).on_a_terminal();
+    let piped = on.program("subscriber", &["bob", "--from", "earliest"]);
+    let (piped, output) = piped.piped_on_a_terminal();
     let output = Capture::of(output);
     bob.wait_for("waiting for messages to bob; Ctrl-C ends");
-    let mut alice = on.program("publisher", &["alice", "bob"]).start();
-    // Nothing tells when the other one's start is settled, but a line that it shows.
-    while !output.wait(Duration::from_millis(200), |out| !out.is_empty()) {
-        alice.write("hello\n");
-    }
+    on.send("alice", "bob", "hello\n");
     bob.wait_for("hello");
+    let is_printed = output.wait(PATIENCE, |bytes| bytes == b"hello\n");
+    assert!(is_printed, "{:?}\n{}", output.bytes(), piped.report());
     bob.keys(CTRL_C);
-    other.keys(CTRL_C);
-    let history = bob.ends_with(0).history();
-    assert_eq!(history.matches("waiting").count(), 1, "{history}");
-    assert_eq!(other.ends_with(0).screen(), "^C");
-    assert!(output.bytes().starts_with(b"hello\n"));
+    piped.keys(CTRL_C);
+    bob.ends_with(0).has_shown_times("waiting", 1);
+    assert_eq!(piped.ends_with(0).screen(), "^C");
 }
 
-pub(crate) fn an_interrupted_pipe_is_told_up_to_which_line_it_was_delivered(on: &Kafka) {
+pub(crate) fn an_interrupted_publisher_says_up_to_which_line_all_was_delivered(on: &Kafka) {
     let (me, peer) = (user("alice"), user("bob"));
-    // Long ones, so that few are under way: at its end a publisher waits for them no longer than 0.7 s.
     let line = "x".repeat(999) + "\n";
     let publisher = on
         .program("publisher", &[&me, &peer])
-        .input(line.repeat(100_000))
+        .endless_input(&line[..])
         .start();
-    on.program("subscriber", &[&peer, "--from", "earliest", "-n", "100"])
-        .run()
-        .code(0);
+    on.first_lines(&peer, 100);
     publisher.signal("INT");
     let ended = publisher.wait().code(1);
-    let number = |words: Option<&str>| -> usize { words.unwrap().parse().expect(&ended.stderr) };
-    // Before it, the publisher may have said that it runs the broker.
+    let number = |word: Option<&str>| -> usize {
+        let number = word.and_then(|word| word.parse().ok());
+        number.unwrap_or_else(|| panic!("no count of lines\n{}", ended.report()))
+    };
+    // Before it, the publisher may have said that it hosts the broker.
     let (_, verdict) = ended.stderr.rsplit_once("publisher: ").unwrap();
     let mut words = verdict.split(' ');
     let (undelivered, lines) = match ended.stderr.contains("interrupted after ") {
         true => (0, number(words.nth(2))),
-        // On a slow machine there was no time for the last ones, which are named then.
+        // On a slow machine the end comes before the last acknowledgements.
         false => (number(words.next()), number(words.nth(1))),
     };
-    let log = on
-        .program("subscriber", &[&peer, "--from", "earliest", "-e"])
-        .run()
-        .code(0);
-    let there = log.stdout.len() / line.len();
-    assert!(
-        (lines - undelivered..=lines).contains(&there),
-        "{there} are there: {}",
-        ended.stderr
-    );
+    let there = on.log_bytes(&peer, &[]).len() / line.len();
+    let is_right = (lines - undelivered..=lines).contains(&there);
+    assert!(is_right, "{there} are there\n{}", ended.report());
 }
 
 #[test]
@@ -284,17 +244,15 @@ fn a_publisher_that_nohup_has_started_outlives_its_terminal() {
         .args(["alice", "bob", "-b", &servers])
         .start();
     publisher.write("one\n");
-    let subscriber = on.program("subscriber", &["bob", "--from", "earliest", "-n", "2"]);
-    let subscriber = subscriber.start();
-    subscriber.wait_for("one\n");
+    on.first_lines("bob", 1);
     publisher.signal("HUP");
     publisher.write("two\n");
     publisher.close();
     publisher.wait().code(0);
-    subscriber.wait().code(0).prints("one\ntwo\n");
+    assert_eq!(on.log("bob"), "one\ntwo\n");
 }
 
-macro_rules! on_the_embedded_broker {
+macro_rules! on_the_small_broker {
     ($($name:ident($($argument:expr),*);)*) => {
         $(#[test] fn $name() { super::$name(&Kafka::embedded() $(, $argument)*); })*
     };
@@ -303,16 +261,16 @@ macro_rules! on_the_embedded_broker {
 mod embedded {
     use crate::support::Kafka;
 
-    on_the_embedded_broker! {
+    on_the_small_broker! {
         a_pipe_comes_out_as_it_went_in(100_000);
-        any_bytes_but_a_line_ending_are_a_line();
+        any_bytes_but_a_line_ending_make_a_line();
         the_last_line_needs_no_ending();
         random_bytes_come_out_byte_for_byte(100_000);
-        one_line_typed_leaves_at_once();
+        each_line_is_sent_before_the_next_one_is_written();
         names_left_out_are_asked_for();
-        latest_shows_only_what_comes_later();
-        lines_too_long_are_named_and_the_others_go_on();
-        a_line_too_long_only_with_its_key_is_named_and_the_others_go_on();
-        an_interrupted_pipe_is_told_up_to_which_line_it_was_delivered();
+        a_subscriber_shows_only_lines_sent_after_its_start();
+        a_line_that_is_too_long_is_named_and_the_others_are_sent();
+        a_line_that_is_too_long_with_its_key_is_named_and_the_others_are_sent();
+        an_interrupted_publisher_says_up_to_which_line_all_was_delivered();
     }
 }

@@ -1,11 +1,11 @@
-//! Our programs with other people's: the tutorial's scripts, kcat, kafka-python.
+//! Our programs with other clients: the tutorial's scripts, kcat, kafka-python.
 
-use crate::support::{Kafka, Program, Running, is_kafka_4, setting, user};
+use crate::support::{Kafka, Program, is_kafka_4, setting, user};
 
-/// kafka-python as the tutorial has it, or of today where Kafka no longer speaks with that one.
+/// A script for kafka-python: the tutorial's version, or today's on Kafka 4, which refuses that one.
 pub(crate) fn python(script: &str, arguments: &[&str], on: &Kafka) -> Program {
-    let today = matches!(on, Kafka::Real(_)) && is_kafka_4();
-    let python = setting(match today {
+    let is_new = matches!(on, Kafka::Real(_)) && is_kafka_4();
+    let python = setting(match is_new {
         true => "KAFKA_CHAT_TEST_PYTHON_NEW",
         false => "KAFKA_CHAT_TEST_PYTHON",
     });
@@ -17,32 +17,18 @@ pub(crate) fn python(script: &str, arguments: &[&str], on: &Kafka) -> Program {
         .env("PYTHONIOENCODING", "utf-8")
 }
 
-/// Makes a topic, known to every broker: kafka-python loses what it sends before that.
-fn make_topic(on: &Kafka, topic: &str) {
+/// Creates a topic, and waits until all brokers know it: kafka-python loses what it sends before.
+fn create_topic(on: &Kafka, topic: &str) {
     if let Kafka::Real(_) = on {
         crate::kafka::cluster(&["topic", topic]);
     }
 }
 
-/// An embedded broker runs as long as a program of ours does; a real Kafka needs nobody.
-fn host(on: &Kafka) -> Option<Running> {
-    match on {
-        Kafka::Real(_) => None,
-        Kafka::Embedded { .. } => {
-            let host = on.program("subscriber", &[&user("host")]).start();
-            host.wait_for_notice("small broker");
-            Some(host)
-        }
-    }
-}
-
 pub(crate) fn the_tutorials_publisher_reaches_our_subscriber(on: &Kafka) {
-    let _host = host(on);
+    let _host = on.keep_running();
     let (me, peer) = (user("alice"), user("bob"));
-    make_topic(on, &peer);
-    let subscriber = on
-        .program("subscriber", &[&peer, "--from", "earliest"])
-        .start();
+    create_topic(on, &peer);
+    let subscriber = on.reader(&peer);
     let mut publisher = python("publisher.py", &[], on).start();
     publisher.write(format!("{me}\n{peer}\nxin chào\n"));
     subscriber.wait_for("xin chào\n");
@@ -53,7 +39,7 @@ pub(crate) fn the_tutorials_publisher_reaches_our_subscriber(on: &Kafka) {
 }
 
 pub(crate) fn our_publisher_reaches_the_tutorials_subscriber(on: &Kafka) {
-    let _host = host(on);
+    let _host = on.keep_running();
     let (me, peer) = (user("alice"), user("bob"));
     let mut subscriber = python("subscriber.py", &[], on).start();
     subscriber.write(format!("{peer}\n"));
@@ -66,9 +52,9 @@ pub(crate) fn our_publisher_reaches_the_tutorials_subscriber(on: &Kafka) {
 }
 
 pub(crate) fn our_chat_talks_with_the_tutorials_one_way_scripts(on: &Kafka) {
-    let _host = host(on);
+    let _host = on.keep_running();
     let (me, peer) = (user("alice"), user("bob"));
-    make_topic(on, &me);
+    create_topic(on, &me);
     let mut subscriber = python("subscriber.py", &[], on).start();
     subscriber.write(format!("{peer}\n"));
     subscriber.wait_for_notice("ready");
@@ -82,10 +68,10 @@ pub(crate) fn our_chat_talks_with_the_tutorials_one_way_scripts(on: &Kafka) {
     chat.wait().code(0);
 }
 
-pub(crate) fn chat_talks_with_the_tutorials_chat_under_its_option(on: &Kafka) {
-    let _host = host(on);
+pub(crate) fn our_chat_talks_with_the_tutorials_chat_under_its_option(on: &Kafka) {
+    let _host = on.keep_running();
     let (me, peer) = (user("alice"), user("bob"));
-    make_topic(on, &peer);
+    create_topic(on, &peer);
     let mut theirs = python("chat.py", &[], on).start();
     theirs.write(format!("{peer}\n{me}\n"));
     theirs.wait_for_notice("ready");
@@ -98,8 +84,8 @@ pub(crate) fn chat_talks_with_the_tutorials_chat_under_its_option(on: &Kafka) {
     ours.wait().code(0);
 }
 
-pub(crate) fn kcat_writes_and_reads(on: &Kafka) {
-    let _host = host(on);
+pub(crate) fn kcat_reads_our_lines_and_we_read_its(on: &Kafka) {
+    let _host = on.keep_running();
     let (me, peer) = (user("alice"), user("bob"));
     let servers = on.servers();
     let kcat = |arguments: &[&str]| {
@@ -112,14 +98,8 @@ pub(crate) fn kcat_writes_and_reads(on: &Kafka) {
         .input(lines.clone())
         .run()
         .code(0);
-    on.program("subscriber", &[&peer, "--from", "earliest", "-e"])
-        .run()
-        .code(0)
-        .prints(&lines);
-    on.program("publisher", &[&me, &peer])
-        .input("from us\n")
-        .run()
-        .code(0);
+    assert_eq!(on.log(&peer), lines);
+    on.send(&me, &peer, "from us\n");
     kcat(&["-C", "-e", "-q", "-f", "%k: %s\n", "-o", "10000"])
         .run()
         .code(0)

@@ -1,36 +1,38 @@
-//! Runs programs with a deadline on every wait, and says on failure what ran and what it printed.
+//! What all tests share: a Kafka to use, names and ports of a test's own, and the deadline of waits.
 
-use std::ffi::OsStr;
-use std::fmt::Write as _;
-use std::io::{ErrorKind, Read, Write};
+use std::fs;
 use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// The deadline of every wait that has none of its own. Generous: machines are noisy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) use crate::program::{Capture, Ended, Program, Running};
 
-/// Which Kafka a test's programs talk to.
+/// The deadline of a wait. It only ends what hangs: no test passes or fails by how fast a machine is.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A delivery timeout in seconds that no test lives to see: a program that ends did not wait for it.
+pub(crate) const A_DAY: &str = "86400";
+
+/// The Kafka that a test's programs use.
 pub(crate) enum Kafka {
-    /// The embedded broker, on a port and with a folder that no other test has.
+    /// The small broker, on a port and with a folder of the test's own.
     Embedded {
         /// Its port.
         port: u16,
-        /// Where its log lies.
+        /// The folder of its log.
         dir: TempDir,
     },
-    /// A real one, by its bootstrap servers.
+    /// A broker that runs already, by its bootstrap servers.
     Real(String),
 }
 
 impl Kafka {
-    /// An embedded broker of the test's own, which the first program that needs it will start.
+    /// A small broker of the test's own, which the first program that needs it starts.
     pub(crate) fn embedded() -> Kafka {
         Kafka::Embedded {
             port: free_port(),
@@ -43,16 +45,23 @@ impl Kafka {
         Kafka::Real(setting("KAFKA_CHAT_TEST_SERVERS"))
     }
 
-    /// The same broker, for programs that only talk to it, and never run it.
+    /// The same broker, for programs that never host it.
     pub(crate) fn by_address(&self) -> Kafka {
         Kafka::Real(self.servers())
     }
 
-    /// Runs the embedded broker until it is dropped.
+    /// Starts a program that hosts the small broker until it is dropped.
+    #[track_caller]
     pub(crate) fn host(&self) -> Running {
         let host = self.program("subscriber", &["host"]).start();
-        host.wait_for_notice("a small broker of its own");
+        host.wait_for_notice("small broker of its own");
         host
+    }
+
+    /// Keeps the small broker running until what this returns is dropped; a real Kafka runs by itself.
+    #[track_caller]
+    pub(crate) fn keep_running(&self) -> Option<Running> {
+        matches!(self, Kafka::Embedded { .. }).then(|| self.host())
     }
 
     /// `host:port,…`
@@ -63,31 +72,85 @@ impl Kafka {
         }
     }
 
-    /// The folder of the embedded broker's log.
+    /// The folder of the small broker's log.
     pub(crate) fn dir(&self) -> &Path {
         match self {
             Kafka::Embedded { dir, .. } => dir.path(),
-            Kafka::Real(servers) => panic!("{servers} is not an embedded broker"),
+            Kafka::Real(servers) => panic!("{servers} is not a small broker"),
         }
     }
 
-    /// One of our programs, told to talk to this Kafka.
+    /// The file in which the small broker keeps a topic's messages.
+    pub(crate) fn segment(&self, topic: &str) -> PathBuf {
+        let is_wanted = |path: &Path| {
+            let is_log = path.extension().is_some_and(|extension| extension == "log");
+            is_log && path.to_string_lossy().contains(topic)
+        };
+        find_file(self.dir(), &is_wanted)
+            .unwrap_or_else(|| panic!("no messages of {topic} in {}", self.dir().display()))
+    }
+
+    /// One of our programs, which uses this Kafka.
     pub(crate) fn program(&self, name: &str, arguments: &[&str]) -> Program {
-        let mut program = Program::ours(name, arguments);
+        let program = Program::ours(name, arguments);
         match self {
-            Kafka::Embedded { port, dir } => {
-                program.command.arg(format!("--embedded={port}"));
-                program.command.arg("--data-dir").arg(dir.path());
-            }
-            Kafka::Real(servers) => {
-                program.command.arg("-b").arg(servers);
-            }
+            Kafka::Embedded { port, dir } => program
+                .arg(format!("--embedded={port}"))
+                .arg("--data-dir")
+                .arg(dir.path()),
+            Kafka::Real(servers) => program.args(["-b", servers]),
         }
-        program
+    }
+
+    /// Sends lines from `me` to `peer`.
+    #[track_caller]
+    pub(crate) fn send(&self, me: &str, peer: &str, lines: impl Into<Vec<u8>>) {
+        let publisher = self.program("publisher", &[me, peer]);
+        publisher.input(lines).run().code(0);
+    }
+
+    /// The lines of a topic.
+    #[track_caller]
+    pub(crate) fn log(&self, topic: &str) -> String {
+        String::from_utf8(self.log_bytes(topic, &[])).unwrap()
+    }
+
+    /// The lines of a topic, as `subscriber` prints them with these options.
+    #[track_caller]
+    pub(crate) fn log_bytes(&self, topic: &str, options: &[&str]) -> Vec<u8> {
+        let subscriber = self.program("subscriber", &[topic, "--from", "earliest", "-e"]);
+        subscriber.args(options).run().code(0).stdout
+    }
+
+    /// The first `count` lines of a topic, once it has so many.
+    #[track_caller]
+    pub(crate) fn first_lines(&self, topic: &str, count: usize) -> String {
+        let count = count.to_string();
+        let arguments = [topic, "--from", "earliest", "-n", &count];
+        let ended = self.program("subscriber", &arguments).run().code(0);
+        String::from_utf8(ended.stdout).unwrap()
+    }
+
+    /// A subscriber that prints a topic from its start, and goes on.
+    #[track_caller]
+    pub(crate) fn reader(&self, topic: &str) -> Running {
+        let arguments = [topic, "--from", "earliest"];
+        self.program("subscriber", &arguments).start()
     }
 }
 
-/// A setting that `scripts/test-kafka` makes; without it the test can't run, and so fails.
+/// A file in a folder, or in the folders in it.
+pub(crate) fn find_file(folder: &Path, is_wanted: &impl Fn(&Path) -> bool) -> Option<PathBuf> {
+    fs::read_dir(folder).unwrap().find_map(|entry| {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => find_file(&path, is_wanted),
+            false => is_wanted(&path).then_some(path),
+        }
+    })
+}
+
+/// A setting that `scripts/test-kafka` makes, without which the test fails.
 pub(crate) fn setting(name: &str) -> String {
     std::env::var(name)
         .unwrap_or_else(|_| panic!("{name} is not set: run this test by scripts/test-kafka"))
@@ -100,7 +163,7 @@ pub(crate) fn is_kafka_4() -> bool {
     major.unwrap() >= 4
 }
 
-/// A port of 127.0.0.1 that nobody else has: outside the range from which connections get theirs.
+/// A port of 127.0.0.1 that is free, and outside the range of the ports of outgoing connections.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
@@ -120,352 +183,29 @@ pub(crate) fn user(name: &str) -> String {
     format!("{name}-{time}-{}-{n}", std::process::id())
 }
 
-/// A program to be run.
-pub(crate) struct Program {
-    command: Command,
-    input: Option<Vec<u8>>,
-}
-
-impl Program {
-    /// One of our three programs, with an environment that says nothing of Kafka.
-    pub(crate) fn ours(name: &str, arguments: &[&str]) -> Program {
-        let path = match name {
-            "publisher" => env!("CARGO_BIN_EXE_publisher"),
-            "subscriber" => env!("CARGO_BIN_EXE_subscriber"),
-            "chat" => env!("CARGO_BIN_EXE_chat"),
-            other => panic!("there is no program {other}"),
-        };
-        let mut program = Program::other(path, arguments);
-        program.command.env_remove("KAFKA_BOOTSTRAP_SERVERS");
-        program.command.env_remove("KAFKA_CHAT_DATA_DIR");
-        program
-    }
-
-    /// Any program.
-    pub(crate) fn other(path: impl AsRef<OsStr>, arguments: &[&str]) -> Program {
-        let mut command = Command::new(path);
-        command.args(arguments);
-        Program {
-            command,
-            input: None,
+/// Polls until `attempt` gives something, where nothing signals that it would; fails with `what`
+/// after `patience`.
+#[track_caller]
+pub(crate) fn poll_until<T>(
+    patience: Duration,
+    what: impl FnOnce() -> String,
+    mut attempt: impl FnMut() -> Option<T>,
+) -> T {
+    let end = Instant::now() + patience;
+    while Instant::now() < end {
+        if let Some(found) = attempt() {
+            return found;
         }
+        thread::sleep(Duration::from_millis(5));
     }
-
-    /// With one more argument.
-    pub(crate) fn arg(mut self, argument: impl AsRef<OsStr>) -> Program {
-        self.command.arg(argument);
-        self
-    }
-
-    /// With more arguments.
-    pub(crate) fn args<A: AsRef<OsStr>>(
-        mut self,
-        arguments: impl IntoIterator<Item = A>,
-    ) -> Program {
-        self.command.args(arguments);
-        self
-    }
-
-    /// With this environment variable.
-    pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Program {
-        self.command.env(name, value);
-        self
-    }
-
-    /// With all of its standard input, which ends behind it.
-    pub(crate) fn input(mut self, input: impl Into<Vec<u8>>) -> Program {
-        self.input = Some(input.into());
-        self
-    }
-
-    /// The command, for a test that starts it in its own way.
-    pub(crate) fn into_command(self) -> Command {
-        self.command
-    }
-
-    /// Starts it; without [`Program::input`], its standard input stays open.
-    pub(crate) fn start(mut self) -> Running {
-        let what = format!("{:?}", self.command);
-        self.command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = self
-            .command
-            .spawn()
-            .unwrap_or_else(|why| panic!("cannot run {what}: {why}"));
-        let stdout = Capture::of(child.stdout.take().unwrap());
-        let stderr = Capture::of(child.stderr.take().unwrap());
-        let mut stdin = child.stdin.take();
-        if let Some(input) = self.input {
-            let mut to = stdin.take().unwrap();
-            thread::spawn(move || match to.write_all(&input) {
-                Err(why) if why.kind() != ErrorKind::BrokenPipe => panic!("{why}"),
-                _ => drop(to),
-            });
-        }
-        Running {
-            what,
-            child,
-            stdin,
-            stdout,
-            stderr,
-        }
-    }
-
-    /// Runs it to its end.
-    pub(crate) fn run(self) -> Ended {
-        self.start().wait()
-    }
+    panic!("within {patience:?} not {}", what())
 }
 
-/// A program that runs; killed when dropped.
-pub(crate) struct Running {
-    what: String,
-    child: Child,
-    stdin: Option<ChildStdin>,
-    /// What it has printed on standard output.
-    pub(crate) stdout: Capture,
-    /// What it has printed on standard error.
-    pub(crate) stderr: Capture,
-}
-
-impl Running {
-    /// Its process id.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Types into its standard input.
-    pub(crate) fn write(&mut self, text: impl AsRef<[u8]>) {
-        let stdin = self.stdin.as_mut().expect("standard input is open");
-        stdin.write_all(text.as_ref()).unwrap();
-    }
-
-    /// Gives it some standard input. Says whether it took that.
-    pub(crate) fn give(&mut self, input: &[u8]) -> bool {
-        let stdin = self.stdin.as_mut().expect("standard input is open");
-        stdin.write_all(input).is_ok()
-    }
-
-    /// Ends its standard input.
-    pub(crate) fn close(&mut self) {
-        self.stdin = None;
-    }
-
-    /// Waits until its standard output contains `text`.
-    pub(crate) fn wait_for(&self, text: &str) {
-        self.wait_until(&self.stdout, text);
-    }
-
-    /// Waits until its standard error contains `text`.
-    pub(crate) fn wait_for_notice(&self, text: &str) {
-        self.wait_until(&self.stderr, text);
-    }
-
-    fn wait_until(&self, capture: &Capture, text: &str) {
-        if !capture.wait(PATIENCE, |bytes| contains(bytes, text.as_bytes())) {
-            panic!("no {text:?} within {PATIENCE:?}\n{}", self.report());
-        }
-    }
-
-    /// Sends it a signal by name: `INT`, `KILL`, `STOP`, …
-    pub(crate) fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .args([format!("-{name}"), self.pid().to_string()])
-            .status()
-            .unwrap();
-        assert!(status.success(), "kill -{name} {}", self.what);
-    }
-
-    /// Waits for its end.
-    pub(crate) fn wait(self) -> Ended {
-        self.wait_within(PATIENCE)
-    }
-
-    /// Waits for its end, at most this long.
-    pub(crate) fn wait_within(mut self, patience: Duration) -> Ended {
-        let end = Instant::now() + patience;
-        let status = loop {
-            match self.child.try_wait().unwrap() {
-                Some(status) => break status,
-                None if Instant::now() > end => {
-                    panic!("still running after {patience:?}\n{}", self.report())
-                }
-                // There is no portable wait with a deadline.
-                None => thread::sleep(Duration::from_millis(5)),
-            }
-        };
-        self.stdout.wait_for_end();
-        self.stderr.wait_for_end();
-        Ended {
-            what: self.what.clone(),
-            status,
-            stdout: self.stdout.bytes(),
-            stderr: String::from_utf8_lossy(&self.stderr.bytes()).into_owned(),
-        }
-    }
-
-    fn report(&self) -> String {
-        report(
-            &self.what,
-            "running",
-            &self.stdout.bytes(),
-            &String::from_utf8_lossy(&self.stderr.bytes()),
-        )
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A program that has ended.
-pub(crate) struct Ended {
-    what: String,
-    status: ExitStatus,
-    /// All that it printed on standard output.
-    pub(crate) stdout: Vec<u8>,
-    /// All that it printed on standard error.
-    pub(crate) stderr: String,
-}
-
-impl Ended {
-    /// Its exit code, unless a signal ended it.
-    pub(crate) fn exit_code(&self) -> Option<i32> {
-        self.status.code()
-    }
-
-    /// Fails unless it ended with this exit code.
-    #[track_caller]
-    pub(crate) fn code(self, code: i32) -> Ended {
-        assert_eq!(self.status.code(), Some(code), "{}", self.report());
-        self
-    }
-
-    /// Fails unless all of this is in its standard error.
-    #[track_caller]
-    pub(crate) fn says(self, parts: &[&str]) -> Ended {
-        for part in parts {
-            assert!(self.stderr.contains(part), "no {part:?}\n{}", self.report());
-        }
-        self
-    }
-
-    /// Fails if this is anywhere in what it printed.
-    #[track_caller]
-    pub(crate) fn does_not_say(self, part: &str) -> Ended {
-        let both = [&self.stdout, self.stderr.as_bytes()].concat();
-        assert!(
-            !contains(&both, part.as_bytes()),
-            "{part:?}\n{}",
-            self.report()
-        );
-        self
-    }
-
-    /// Fails unless its standard output is exactly this.
-    #[track_caller]
-    pub(crate) fn prints(self, expected: impl AsRef<[u8]>) -> Ended {
-        let expected = expected.as_ref();
-        if self.stdout != expected {
-            let at = self.stdout.iter().zip(expected).position(|(a, b)| a != b);
-            panic!(
-                "printed {} bytes where {} were expected, the first difference at {:?}\n{}",
-                self.stdout.len(),
-                expected.len(),
-                at,
-                self.report()
-            );
-        }
-        self
-    }
-
-    /// What ran, how it ended, and what it printed.
-    pub(crate) fn report(&self) -> String {
-        report(
-            &self.what,
-            &self.status.to_string(),
-            &self.stdout,
-            &self.stderr,
-        )
-    }
-}
-
-fn report(what: &str, status: &str, stdout: &[u8], stderr: &str) -> String {
-    let mut report = format!("ran: {what}\nstatus: {status}\n");
-    let head = &stdout[..stdout.len().min(2000)];
-    let _ = write!(
-        report,
-        "stdout ({} bytes):\n{}\nstderr:\n{stderr}",
-        stdout.len(),
-        String::from_utf8_lossy(head)
-    );
-    report
-}
-
-/// Bytes that a thread collects from a pipe.
-#[derive(Clone)]
-pub(crate) struct Capture(Arc<(Mutex<Captured>, Condvar)>);
-
-#[derive(Default)]
-struct Captured {
-    bytes: Vec<u8>,
-    ended: bool,
-}
-
-impl Capture {
-    /// Collects what `from` gives, until it ends.
-    pub(crate) fn of(mut from: impl Read + Send + 'static) -> Capture {
-        let capture = Capture(Arc::default());
-        let collected = capture.clone();
-        thread::spawn(move || {
-            let mut chunk = [0; 65536];
-            loop {
-                let n = match from.read(&mut chunk) {
-                    Err(why) if why.kind() == ErrorKind::Interrupted => continue,
-                    result => result.unwrap_or(0),
-                };
-                let (state, changed) = &*collected.0;
-                let mut state = state.lock().unwrap();
-                state.bytes.extend_from_slice(&chunk[..n]);
-                state.ended = n == 0;
-                changed.notify_all();
-                if n == 0 {
-                    return;
-                }
-            }
-        });
-        capture
-    }
-
-    /// What has come so far.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
-        self.0.0.lock().unwrap().bytes.clone()
-    }
-
-    /// Waits until what has come satisfies `enough`. Says whether it did in time.
-    pub(crate) fn wait(&self, patience: Duration, enough: impl Fn(&[u8]) -> bool) -> bool {
-        let (state, changed) = &*self.0;
-        let (state, _) = changed
-            .wait_timeout_while(state.lock().unwrap(), patience, |state| {
-                !state.ended && !enough(&state.bytes)
-            })
-            .unwrap();
-        enough(&state.bytes)
-    }
-
-    /// Waits until no more can come.
-    fn wait_for_end(&self) {
-        let (state, changed) = &*self.0;
-        let (state, _) = changed
-            .wait_timeout_while(state.lock().unwrap(), PATIENCE, |state| !state.ended)
-            .unwrap();
-        assert!(state.ended, "a pipe is still held open by another process");
-    }
+/// Sends a signal by name: `INT`, `KILL`, `STOP`, …
+pub(crate) fn send_signal(pid: u32, name: &str) {
+    let arguments = [format!("-{name}"), pid.to_string()];
+    let status = Command::new("kill").args(arguments).status().unwrap();
+    assert!(status.success(), "kill -{name} {pid}: {status}");
 }
 
 /// A process's memory in kB, under one of the names that proc_pid_status(5) has for it.

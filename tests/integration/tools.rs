@@ -1,9 +1,9 @@
-//! Other people's programs on the embedded broker.
+//! Other clients, and a full disk, on the small broker.
 
 use crate::others;
 use crate::support::{Kafka, Program, free_port, random_lines};
 
-macro_rules! on_the_embedded_broker {
+macro_rules! on_the_small_broker {
     ($needs:literal: $($name:ident;)*) => {
         $(
             #[test]
@@ -15,20 +15,20 @@ macro_rules! on_the_embedded_broker {
     };
 }
 
-on_the_embedded_broker! {
+on_the_small_broker! {
     "needs kafka-python":
     the_tutorials_publisher_reaches_our_subscriber;
     our_publisher_reaches_the_tutorials_subscriber;
     our_chat_talks_with_the_tutorials_one_way_scripts;
-    chat_talks_with_the_tutorials_chat_under_its_option;
+    our_chat_talks_with_the_tutorials_chat_under_its_option;
 }
 
-on_the_embedded_broker! {
+on_the_small_broker! {
     "needs kcat":
-    kcat_writes_and_reads;
+    kcat_reads_our_lines_and_we_read_its;
 }
 
-/// Fills a disk of 3 MB under the log, looks at what is there, and makes room.
+/// Fills a disk of 3 MB under the log, reads the log, and makes room.
 const FULL_DISK: &str = r#"
     mount -t tmpfs -o size=3m tmpfs "$1"
     options="--embedded=$2 --data-dir $1/log"
@@ -42,7 +42,7 @@ const FULL_DISK: &str = r#"
 
 #[test]
 #[ignore = "needs to mount a small disk (unshare)"]
-fn a_full_disk_is_told_and_nothing_is_lost_when_there_is_room_again() {
+fn a_full_disk_is_reported_and_no_line_is_lost_once_there_is_room_again() {
     let (disk, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let path = |dir: &tempfile::TempDir| dir.path().display().to_string();
     let input = random_lines(3, 100_000, 60);
@@ -57,14 +57,8 @@ fn a_full_disk_is_told_and_nothing_is_lost_when_there_is_room_again() {
         .code(0);
     let read = |name: &str| std::fs::read(files.path().join(name)).unwrap();
     let part = read("part");
-    assert!(
-        !part.is_empty() && part.len() < input.len(),
-        "{}",
-        part.len()
-    );
-    assert!(input.starts_with(&part), "the log is not whole");
-    assert!(
-        read("out") == input,
-        "what came in the end is not what went in"
-    );
+    let bytes = part.len();
+    assert!(bytes > 0 && bytes < input.len(), "{bytes} bytes");
+    assert!(input.starts_with(&part), "the log is not in order");
+    assert!(read("out") == input, "the log is not the input");
 }

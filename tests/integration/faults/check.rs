@@ -1,45 +1,45 @@
-//! Compares what senders were given, and what they said of it, with what the log holds.
+//! Compares the lines that senders were given, and their accounts of them, with the log.
 //!
 //! A line is `SENDER NUMBER`, numbered from 1 by each sender.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// What one sender was given, and what became of that by its own account.
+/// The lines that one sender was given, and its own account of them.
 #[derive(Debug, Clone)]
 pub(crate) struct Sent {
     /// Its name.
     pub(crate) sender: String,
-    /// It was given the lines from 1 to this.
+    /// The number of its last line; the first has the number 1.
     pub(crate) lines: u64,
-    /// The lines that it said were not delivered. By being silent it says that a line was.
+    /// The lines that it named as not delivered. It claims that all others were.
     pub(crate) undelivered: BTreeSet<u64>,
 }
 
-/// How many lines are not as they should be.
+/// Counts of lines, good and bad.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Report {
-    /// In the log, every copy counted.
+    /// In the log, with all copies.
     pub(crate) lines: u64,
-    /// Said to be delivered and not in the log, though a later line of its sender is.
+    /// Claimed to be delivered, and missing in the log before a later line of its sender.
     pub(crate) lost: u64,
-    /// Said to be delivered and not in the log, and no later line is either: the sender ended
-    /// before it had an acknowledgement.
+    /// Claimed to be delivered, and missing at the end of its sender's lines: the sender ended before
+    /// it had an acknowledgement.
     pub(crate) said_sent: u64,
-    /// In the log once more.
+    /// In the log for a second time.
     pub(crate) doubled: u64,
-    /// Behind a later line of the same sender.
+    /// After a later line of the same sender.
     pub(crate) reordered: u64,
-    /// In the log, and nobody sent it as it is there.
+    /// In the log, but not as any sender was given it.
     pub(crate) foreign: u64,
-    /// Said not to be delivered.
+    /// Named as not delivered.
     pub(crate) undelivered: u64,
-    /// Of those, in the log all the same: which is allowed, for nobody can know.
+    /// Named as not delivered, and in the log: allowed, as the acknowledgement may be lost.
     pub(crate) unsure: u64,
 }
 
 impl Report {
-    /// Whether all is as it should be.
+    /// Whether no line is lost, doubled, reordered or foreign.
     pub(crate) fn is_clean(&self) -> bool {
         self.lost + self.said_sent + self.doubled + self.reordered + self.foreign == 0
     }
@@ -60,8 +60,8 @@ impl fmt::Display for Report {
         write!(
             f,
             "{lines} lines, {lost} lost, {doubled} doubled, {reordered} reordered, {said_sent} \
-             unacknowledged but said to be sent, {foreign} of nobody; {undelivered} said not to be \
-             delivered, of which {unsure} are there"
+             unacknowledged but claimed to be sent, {foreign} foreign; {undelivered} named as not \
+             delivered, of which {unsure} are in the log"
         )
     }
 }
@@ -118,11 +118,11 @@ fn numbered(line: &[u8]) -> Option<(&str, u64)> {
     (key == sender).then_some((sender, number.parse().ok()?))
 }
 
-/// The lines that a publisher's last words name as not delivered, of the `given` that it got.
+/// The lines that a publisher's error names as not delivered, of the `given` lines.
 ///
-/// None if these are not the words of a publisher that could not deliver all.
-pub(crate) fn said_undelivered(words: &str, given: u64) -> Option<BTreeSet<u64>> {
-    let (head, list) = words.split_once(" not delivered:")?;
+/// None if the error does not name as many lines as it counts.
+pub(crate) fn named_undelivered(error: &str, given: u64) -> Option<BTreeSet<u64>> {
+    let (head, list) = error.split_once(" not delivered:")?;
     let mut counts = head.rsplit(' ').filter_map(|word| word.parse::<u64>().ok());
     let (read, count) = (counts.next()?, counts.next()?);
     let mut named = BTreeSet::new();
@@ -140,7 +140,7 @@ pub(crate) fn said_undelivered(words: &str, given: u64) -> Option<BTreeSet<u64>>
     if named.len() as u64 != count {
         return None;
     }
-    // What it never read it can't have sent.
+    // It cannot have sent what it has not read.
     named.extend(read + 1..=given);
     Some(named)
 }
@@ -189,14 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_end_was_said_to_be_sent() {
+    fn missing_last_lines_were_claimed_to_be_sent() {
         let report = check(&sent(3, &[]), &log(&WHOLE[..4]));
         assert_eq!((report.said_sent, report.lost), (2, 0), "{report}");
         assert!(!report.is_clean());
     }
 
     #[test]
-    fn a_record_that_is_there_twice_is_doubled() {
+    fn a_record_that_is_in_the_log_twice_is_doubled() {
         let mut lines = WHOLE.to_vec();
         lines.push(("ann", 2));
         let report = check(&sent(3, &[]), &log(&lines));
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_sent_is_foreign() {
+    fn a_line_that_no_sender_was_given_is_foreign() {
         for strange in [
             "ann: ann 4\n",
             "ann: ben 1\n",
@@ -233,28 +233,31 @@ mod tests {
     }
 
     #[test]
-    fn a_line_said_not_to_be_delivered_may_be_there_or_not() {
+    fn a_line_named_as_not_delivered_can_be_in_the_log_or_not() {
         let report = check(&sent(3, &[3]), &log(&WHOLE[..5]));
         assert!(report.is_clean(), "{report}");
         assert_eq!((report.undelivered, report.unsure), (2, 1), "{report}");
     }
 
     #[test]
-    fn a_publishers_last_words_name_lines_and_spans() {
+    fn an_error_names_lines_and_spans_of_lines() {
         let words = "publisher: 4 of 8 lines were not delivered: \n  lines 2-4: cannot use topic \
                      'x': gone\nIs it there?\n  line 8: not acknowledged yet\n";
         assert_eq!(
-            said_undelivered(words, 10),
+            named_undelivered(words, 10),
             Some(BTreeSet::from([2, 3, 4, 8, 9, 10]))
         );
         let one = "publisher: 1 of 1 line was not delivered: \n  line 1: x\n";
-        assert_eq!(said_undelivered(one, 1), Some(BTreeSet::from([1])));
+        assert_eq!(named_undelivered(one, 1), Some(BTreeSet::from([1])));
     }
 
     #[test]
-    fn last_words_that_do_not_name_all_are_not_taken_for_an_account() {
+    fn an_error_that_does_not_name_all_lines_is_no_account() {
         let some = "publisher: 9 of 9 lines were not delivered: \n  line 1: x\n  and 8 more\n";
-        assert_eq!(said_undelivered(some, 9), None);
-        assert_eq!(said_undelivered("publisher: cannot reach Kafka\n", 9), None);
+        assert_eq!(named_undelivered(some, 9), None);
+        assert_eq!(
+            named_undelivered("publisher: cannot reach Kafka\n", 9),
+            None
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Several senders of numbered lines, and chance that can be repeated.
+//! Several senders of numbered lines, and random numbers that can be repeated.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -6,10 +6,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::check::{Sent, said_undelivered};
-use crate::support::{Ended, Kafka, Running, user};
+use super::check::{Sent, named_undelivered};
+use crate::support::{Ended, Kafka, PATIENCE, Running, user};
 
-/// Numbers that look like chance and are the same for the same seed (SplitMix64).
+/// Pseudo-random numbers, the same for the same seed (SplitMix64).
 #[derive(Clone)]
 pub(crate) struct Chance(u64);
 
@@ -33,35 +33,69 @@ impl Chance {
     }
 }
 
-/// Publishers that are fed with lines, as many as are allowed so far.
+/// Publishers that are given lines, as far as these are allowed.
 pub(crate) struct Load {
-    allowed: Arc<(Mutex<u64>, Condvar)>,
+    gate: Arc<Gate>,
     feeders: Vec<JoinHandle<(String, u64, Running)>>,
 }
 
+/// How far the senders may go, and have gone.
+struct Gate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+struct GateState {
+    /// The number of the last line that may be given.
+    allowed: u64,
+    /// The number of the last line that each sender was given.
+    given: Vec<u64>,
+}
+
 impl Load {
-    /// Starts so many publishers to a topic. Without [`Load::allow`] they get nothing to send.
+    /// Starts so many publishers to a topic. Without [`Load::allow`] they are given nothing to send.
     pub(crate) fn start(on: &Kafka, topic: &str, senders: usize, lines: u64, seed: u64) -> Load {
-        let allowed = Arc::new((Mutex::new(0), Condvar::new()));
+        let gate = Arc::new(Gate {
+            state: Mutex::new(GateState {
+                allowed: 0,
+                given: vec![0; senders],
+            }),
+            changed: Condvar::new(),
+        });
         let feeders = (0..senders)
             .map(|n| {
-                let sender = user(&format!("s{n}"));
-                let publisher = on.program("publisher", &[&sender, topic]).start();
+                let name = user(&format!("s{n}"));
+                let publisher = on.program("publisher", &[&name, topic]).start();
                 let chance = Chance::new(seed ^ (n as u64 + 1).wrapping_mul(0x5851_f42d_4c95_7f2d));
-                let allowed = allowed.clone();
-                thread::spawn(move || feed(sender, publisher, lines, chance, &allowed))
+                let gate = gate.clone();
+                thread::spawn(move || feed(n, name, publisher, lines, chance, &gate))
             })
             .collect();
-        Load { allowed, feeders }
+        Load { gate, feeders }
     }
 
     /// Lets every sender go on to this line.
-    pub(crate) fn allow(&self, lines: u64) {
-        *self.allowed.0.lock().unwrap() = lines;
-        self.allowed.1.notify_all();
+    pub(crate) fn allow(&self, line: u64) {
+        self.gate.state.lock().unwrap().allowed = line;
+        self.gate.changed.notify_all();
     }
 
-    /// Ends the input of all senders behind their last line, and gives their accounts.
+    /// Waits until every sender was given more than this line.
+    #[track_caller]
+    pub(crate) fn wait_until_given(&self, line: u64) {
+        let state = self.gate.state.lock().unwrap();
+        let is_behind = |given: &[u64]| given.iter().any(|&given| given <= line);
+        let (state, _) = self
+            .gate
+            .changed
+            .wait_timeout_while(state, PATIENCE, |state| is_behind(&state.given))
+            .unwrap();
+        let given = state.given.clone();
+        drop(state);
+        assert!(!is_behind(&given), "not all take line {line}: {given:?}");
+    }
+
+    /// Gives the senders their last lines, and accounts for all.
     pub(crate) fn end(self, patience: Duration) -> Vec<Sent> {
         self.allow(u64::MAX);
         let feeders = self.feeders.into_iter();
@@ -75,47 +109,53 @@ impl Load {
     }
 }
 
-/// Gives a publisher its lines, a few at a time. Ends early when it takes no more.
+/// Gives a publisher its lines, a few at a time, until it reads no more.
 fn feed(
-    sender: String,
+    n: usize,
+    name: String,
     mut publisher: Running,
     lines: u64,
     mut chance: Chance,
-    (allowed, changed): &(Mutex<u64>, Condvar),
+    gate: &Gate,
 ) -> (String, u64, Running) {
     let mut given = 0;
     let mut chunk = String::new();
     while given < lines {
-        let allowed = changed
-            .wait_while(allowed.lock().unwrap(), |allowed| *allowed <= given)
+        let state = gate.state.lock().unwrap();
+        let state = gate
+            .changed
+            .wait_while(state, |state| state.allowed <= given)
             .unwrap();
-        let end = (given + 1 + chance.below(40)).min(*allowed).min(lines);
-        drop(allowed);
+        let end = (given + 1 + chance.below(40)).min(state.allowed).min(lines);
+        drop(state);
         chunk.clear();
-        for n in given + 1..=end {
-            writeln!(chunk, "{sender} {n}").unwrap();
+        for number in given + 1..=end {
+            writeln!(chunk, "{name} {number}").unwrap();
         }
         given = end;
-        if !publisher.give(chunk.as_bytes()) {
+        if !publisher.try_write(&chunk) {
             break;
         }
-        // So that batches differ, and what happens meanwhile happens between them, too.
+        gate.state.lock().unwrap().given[n] = given;
+        gate.changed.notify_all();
+        // So that batches differ in size.
         thread::sleep(chance.pause(3));
     }
-    (sender, given, publisher)
+    (name, given, publisher)
 }
 
 /// What became of a sender's lines, by its exit code and its last words.
 pub(crate) fn account(sender: String, lines: u64, publisher: &Ended) -> Sent {
     let undelivered = match publisher.exit_code() {
         Some(0) => Some(BTreeSet::new()),
-        Some(1) => said_undelivered(&publisher.stderr, lines),
+        Some(1) => named_undelivered(&publisher.stderr, lines),
         _ => None,
     };
     Sent {
         sender,
         lines,
-        undelivered: undelivered
-            .unwrap_or_else(|| panic!("it does not account for its lines\n{}", publisher.report())),
+        undelivered: undelivered.unwrap_or_else(|| {
+            panic!("it has not accounted for its lines\n{}", publisher.report())
+        }),
     }
 }

@@ -1,28 +1,29 @@
-//! Programs that stay while others come and go: their memory and their descriptors have to stay, too.
+//! Programs that stay open while others come and go use no more memory and descriptors.
 //!
-//! `KAFKA_CHAT_TEST_SOAK` says for how many seconds (600).
+//! `KAFKA_CHAT_TEST_SOAK` is for how many seconds (600).
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use super::away::chat;
-use super::full::tell;
+use super::full::print_figures;
 use crate::support::{Kafka, kilobytes, setting, user};
 use crate::tty::{CTRL_D, Tty};
 
 /// How many pairs come and go, by turns.
 const PAIRS: usize = 8;
 
-/// How many lines each of a pair says before it goes.
+/// How many lines each of a pair sends before it leaves.
 const LINES: usize = 25;
 
-/// By how much the memory of a process may grow: the noise of an allocator, and of what is kept up to a
-/// limit.
+/// By how much the memory of a process may grow: noise of the allocator, and of caches with a limit.
 const NOISE_KB: u64 = 1536;
 
-/// By how much its descriptors may: what has just left may not be gone altogether.
+/// By how much its descriptors may: connections of programs that have just left may still be open.
 const NOISE_DESCRIPTORS: usize = 8;
+
+/// How many rounds it takes at least to compare fifths of them.
+const LEAST_ROUNDS: usize = 10;
 
 /// How long it goes on.
 fn length() -> Duration {
@@ -30,7 +31,7 @@ fn length() -> Duration {
     Duration::from_secs(given.map_or(600, |seconds| seconds.parse().unwrap()))
 }
 
-/// What a process has at some moment.
+/// What a process uses at one time.
 #[derive(Clone, Copy)]
 struct Usage {
     kilobytes: u64,
@@ -46,8 +47,8 @@ impl Usage {
     }
 }
 
-/// The medians of a part of what was seen.
-fn middle(seen: &[Usage]) -> Usage {
+/// The medians of some observations.
+fn medians(seen: &[Usage]) -> Usage {
     fn median<T: Ord + Copy>(mut all: Vec<T>) -> T {
         all.sort_unstable();
         all[all.len() / 2]
@@ -58,21 +59,19 @@ fn middle(seen: &[Usage]) -> Usage {
     }
 }
 
-/// One of two says something, and the other sees it.
+/// One of two sends a line, and the other shows it.
 #[track_caller]
 fn say(from: &Tty, to: &Tty, text: &str) {
     from.line(text);
     to.wait_for(text);
 }
 
-/// Lets pairs come and go, beside programs that stay, and compares what these have in the second
-/// fifth of the time with what they have in the last.
+/// Opens and ends chats beside programs that stay open, and compares what these use in the second
+/// fifth of the rounds with what they use in the last.
 fn soak(what: &str, on: &Kafka, host: Option<u32>) {
     let (ann, ben, topic) = (user("ann"), user("ben"), user("topic"));
-    let [at_ann, at_ben] = [chat(on, &ann, &ben, &[]), chat(on, &ben, &ann, &[])];
-    let reader = on
-        .program("subscriber", &[&topic, "--from", "earliest"])
-        .start();
+    let [at_ann, at_ben] = [on.chat(&ann, &ben), on.chat(&ben, &ann)];
+    let reader = on.reader(&topic);
     let mut writer = on.program("publisher", &[&ann, &topic]).start();
     let staying: Vec<_> = [
         ("broker", host),
@@ -91,9 +90,9 @@ fn soak(what: &str, on: &Kafka, host: Option<u32>) {
     let mut seen: BTreeMap<&str, Vec<Usage>> = BTreeMap::new();
     let (start, length) = (Instant::now(), length());
     let (mut rounds, mut lines) = (0, 0);
-    while start.elapsed() < length {
+    while start.elapsed() < length || rounds < LEAST_ROUNDS {
         let (me, peer) = &pairs[rounds % PAIRS];
-        let [here, there] = [chat(on, me, peer, &[]), chat(on, peer, me, &[])];
+        let [here, there] = [on.chat(me, peer), on.chat(peer, me)];
         for n in 0..LINES {
             say(&here, &there, &format!("to {rounds}.{n}."));
             say(&there, &here, &format!("fro {rounds}.{n}."));
@@ -101,10 +100,7 @@ fn soak(what: &str, on: &Kafka, host: Option<u32>) {
             say(&at_ben, &at_ann, &format!("pong {rounds}.{n}."));
             let line = format!("line {rounds}.{n}.\n");
             writer.write(&line);
-            let came = reader.stdout.wait(crate::support::PATIENCE, |read| {
-                read.ends_with(line.as_bytes())
-            });
-            assert!(came, "{line:?} did not come");
+            reader.wait_for(&line);
             lines += 5;
         }
         for leaving in [here, there] {
@@ -123,19 +119,18 @@ fn soak(what: &str, on: &Kafka, host: Option<u32>) {
     writer.close();
     writer.wait().code(0);
 
-    tell(format_args!(
-        "{what}: {rounds} pairs came and went within {} s, {lines} lines were said",
-        length.as_secs()
+    print_figures(format_args!(
+        "{what}: {rounds} pairs came and went within {} s and sent {lines} lines",
+        start.elapsed().as_secs()
     ));
     let mut grown = Vec::new();
     for (name, all) in &seen {
-        assert!(all.len() >= 10, "too few rounds to tell: {}", all.len());
         let fifth = all.len() / 5;
         let (early, late) = (
-            middle(&all[fifth..2 * fifth]),
-            middle(&all[all.len() - fifth..]),
+            medians(&all[fifth..2 * fifth]),
+            medians(&all[all.len() - fifth..]),
         );
-        tell(format_args!(
+        print_figures(format_args!(
             "  {name:<15} memory {:>6} kB, then {:>6} kB; descriptors {:>3}, then {:>3}",
             early.kilobytes, late.kilobytes, early.descriptors, late.descriptors
         ));
@@ -149,7 +144,7 @@ fn soak(what: &str, on: &Kafka, host: Option<u32>) {
 
 #[test]
 #[ignore = "takes long"]
-fn embedded() {
+fn embedded_programs_that_stay_open_do_not_grow() {
     let on = Kafka::embedded();
     let host = on.host();
     soak("embedded", &on.by_address(), Some(host.pid()));
@@ -157,7 +152,7 @@ fn embedded() {
 
 #[test]
 #[ignore = "needs a real Kafka"]
-fn one_broker() {
+fn one_broker_has_clients_that_do_not_grow_while_they_stay_open() {
     let version = setting("KAFKA_CHAT_TEST_VERSION");
     soak(&format!("Kafka {version}"), &Kafka::real(), None);
 }
