@@ -1,24 +1,50 @@
 //! Console chat over Apache Kafka: what the programs `publisher`, `subscriber` and `chat` share.
 //!
-//! A map, from what is typed to what lies on a disk:
+//! # Modules
+//!
+//! From what is typed to what is on a disk:
 //!
 //! | module | knows | does not know |
 //! |---|---|---|
-//! | [`cli`] | the command line, the questions, how a program ends | what the programs do |
-//! | [`name`] | what a user, and so a topic, can be called | who there is |
-//! | [`lines`] | input of any bytes, line by line | what becomes of it |
-//! | [`ledger`] | which lines are delivered | what is in them |
-//! | [`progress`] | how far through its input a publisher is | the same |
-//! | [`until`] | when a subscriber has read all it was asked for | what it read |
-//! | [`session`] | how a chat is put together of the next three | their insides |
-//! | [`conversation`] | who is shown, what is unread, whether the peer is here | Kafka, terminals |
-//! | [`terminal`] | the line editor and the screen | Kafka, who may be shown |
-//! | [`message`] | how others' bytes can be shown safely | who sent them |
-//! | [`client`] | Kafka, by one small interface to two clients | what a line means |
-//! | [`host`] | who runs the small broker, and who takes over | what it does |
+//! | [`cli`] | the command line, the two questions | what the programs do |
+//! | [`name`] | which names a user, and so a topic, can have | which users there are |
+//! | [`lines`] | input of any bytes, line by line | what becomes of a line |
+//! | [`delivery`] | which lines are in flight, delivered or failed | what is in them |
+//! | [`progress`] | how much of its input a publisher has read | whether it was delivered |
+//! | [`read_limit`] | how much a subscriber reads and prints | where it comes from |
+//! | [`chat`] | who is shown, what is unread, whether the peer is here | clients, terminals |
+//! | [`terminal`] | the line editor, the screen, what is safe to show | Kafka, who may be shown |
+//! | [`ending`] | how a program ends: results, signals, closed output | why |
+//! | [`client`] | Kafka, as one small interface to two clients | what a line means |
+//! | [`host`] | who runs the small broker, and who takes over | what a broker does |
 //! | [`broker`] | the small broker: log, committed offsets, sockets | everything above |
-//! | [`wire`] | the bytes of Kafka's protocol | sockets, logs |
+//! | [`wire`] | the bytes of Kafka's protocol, in both directions | sockets, logs |
 //! | [`error`] | failures as sentences, and their exit codes | what failed |
+//!
+//! To read the code in an evening, start with `src/bin/publisher.rs` and [`delivery`], then [`client`] with one of
+//! its clients, then `src/bin/chat.rs` and [`chat`], and the [`broker`] last.
+//!
+//! # Threads
+//!
+//! State has one owner, and other threads send it messages. A thread ends when its channel closes or with the
+//! process; only the thread named "the owner" ends a program.
+//!
+//! | thread | program | owned by | waits for | ends |
+//! |---|---|---|---|---|
+//! | main | all | - | input; in `subscriber`, the end | with the input, then waits for the owner |
+//! | `publisher` | `publisher` | the program: it is the owner | reports, signals | with the program |
+//! | `chat` | `chat` | the program: it is the owner | [everything](chat) that can happen | with the program |
+//! | `consumer` | `subscriber`, `chat` | main; the chat's owner | records; the order to poll | when asked to; when its channel closes |
+//! | `positions` | `chat` | the chat's owner | its tasks, a second | when its channel closes |
+//! | `screen` | `chat` | the screen | what is to be printed | when the screen is dropped |
+//! | `signals`, `output` | all | the owner | signals, closed output | with the program |
+//! | `producer` | `publisher`, `chat` | the producer | lines; acknowledgements | when the producer is dropped |
+//! | `crate kafka` | all, on the small broker | its connection | calls | when the connection is dropped and its last call returns |
+//! | `resolver` | all | one look-up of an address | the system's resolver | with its answer |
+//! | `broker` | the host of the small broker | the broker | connections | when the broker is stopped |
+//! | `broker connection` | the host | the broker | requests of one client | with the connection |
+//!
+//! librdkafka has threads of its own, one for each client and each broker it is connected to.
 
 pub mod broker;
 pub mod chat;

@@ -1,19 +1,17 @@
 //! One user's chat with another.
 //!
-//! One thread owns the chat: its conversation, its lines in flight and its screen. Everybody else sends it
-//! messages, which [`owner`] handles in one `match`.
+//! One thread owns the chat: its conversation, its lines in flight and its screen. All other threads send it
+//! messages, which it handles in one `match` (`owner`); the [crate](crate) lists them.
 //!
-//! | thread | owned by | what it does | ends |
-//! |---|---|---|---|
-//! | main | the program | reads lines, hands them to the producer | with the input; then waits for the owner |
-//! | chat | the program | owns the chat, ends the program | with the program |
-//! | consumer | the owner | polls when it is told to, sends what it read | when the owner's channel to it closes |
-//! | positions | the owner | commits the user's position, looks up the peer's | after the last commit |
-//! | screen | the screen | wakes the editor, or writes where there is none | when the screen is dropped |
-//! | signals, output | the program | send the owner a signal, or that nobody reads | with the program |
+//! | module | knows |
+//! |---|---|
+//! | `owner` | what can happen to a chat, and what is done about it |
+//! | `conversation` | who is shown, what is said about others, what was written while the user was away |
+//! | `peer` | whether the peer is here, and what the peer has not read |
+//! | `positions` | when positions are committed and looked up |
 //!
-//! A poll's records are the owner's before the next poll is asked for, and that waits for room on the
-//! screen: so the memory is bounded, and what nobody has read stays in Kafka.
+//! The owner has the records of one poll before it asks for the next, and asks only when the screen has room:
+//! so memory is bounded, and what was not read stays in Kafka.
 
 mod conversation;
 mod owner;
