@@ -1,7 +1,7 @@
 //! One user's chat with another.
 //!
 //! One thread owns the chat: its conversation, its lines in flight and its screen. All other threads send it
-//! messages, which it handles in one `match` (`owner`); the [crate](crate) lists them.
+//! messages, which it handles in one `match` (`owner`); the [crate] lists them.
 //!
 //! | module | knows |
 //! |---|---|

@@ -1,5 +1,7 @@
 //! `chat` as people use it, each on a terminal of their own.
 
+use std::io::Write;
+
 use ::kafka::producer::{Producer, Record, RequiredAcks};
 
 use crate::support::{A_DAY, Kafka, Running, contains, user};
@@ -448,6 +450,25 @@ fn the_end_of_a_chat_names_a_line_typed_while_the_broker_was_away() {
         chat.wait_for(&format!("> are you there?\n{me}>"));
         end(chat);
     }
+}
+
+#[test]
+fn a_chat_on_a_stopped_terminal_ends_and_has_sent_its_lines() {
+    let on = Kafka::embedded();
+    let _host = on.host();
+    let (me, peer) = (user("alice"), user("bob"));
+    let (input, mut typed) = std::io::pipe().unwrap();
+    let program = on.program("chat", &[&me, &peer]).arg("--delivery-timeout");
+    let mut chat = program.arg(A_DAY).fed_on_a_terminal(input);
+    chat.wait_for("has not opened a chat with you yet");
+    chat.stop_output();
+    let message = on.program("publisher", &[&peer, &me]).input("one\n");
+    message.run().code(0);
+    typed.write_all(b"two\n").unwrap();
+    assert_eq!(on.first_lines(&peer, 1), "two\n");
+    chat.signal("TERM");
+    let (status, _) = chat.wait_for_end();
+    assert_eq!(status.code(), Some(1), "{}", chat.report());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A program on a pseudo-terminal, and the screen that a person would see.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, PipeReader, Read, Write};
 use std::num::NonZero;
 use std::os::fd::AsFd;
@@ -217,11 +217,8 @@ impl Tty {
     /// other settings, and its next write waits.
     #[track_caller]
     pub(crate) fn between_two_lines(&self, act: impl FnOnce()) {
-        let mut device = OpenOptions::new();
-        let device = device.read(true).write(true).custom_flags(O_NOCTTY);
-        let device = device.open(&self.device).unwrap();
         let editing = tcgetattr(&*self.pty).unwrap();
-        tcflow(&device, FlowArg::TCOOFF).unwrap();
+        let device = self.stop_output();
         self.keys(ENTER);
         let what = || format!("between two lines\n{}", self.report());
         poll_until(PATIENCE, what, || {
@@ -229,6 +226,15 @@ impl Tty {
         });
         act();
         tcflow(&device, FlowArg::TCOON).unwrap();
+    }
+
+    /// Stops the terminal's output, as Ctrl-S does; returns the device, by which it can be started again.
+    pub(crate) fn stop_output(&self) -> File {
+        let mut device = OpenOptions::new();
+        let device = device.read(true).write(true).custom_flags(O_NOCTTY);
+        let device = device.open(&self.device).unwrap();
+        tcflow(&device, FlowArg::TCOOFF).unwrap();
+        device
     }
 
     /// Changes the terminal's size.
