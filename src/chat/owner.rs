@@ -333,11 +333,12 @@ impl Chat {
         match std::mem::replace(&mut self.stage, Stage::Open) {
             Stage::Open => {}
             Stage::Draining(_, reason) => self.close(reason, now),
-            Stage::Closing(_, reason) => {
+            Stage::Closing(until, reason) => {
                 let shown = self.screen.shown().clone();
                 _ = self.tasks.send(Task::Finish(shown));
-                let wait = END_WAIT - ACKNOWLEDGEMENT_WAIT;
-                self.stage = Stage::Finishing(now + wait, reason);
+                // What the acknowledgements have left of the time.
+                let end = until - ACKNOWLEDGEMENT_WAIT + END_WAIT;
+                self.stage = Stage::Finishing(end, reason);
             }
             Stage::Finishing(_, reason) => {
                 self.stage = Stage::Ended(self.ledger.verdict_after(reason));
@@ -564,6 +565,14 @@ mod tests {
             ),
         ];
         check(alice(true, 4), case);
+    }
+
+    #[test]
+    fn the_last_commit_has_the_time_that_acknowledgements_did_not_need() {
+        let mut alice = alice(true, 0);
+        let start = Instant::now();
+        alice.chat.handle(Arrival::InputEnded(Ok(())), start);
+        assert_eq!(alice.chat.deadline(), Some(start + END_WAIT));
     }
 
     #[test]

@@ -306,4 +306,55 @@ mod tls {
             .code(0)
             .prints("");
     }
+
+    #[test]
+    #[ignore = "needs a secured Kafka"]
+    fn a_piped_chat_stops_at_the_first_line_that_may_not_be_written() {
+        let on = listener("SASL_SSL");
+        // Standard input stays open: it is not its end that ends the chat.
+        let mut chat = on
+            .program("chat", &[&user("alice"), "unwritable"])
+            .args(alice())
+            .start();
+        chat.write("hello\nhello again\n");
+        let ended = chat.wait().code(1);
+        ended.says(&["stopped reading after line", "not allowed"]);
+    }
+
+    #[test]
+    #[ignore = "needs a secured Kafka"]
+    fn a_position_that_may_not_be_looked_up_is_said_once_and_nothing_about_reading() {
+        let on = listener("SASL_SSL");
+        let me = user("alice");
+        let login = alice();
+        let login: Vec<&str> = login.iter().map(String::as_str).collect();
+        let chat = on.chat_with(&me, "hidden", &login);
+        let notice = "what hidden has read can't be known";
+        chat.wait_for(notice);
+        chat.line("hello");
+        on.program("subscriber", &["hidden", "--from", "earliest", "-n", "1"])
+            .args(alice())
+            .run()
+            .code(0);
+        chat.keys(crate::tty::CTRL_D);
+        let chat = chat.ends_with(0);
+        chat.has_shown_times(notice, 1);
+        chat.has_not_shown("not read by");
+    }
+
+    #[test]
+    #[ignore = "needs a secured Kafka"]
+    fn a_group_that_may_not_be_used_is_an_error_that_says_so() {
+        let on = listener("SASL_SSL");
+        let ended = on
+            .program("chat", &["hidden", &user("alice")])
+            .args(alice())
+            .start()
+            .wait()
+            .code(1);
+        ended.says(&[
+            "cannot read the offsets of group chat:hidden:",
+            "not allowed",
+        ]);
+    }
 }

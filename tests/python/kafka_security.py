@@ -9,8 +9,8 @@ from kafka_wire import create_acls
 # Certificates are for `localhost`, so the TLS listeners are advertised by that name.
 LISTENERS = {"SASL_SSL": "localhost", "SSL": "localhost", "SASL_PLAINTEXT": "127.0.0.1"}
 PASSWORDS = {"alice": "alice-secret", "bob": "bob-secret"}
-# Topics of which one operation is denied to everyone. All else is allowed.
-DENIED = {"unreadable": "READ", "unwritable": "WRITE"}
+# What is denied to everyone: one operation on a topic, or on the groups whose names start so. All else is allowed.
+DENIED = {("topic", "unreadable"): "READ", ("topic", "unwritable"): "WRITE", ("groups", "chat:hidden:"): "DESCRIBE"}
 MECHANISMS = {"plain": ("PLAIN", "plain.Plain"), "scram": ("SCRAM-SHA-256", "scram.Scram")}
 MODULES = "org.apache.kafka.common.security"
 
@@ -100,9 +100,9 @@ def write_client_properties(folder):
 
 
 def deny(address):
-    """Creates the ACLs of the topics in DENIED. Once a topic has a rule, what no rule allows is denied."""
-    rules = [(topic, operation, "DENY") for topic, operation in DENIED.items()]
-    rules += [(topic, "ALL", "ALLOW") for topic in DENIED]
+    """Creates the ACLs for DENIED. Once something has a rule, what no rule allows is denied."""
+    rules = [(resource, operation, "DENY") for resource, operation in DENIED.items()]
+    rules += [(resource, "ALL", "ALLOW") for resource in DENIED]
     refused = create_acls(address, rules)
     if refused:
         raise Failure(f"an ACL was refused: {refused[0]}")

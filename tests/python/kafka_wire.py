@@ -12,8 +12,8 @@ TIMEOUT = 10  # seconds
 CREATE_TIMEOUT_MS = 30_000
 
 # The codes of ACLs: org.apache.kafka.common.acl and .resource
-TOPIC, LITERAL = 2, 3
-OPERATIONS = {"ALL": 2, "READ": 3, "WRITE": 4}
+RESOURCES = {"topic": (2, 3), "groups": (3, 4)}  # a type, and whether the name is literal or a prefix
+OPERATIONS = {"ALL": 2, "READ": 3, "WRITE": 4, "DESCRIBE": 8}
 PERMISSIONS = {"DENY": 2, "ALLOW": 3}
 
 
@@ -105,10 +105,11 @@ def create_topics(address, names, partitions, replicas, validate_only=False):
 
 
 def create_acls(address, rules):
-    """Adds rules (topic, operation, permission) for every user. Returns the reasons of those refused."""
+    """Adds rules ((kind, name), operation, permission) for every user. Returns the reasons of those refused."""
     body = struct.pack(">i", len(rules))
-    for topic, operation, permission in rules:
-        body += struct.pack(">b", TOPIC) + string(topic) + struct.pack(">b", LITERAL)
+    for (kind, name), operation, permission in rules:
+        resource, pattern = RESOURCES[kind]
+        body += struct.pack(">b", resource) + string(name) + struct.pack(">b", pattern)
         body += string("User:*") + string("*")
         body += struct.pack(">bb", OPERATIONS[operation], PERMISSIONS[permission])
     response = send(address, CREATE_ACLS, body)
