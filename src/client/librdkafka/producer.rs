@@ -216,7 +216,7 @@ impl Poller {
 }
 
 /// Gathers what became of lines, and reports it.
-pub(super) struct Deliveries {
+struct Deliveries {
     /// What fails if a delivery does: `cannot write to topic bob at localhost:9092`.
     doing: String,
     timeout: Duration,
@@ -226,7 +226,7 @@ pub(super) struct Deliveries {
 }
 
 impl Deliveries {
-    pub(super) fn new(reports: Reports, doing: String, timeout: Duration) -> Deliveries {
+    fn new(reports: Reports, doing: String, timeout: Duration) -> Deliveries {
         Deliveries {
             doing,
             timeout,
@@ -239,12 +239,12 @@ impl Deliveries {
     }
 
     /// Reports what has been gathered. Returns whether there was anything.
-    pub(super) fn flush(&self) -> bool {
+    fn flush(&self) -> bool {
         self.run().flush()
     }
 
     /// A line that has `bytes` bytes with its key was given up.
-    pub(super) fn fail(
+    fn fail(
         &self,
         line: u64,
         value: &[u8],
