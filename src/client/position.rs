@@ -22,6 +22,27 @@ struct Position {
     first: Option<Fingerprint>,
 }
 
+impl Position {
+    fn at(next: i64) -> Position {
+        Position { next, first: None }
+    }
+
+    /// Moves to where a log that does not have the position continues.
+    fn resume(&mut self, partition: i32, log: &Range<i64>, is_same: bool) -> Event {
+        let wanted = self.next;
+        match is_same {
+            true => self.next = log.end,
+            false => *self = Position::at(log.start),
+        }
+        Event::Missed {
+            partition,
+            wanted,
+            resumed: self.next,
+            end: log.end,
+        }
+    }
+}
+
 /// What is kept of a record to recognize it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fingerprint {
@@ -57,8 +78,8 @@ impl Positions {
                 offsets.entry(partition).and_modify(|at| *at = offset);
             }
         }
-        let start = |(partition, next)| (partition, Position { next, first: None });
-        Positions(offsets.into_iter().map(start).collect())
+        let positions = offsets.into_iter();
+        Positions(positions.map(|(p, next)| (p, Position::at(next))).collect())
     }
 
     /// The offset of the next record to be given, by partition.
@@ -93,10 +114,7 @@ impl Positions {
         let before: BTreeSet<i32> = self.0.keys().copied().collect();
         self.0.retain(|partition, _| existing.contains(partition));
         for &partition in existing {
-            self.0.entry(partition).or_insert(Position {
-                next: 0,
-                first: None,
-            });
+            self.0.entry(partition).or_insert(Position::at(0));
         }
         before != *existing
     }
@@ -107,23 +125,23 @@ impl Positions {
     /// A log that lost its newest records continues at its end: what is left of it was given
     /// before. One that lost its oldest, or a new one, continues at its oldest.
     pub(super) fn check(&mut self, partition: i32, log: &Range<i64>) -> Check {
-        let Some(at) = self.0.get(&partition) else {
+        let Some(at) = self.0.get_mut(&partition) else {
             return Check::Valid;
         };
         if (log.start..=log.end).contains(&at.next) {
             return Check::Valid;
         }
-        match at.first {
+        let is_same = match at.first {
             Some(first) if at.next > log.end => {
                 if log.contains(&first.offset) {
                     return Check::Compare(first.offset);
                 }
                 // A new log begins at 0, and still has its first records.
-                let is_same = first.offset < log.start;
-                Check::Moved(self.move_into(partition, log, is_same))
+                first.offset < log.start
             }
-            _ => Check::Moved(self.move_into(partition, log, false)),
-        }
+            _ => false,
+        };
+        Check::Moved(at.resume(partition, log, is_same))
     }
 
     /// Moves a position after [`Check::Compare`], given the first record that was found from the
@@ -133,31 +151,10 @@ impl Positions {
         partition: i32,
         log: &Range<i64>,
         found: Option<Fingerprint>,
-    ) -> Event {
-        let first = self.0.get(&partition).and_then(|at| at.first);
-        self.move_into(partition, log, found.is_some() && found == first)
-    }
-
-    fn move_into(&mut self, partition: i32, log: &Range<i64>, is_same: bool) -> Event {
-        let at = self.0.entry(partition).or_insert(Position {
-            next: log.start,
-            first: None,
-        });
-        let wanted = at.next;
-        if is_same {
-            at.next = log.end;
-        } else {
-            *at = Position {
-                next: log.start,
-                first: None,
-            };
-        }
-        Event::Missed {
-            partition,
-            wanted,
-            resumed: at.next,
-            end: log.end,
-        }
+    ) -> Option<Event> {
+        let at = self.0.get_mut(&partition)?;
+        let is_same = found.is_some() && found == at.first;
+        Some(at.resume(partition, log, is_same))
     }
 }
 
@@ -241,7 +238,7 @@ mod tests {
             let mut positions = positions(5, Some(0));
             assert_eq!(positions.check(0, &(0..3)), Check::Compare(0));
             let event = positions.compare(0, &(0..3), found);
-            assert_eq!(event, moved(5, resumed, 3), "{found:?}");
+            assert_eq!(event, Some(moved(5, resumed, 3)), "{found:?}");
             assert_eq!(positions.offsets()[&0], resumed);
         }
     }
@@ -254,7 +251,10 @@ mod tests {
         positions.skip_to(0, 3);
         assert_eq!(positions.check(0, &(0..2)), Check::Compare(0));
         let new = Fingerprint::of(&record(0, 0, b"new"));
-        assert_eq!(positions.compare(0, &(0..2), Some(new)), moved(3, 2, 2));
+        assert_eq!(
+            positions.compare(0, &(0..2), Some(new)),
+            Some(moved(3, 2, 2))
+        );
     }
 
     #[test]

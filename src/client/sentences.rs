@@ -13,10 +13,6 @@ pub(super) const BUILD_WITH_LIBRDKAFKA: &str =
 pub(super) const ADVERTISED_LISTENERS: &str =
     "The broker's advertised.listeners must name an address that works from here.";
 
-/// A hint for a broker that closes the connection.
-pub(super) const LOGIN: &str = "If it wants a login: set security.protocol, sasl.mechanism, \
-                                sasl.username and sasl.password, with -X or in a file with -F.";
-
 /// A broker answered, but can't be used because of what happened at the address it advertises.
 pub(super) fn advertised(why: impl Display) -> String {
     format!("that broker was reached, but sends its clients on to another address ({why})")

@@ -125,8 +125,8 @@ impl KafkaCrateConsumer {
             Check::Moved(event) => self.events.push(event),
             Check::Compare(offset) => {
                 let found = self.client.fingerprint_at(partition, offset)?;
-                let event = self.positions.compare(partition, &log, found);
-                self.events.push(event);
+                let moved = self.positions.compare(partition, &log, found);
+                self.events.extend(moved);
             }
         }
         Ok(())

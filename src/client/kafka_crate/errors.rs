@@ -112,7 +112,10 @@ impl From<KafkaError> for CallError {
             KafkaError::Io(error) if error.kind() == ErrorKind::UnexpectedEof => {
                 CallError::Connection {
                     why: "the broker closed the connection".into(),
-                    hint: Some(sentences::LOGIN),
+                    // Only such a build meets more than the small broker here.
+                    hint: (!cfg!(feature = "librdkafka")).then_some(
+                        "If it wants a login, that needs a build with the feature librdkafka.",
+                    ),
                 }
             }
             other => CallError::connection(other),

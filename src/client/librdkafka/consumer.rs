@@ -140,9 +140,9 @@ impl LibrdkafkaConsumer {
                 Check::Moved(event) => moved.push(event),
                 Check::Compare(offset) => match self.reread(partition, offset)? {
                     Reread::Unanswered => self.is_out_of_range = true,
-                    Reread::Nothing => moved.push(self.positions.compare(partition, &log, None)),
+                    Reread::Nothing => moved.extend(self.positions.compare(partition, &log, None)),
                     Reread::Record(found) => {
-                        moved.push(self.positions.compare(partition, &log, Some(found)));
+                        moved.extend(self.positions.compare(partition, &log, Some(found)));
                     }
                 },
             }

@@ -244,14 +244,7 @@ impl Deliveries {
     }
 
     /// A line that has `bytes` bytes with its key was given up.
-    fn fail(
-        &self,
-        line: u64,
-        value: &[u8],
-        bytes: usize,
-        code: Code,
-        status: &ClusterStatus,
-    ) {
+    fn fail(&self, line: u64, value: &[u8], bytes: usize, code: Code, status: &ClusterStatus) {
         let why = self.why(code, bytes, status);
         self.run().failed(line, value, why);
     }

@@ -227,8 +227,10 @@ impl ClusterStatus {
                 ),
             ),
             Code::BrokerTransportFailure if closed_in("UP)") => Some(
-                error("it closed the connection, as a port does that wants a login")
-                    .hint(sentences::LOGIN),
+                error("it closed the connection, as a port does that wants a login").hint(
+                    "Set security.protocol, sasl.mechanism, sasl.username and sasl.password, \
+                         with -X or in a file with -F.",
+                ),
             ),
             Code::BadMessage => Some(error("what answers there does not speak Kafka's protocol")),
             _ => None,
