@@ -55,6 +55,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use self::kafka_crate::KafkaCrateCluster;
@@ -77,6 +78,11 @@ pub const DELIVERY_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long a named broker may take to be reached and to answer.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a broker is probed that closes the connection instead of answering.
+const PROBES: u32 = 5;
+/// The pause between two probes.
+const PROBE_PAUSE: Duration = Duration::from_millis(50);
 
 /// One record as it was read. Without a key, `key` is empty.
 #[derive(Debug, Clone, Copy)]
@@ -266,7 +272,7 @@ pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
                 .hint(sentences::BUILD_WITH_LIBRDKAFKA)
         });
     }
-    let found = ask(servers, CONNECT_TIMEOUT)?;
+    let found = probe_servers(servers)?;
     if is_for_kafka_crate(&found) {
         return Ok(Box::new(KafkaCrateCluster::new(found.server, None)));
     }
@@ -277,6 +283,20 @@ pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
         )
         .hint(sentences::BUILD_WITH_LIBRDKAFKA)
     })
+}
+
+/// Probes the servers, again if a broker closes the connection instead of answering: a small broker
+/// does so while it stops, and the next one is about to take over.
+fn probe_servers(servers: &[String]) -> Result<BrokerInfo> {
+    let mut found = ask(servers, CONNECT_TIMEOUT)?;
+    for _ in 1..PROBES {
+        if !found.hung_up() {
+            break;
+        }
+        thread::sleep(PROBE_PAUSE);
+        found = ask(servers, CONNECT_TIMEOUT)?;
+    }
+    Ok(found)
 }
 
 /// Whether crate `kafka` serves this broker: the small one, and a real one only in a build without
@@ -297,9 +317,27 @@ fn librdkafka_or(_options: &Options, without: impl FnOnce() -> Error) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
     use super::*;
     use crate::broker::identity;
     use crate::wire::ApiVersion;
+
+    #[test]
+    fn a_broker_that_closes_the_connection_is_probed_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = listener.local_addr().unwrap().to_string();
+        thread::spawn(move || {
+            drop(listener.accept());
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0; 24]).unwrap();
+            let answer = b"\0\0\0\x10\0\0\0\x01\0\0\0\0\0\x01\0\x01\0\0\0\x0c";
+            stream.write_all(answer).unwrap();
+        });
+        let apis = probe_servers(&[server]).unwrap().apis;
+        assert_eq!((apis[0].api_key, apis[0].max_version), (1, 12));
+    }
 
     #[test]
     fn crate_kafka_serves_the_small_broker_and_without_librdkafka_an_old_kafka() {
