@@ -354,7 +354,7 @@ def start_cluster(folder, version, brokers=1, port=0, secure=False, auto_create=
         cluster.start()
         if secure:
             kafka_security.deny(cluster.addresses("INTERNAL")[0])
-            cluster.create_topics(list(kafka_security.DENIED))
+            cluster.create_topics([name for kind, name in kafka_security.DENIED if kind == "topic"])
     except BaseException:
         cluster.stop()
         raise

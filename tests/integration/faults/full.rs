@@ -274,10 +274,11 @@ fn one_broker_that_refuses_the_first_batch_loses_no_line() {
             // Each line is a batch, as when they are typed.
             .program("publisher", &[&me, &topic, "-X", "batch.num.messages=1"])
             .input(lines)
-            .run();
+            .run()
+            .code(0);
         proxy.wait();
         let log = on.log_bytes(&topic, &["-s"]);
-        let report = check(&[account(me, 8, &ended.code(0))], &log);
+        let report = check(&[account(me, 8, &ended)], &log);
         assert!(report.is_clean(), "{report}");
     }
     print_figures(format_args!(
