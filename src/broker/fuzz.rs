@@ -6,9 +6,9 @@
 use std::fs;
 use std::path::Path;
 
-use super::log::{Limits, Log, NotRead};
+use super::log::{Limits, Log};
 use super::message;
-use crate::wire::Request;
+use crate::wire::{Request, code};
 
 /// A request, and the messages in it.
 pub fn wire(mut request: Vec<u8>) {
@@ -94,7 +94,7 @@ fn open(dir: &Path, segment: &[u8]) {
         .expect("it can be read");
     assert_eq!(read, one);
     let beyond = topic.read(appended + 2, 1, &mut read);
-    assert!(matches!(beyond, Err(NotRead::OutOfRange)));
+    assert_eq!(beyond, Err(code::OFFSET_OUT_OF_RANGE));
     log.release();
 }
 

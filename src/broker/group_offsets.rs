@@ -13,9 +13,11 @@ use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
+use super::lock;
 use super::log::append_at;
+use crate::wire::{self, ErrorCode, Reader, Unreadable, Wire, Writer, code};
 
 /// How many bytes of superseded records the file may have, however few are live.
 const SLACK_BYTES: u64 = 1024 * 1024;
@@ -26,15 +28,6 @@ pub(super) struct CommittedOffset {
     pub(super) offset: i64,
     /// What the client keeps with it.
     pub(super) metadata: String,
-}
-
-/// Why offsets were not committed. None of them is.
-#[derive(Debug)]
-pub(super) enum NotCommitted {
-    /// The limit of pairs of group and topic is reached.
-    TooMany,
-    /// They cannot be written.
-    Io,
 }
 
 /// The committed offsets of all groups.
@@ -53,7 +46,8 @@ struct Records {
     len: u64,
     /// How many bytes of these are live records.
     live: u64,
-    committed: HashMap<Key, CommittedOffset>,
+    /// The live records, each with its size.
+    committed: HashMap<Key, (CommittedOffset, u64)>,
 }
 
 /// A group and a topic.
@@ -63,78 +57,56 @@ impl GroupOffsets {
     /// Opens the file, which is created if it does not exist. A torn tail is ignored, and cut off by
     /// the next commit. At most `max` pairs of group and topic are kept.
     pub(super) fn open(path: &Path, max: usize) -> io::Result<GroupOffsets> {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut records = Records {
+            file: options.open(path)?,
+            len: 0,
+            live: 0,
+            committed: HashMap::new(),
+        };
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        let mut committed = HashMap::new();
-        let (mut len, mut live) = (0, 0);
-        let mut rest = bytes.as_slice();
-        while let Some((key, value, after)) = decode(rest) {
-            len += (rest.len() - after.len()) as u64;
-            rest = after;
-            live += size(&key, &value);
-            if let Some(old) = committed.insert(key.clone(), value) {
-                live -= size(&key, &old);
-            }
+        records.file.read_to_end(&mut bytes)?;
+        let mut r = Reader::new(&mut bytes, 0);
+        while let Ok((key, committed, size)) = decode(&mut r) {
+            records.insert(key, committed, size);
         }
         Ok(GroupOffsets {
             path: path.to_path_buf(),
             max,
-            records: Mutex::new(Records {
-                file,
-                len,
-                live,
-                committed,
-            }),
+            records: Mutex::new(records),
         })
     }
 
     /// What was committed for a group in a topic.
     pub(super) fn committed(&self, group: &str, topic: &str) -> Option<CommittedOffset> {
         let key = (group.to_string(), topic.to_string());
-        self.records().committed.get(&key).cloned()
+        let records = lock(&self.records);
+        records.committed.get(&key).map(|(found, _)| found.clone())
     }
 
-    /// Commits offsets for a group, each with its topic.
+    /// Commits an offset for a group in a topic.
     pub(super) fn commit(
         &self,
         group: &str,
-        offsets: Vec<(String, CommittedOffset)>,
-    ) -> Result<(), NotCommitted> {
-        let mut records = self.records();
-        let offsets: Vec<_> = offsets
-            .into_iter()
-            .map(|(topic, committed)| ((group.to_string(), topic), committed))
-            .collect();
-        let new = offsets
-            .iter()
-            .filter(|(key, _)| !records.committed.contains_key(key))
-            .count();
-        if records.committed.len() + new > self.max {
-            return Err(NotCommitted::TooMany);
+        topic: &str,
+        committed: CommittedOffset,
+    ) -> Result<(), ErrorCode> {
+        let mut records = lock(&self.records);
+        let key = (group.to_string(), topic.to_string());
+        if records.committed.len() >= self.max && !records.committed.contains_key(&key) {
+            return Err(code::POLICY_VIOLATION);
         }
-        let mut bytes = Vec::new();
-        for (key, value) in &offsets {
-            encode(key, value, &mut bytes);
-        }
-        let len = records.len;
-        let found = records.file.metadata().map_err(|_| NotCommitted::Io)?;
-        append_at(&records.file, &found, len, &bytes).map_err(|_| NotCommitted::Io)?;
-        records.len += bytes.len() as u64;
-        for (key, value) in offsets {
-            records.live += size(&key, &value);
-            if let Some(old) = records.committed.get(&key) {
-                records.live -= size(&key, old);
-            }
-            records.committed.insert(key, value);
-        }
+        let bytes = encode(&key, &committed);
+        append_at(
+            &records.file,
+            &records.file.metadata()?,
+            records.len,
+            &bytes,
+        )?;
+        records.insert(key, committed, bytes.len() as u64);
         if records.len > SLACK_BYTES + 2 * records.live {
-            // These offsets are committed, whether this succeeds or not.
+            // The offset is committed, whether this succeeds or not.
             let _ = self.compact(&mut records);
         }
         Ok(())
@@ -142,10 +114,10 @@ impl GroupOffsets {
 
     /// Replaces the file by one with the live records only.
     fn compact(&self, records: &mut Records) -> io::Result<()> {
-        let mut bytes = Vec::new();
-        for (key, value) in &records.committed {
-            encode(key, value, &mut bytes);
-        }
+        let live = records.committed.iter();
+        let bytes: Vec<u8> = live
+            .flat_map(|(key, (value, _))| encode(key, value))
+            .collect();
         let new = self.path.with_extension("new");
         let file = File::create(&new)?;
         append_at(&file, &file.metadata()?, 0, &bytes)?;
@@ -154,56 +126,44 @@ impl GroupOffsets {
         records.len = bytes.len() as u64;
         Ok(())
     }
+}
 
-    fn records(&self) -> MutexGuard<'_, Records> {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+impl Records {
+    /// Counts a record of this size that is in the file.
+    fn insert(&mut self, key: Key, committed: CommittedOffset, size: u64) {
+        self.len += size;
+        self.live += size;
+        if let Some((_, size)) = self.committed.insert(key, (committed, size)) {
+            self.live -= size;
+        }
     }
 }
 
-/// How many bytes the record takes.
-fn size((group, topic): &Key, value: &CommittedOffset) -> u64 {
-    (8 + 2 + group.len() + 2 + topic.len() + 8 + 2 + value.metadata.len()) as u64
+fn encode((group, topic): &Key, committed: &CommittedOffset) -> Vec<u8> {
+    let mut w = Writer::default();
+    group.write(&mut w);
+    topic.write(&mut w);
+    committed.offset.write(&mut w);
+    committed.metadata.write(&mut w);
+    let size = (w.bytes.len() as u32).to_be_bytes();
+    let sum = crc32fast::hash(&w.bytes).to_be_bytes();
+    [&size[..], &sum, &w.bytes].concat()
 }
 
-fn encode(key: &Key, value: &CommittedOffset, out: &mut Vec<u8>) {
-    let (group, topic) = key;
-    let start = out.len();
-    out.extend_from_slice(&[0; 8]);
-    let string = |text: &str, out: &mut Vec<u8>| {
-        // Strings in a request are not longer.
-        out.extend_from_slice(&(text.len() as u16).to_be_bytes());
-        out.extend_from_slice(text.as_bytes());
+/// Takes a record off the front, and returns its size, too. Fails if it is not whole.
+fn decode(r: &mut Reader<'_>) -> wire::Result<(Key, CommittedOffset, u64)> {
+    let (size, sum) = (u32::read(r)?, u32::read(r)?);
+    let record = r.take(size as usize)?;
+    if crc32fast::hash(record) != sum {
+        return Err(Unreadable);
+    }
+    let mut r = Reader::new(record, 0);
+    let key = (Wire::read(&mut r)?, Wire::read(&mut r)?);
+    let committed = CommittedOffset {
+        offset: Wire::read(&mut r)?,
+        metadata: Wire::read(&mut r)?,
     };
-    string(group, out);
-    string(topic, out);
-    out.extend_from_slice(&value.offset.to_be_bytes());
-    string(&value.metadata, out);
-    let size = (out.len() - start - 8) as u32;
-    let sum = crc32fast::hash(&out[start + 8..]);
-    out[start..start + 4].copy_from_slice(&size.to_be_bytes());
-    out[start + 4..start + 8].copy_from_slice(&sum.to_be_bytes());
-}
-
-/// The first record in `bytes`, and the bytes after it; `None` if it is not whole.
-fn decode(bytes: &[u8]) -> Option<(Key, CommittedOffset, &[u8])> {
-    let (size, rest) = bytes.split_first_chunk::<4>()?;
-    let (sum, rest) = rest.split_first_chunk::<4>()?;
-    let (record, after) = rest.split_at_checked(u32::from_be_bytes(*size) as usize)?;
-    if crc32fast::hash(record) != u32::from_be_bytes(*sum) {
-        return None;
-    }
-    let (group, rest) = string(record)?;
-    let (topic, rest) = string(rest)?;
-    let (offset, rest) = rest.split_first_chunk::<8>()?;
-    let (metadata, _) = string(rest)?;
-    let offset = i64::from_be_bytes(*offset);
-    Some(((group, topic), CommittedOffset { offset, metadata }, after))
-}
-
-fn string(bytes: &[u8]) -> Option<(String, &[u8])> {
-    let (size, rest) = bytes.split_first_chunk::<2>()?;
-    let (text, rest) = rest.split_at_checked(u16::from_be_bytes(*size).into())?;
-    Some((str::from_utf8(text).ok()?.to_string(), rest))
+    Ok((key, committed, 8 + u64::from(size)))
 }
 
 #[cfg(test)]
@@ -239,7 +199,7 @@ mod tests {
                 }
                 let committed = CommittedOffset { offset: *offset, metadata: metadata.clone() };
                 model.insert((group.as_str(), topic.as_str()), committed.clone());
-                groups.commit(group, vec![(topic.clone(), committed)]).unwrap();
+                groups.commit(group, topic, committed).unwrap();
             }
             for groups in [groups, open(&dir)] {
                 for group in ["a", "b"] {
@@ -257,9 +217,7 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("offsets");
         for offset in 0..3 {
-            open(&dir)
-                .commit("g", vec![("t".into(), at(offset))])
-                .unwrap();
+            open(&dir).commit("g", "t", at(offset)).unwrap();
         }
         let whole = fs::read(&path).unwrap();
         let record = whole.len() / 3;
@@ -268,7 +226,7 @@ mod tests {
             let expected = (cut / record).checked_sub(1).map(|n| at(n as i64));
             let groups = open(&dir);
             assert_eq!(groups.committed("g", "t"), expected, "cut at {cut}");
-            groups.commit("g", vec![("u".into(), at(9))]).unwrap();
+            groups.commit("g", "u", at(9)).unwrap();
             let groups = open(&dir);
             assert_eq!(groups.committed("g", "t"), expected, "cut at {cut}");
             assert_eq!(groups.committed("g", "u"), Some(at(9)), "cut at {cut}");
@@ -280,9 +238,7 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("offsets");
         for offset in 0..3 {
-            open(&dir)
-                .commit("g", vec![("t".into(), at(offset))])
-                .unwrap();
+            open(&dir).commit("g", "t", at(offset)).unwrap();
         }
         let whole = fs::read(&path).unwrap();
         let record = whole.len() / 3;
@@ -300,15 +256,12 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let groups = open(&dir);
         let metadata = "m".repeat(4000);
-        groups.commit("other", vec![("t".into(), at(5))]).unwrap();
+        groups.commit("other", "t", at(5)).unwrap();
         let mut largest = 0;
         for offset in 0..1000 {
             let metadata = metadata.clone();
             groups
-                .commit(
-                    "g",
-                    vec![("t".into(), CommittedOffset { offset, metadata })],
-                )
+                .commit("g", "t", CommittedOffset { offset, metadata })
                 .unwrap();
             largest = largest.max(fs::metadata(dir.path().join("offsets")).unwrap().len());
         }
@@ -324,10 +277,10 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let groups = GroupOffsets::open(&dir.path().join("offsets"), 2).unwrap();
         for group in ["a", "b", "a"] {
-            groups.commit(group, vec![("t".into(), at(1))]).unwrap();
+            groups.commit(group, "t", at(1)).unwrap();
         }
-        let third = groups.commit("c", vec![("t".into(), at(1))]);
-        assert!(matches!(third, Err(NotCommitted::TooMany)));
+        let third = groups.commit("c", "t", at(1));
+        assert_eq!(third, Err(code::POLICY_VIOLATION));
         assert_eq!(groups.committed("c", "t"), None);
     }
 }

@@ -8,6 +8,8 @@
 //! key: i32 and bytes  value: i32 and bytes
 //! ```
 
+use crate::wire::{ErrorCode, code};
+
 /// The bytes that `message_size` does not count: itself and the offset.
 pub(super) const OVERHEAD: usize = 12;
 
@@ -25,19 +27,6 @@ const TIMESTAMP: usize = OVERHEAD + 6;
 
 /// The bits of the attributes that name a compression.
 const COMPRESSION: u8 = 7;
-
-/// Why a message set can't be appended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refused {
-    /// A checksum or a length in it is wrong.
-    Corrupt,
-    /// A message takes more than [`MAX_BYTES`].
-    TooLarge,
-    /// It is compressed.
-    Compressed,
-    /// Its magic is neither 0 nor 1, but that of a record batch (2), for example.
-    Magic,
-}
 
 /// The offset and the size, with the overhead, of the first message in `bytes`, which may be cut
 /// after its overhead. `None` if it cannot be a message.
@@ -59,19 +48,19 @@ pub(super) fn timestamp(message: &[u8]) -> Option<i64> {
 }
 
 /// Checks one message of the size that [`header`] returned.
-pub(super) fn check(message: &[u8]) -> Result<(), Refused> {
+pub(super) fn check(message: &[u8]) -> Result<(), ErrorCode> {
     // Magic is at the same place in all formats.
     let fields = match message[MAGIC] {
         0 => TIMESTAMP,
         1 => TIMESTAMP + 8,
-        _ => return Err(Refused::Magic),
+        _ => return Err(code::UNSUPPORTED_FOR_MESSAGE_FORMAT),
     };
     let sum = crc32fast::hash(&message[MAGIC..]);
     if message[CRC..MAGIC] != sum.to_be_bytes() {
-        return Err(Refused::Corrupt);
+        return Err(code::CORRUPT_MESSAGE);
     }
     if message[ATTRIBUTES] & COMPRESSION != 0 {
-        return Err(Refused::Compressed);
+        return Err(code::UNSUPPORTED_COMPRESSION_TYPE);
     }
     let rest = message
         .get(fields..)
@@ -79,7 +68,7 @@ pub(super) fn check(message: &[u8]) -> Result<(), Refused> {
         .and_then(skip_field);
     match rest {
         Some([]) => Ok(()),
-        _ => Err(Refused::Corrupt),
+        _ => Err(code::CORRUPT_MESSAGE),
     }
 }
 
@@ -93,17 +82,17 @@ fn skip_field(bytes: &[u8]) -> Option<&[u8]> {
 }
 
 /// Checks that a message set has whole messages only, which can be appended.
-pub(super) fn check_set(mut set: &[u8]) -> Result<(), Refused> {
+pub(super) fn check_set(mut set: &[u8]) -> Result<(), ErrorCode> {
     while !set.is_empty() {
-        let (_, size) = header(set).ok_or(Refused::Corrupt)?;
+        let (_, size) = header(set).ok_or(code::CORRUPT_MESSAGE)?;
         // Checked before the size, so that a record batch is refused for its magic.
         if set.get(MAGIC).is_some_and(|&magic| magic > 1) {
-            return Err(Refused::Magic);
+            return Err(code::UNSUPPORTED_FOR_MESSAGE_FORMAT);
         }
         if size > MAX_BYTES {
-            return Err(Refused::TooLarge);
+            return Err(code::MESSAGE_TOO_LARGE);
         }
-        let (message, rest) = set.split_at_checked(size).ok_or(Refused::Corrupt)?;
+        let (message, rest) = set.split_at_checked(size).ok_or(code::CORRUPT_MESSAGE)?;
         check(message)?;
         set = rest;
     }
@@ -202,25 +191,31 @@ pub(super) mod tests {
         let good = encode(None, Some(b"alice"), Some(b"hello"));
         assert_eq!(check_set(&good), Ok(()));
         assert_eq!(check_set(&[]), Ok(()));
-        assert_eq!(check_set(&good[..good.len() - 1]), Err(Refused::Corrupt));
+        assert_eq!(
+            check_set(&good[..good.len() - 1]),
+            Err(code::CORRUPT_MESSAGE)
+        );
         assert_eq!(
             check_set(&[&good[..], &[0; 5]].concat()),
-            Err(Refused::Corrupt)
+            Err(code::CORRUPT_MESSAGE)
         );
         let compressed = seal(&[0, 1, 255, 255, 255, 255, 0, 0, 0, 1, b'x']);
-        assert_eq!(check_set(&compressed), Err(Refused::Compressed));
+        assert_eq!(
+            check_set(&compressed),
+            Err(code::UNSUPPORTED_COMPRESSION_TYPE)
+        );
         // A record batch has its size and its magic where a message has them.
         let batch = seal(&[2; 80]);
-        assert_eq!(check_set(&batch), Err(Refused::Magic));
+        assert_eq!(check_set(&batch), Err(code::UNSUPPORTED_FOR_MESSAGE_FORMAT));
         assert_eq!(
             check_set(&[&good[..], &batch].concat()),
-            Err(Refused::Magic)
+            Err(code::UNSUPPORTED_FOR_MESSAGE_FORMAT)
         );
         let room = MAX_BYTES - encode(None, None, Some(b"")).len();
         let most = encode(None, None, Some(&vec![b'x'; room]));
         assert_eq!(check_set(&most), Ok(()));
         let more = encode(None, None, Some(&vec![b'x'; room + 1]));
-        assert_eq!(check_set(&more), Err(Refused::TooLarge));
+        assert_eq!(check_set(&more), Err(code::MESSAGE_TOO_LARGE));
         // The checksum is right, but the body is not a message.
         for body in [
             &[0, 0, 0, 0, 0, 9, b'x', 0, 0, 0, 0][..],
@@ -228,7 +223,11 @@ pub(super) mod tests {
             &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b'x'],
             &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         ] {
-            assert_eq!(check_set(&seal(body)), Err(Refused::Corrupt), "{body:?}");
+            assert_eq!(
+                check_set(&seal(body)),
+                Err(code::CORRUPT_MESSAGE),
+                "{body:?}"
+            );
         }
     }
 

@@ -290,7 +290,7 @@ mod tests {
     /// A broker's answer that lists these APIs.
     fn listing(apis: &[(i16, i16, i16)]) -> Vec<u8> {
         let response = ApiVersionsResponse {
-            error_code: 0,
+            error_code: wire::code::NONE,
             api_keys: speaking(apis),
         };
         wire::write_response(&HEADER, &response)

@@ -14,8 +14,7 @@ mod response;
 #[cfg(test)]
 mod tests;
 
-use primitives::{Reader, Result, Writer};
-pub(crate) use primitives::{Unreadable, Wire};
+pub(crate) use primitives::{Reader, Result, Unreadable, Wire, Writer};
 pub(crate) use request::*;
 pub(crate) use response::*;
 
@@ -86,21 +85,23 @@ apis! {
 
 /// Kafka's error codes, <https://kafka.apache.org/protocol#protocol_error_codes>.
 pub(crate) mod code {
-    pub(crate) const UNKNOWN_SERVER_ERROR: i16 = -1;
-    pub(crate) const NONE: i16 = 0;
-    pub(crate) const OFFSET_OUT_OF_RANGE: i16 = 1;
-    pub(crate) const CORRUPT_MESSAGE: i16 = 2;
-    pub(crate) const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
-    pub(crate) const MESSAGE_TOO_LARGE: i16 = 10;
-    pub(crate) const OFFSET_METADATA_TOO_LARGE: i16 = 12;
-    pub(crate) const INVALID_TOPIC_EXCEPTION: i16 = 17;
-    pub(crate) const INVALID_REQUIRED_ACKS: i16 = 21;
-    pub(crate) const INVALID_GROUP_ID: i16 = 24;
-    pub(crate) const UNSUPPORTED_VERSION: i16 = 35;
-    pub(crate) const UNSUPPORTED_FOR_MESSAGE_FORMAT: i16 = 43;
-    pub(crate) const POLICY_VIOLATION: i16 = 44;
-    pub(crate) const KAFKA_STORAGE_ERROR: i16 = 56;
-    pub(crate) const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
+    use super::ErrorCode;
+
+    pub(crate) const UNKNOWN_SERVER_ERROR: ErrorCode = ErrorCode { number: -1 };
+    pub(crate) const NONE: ErrorCode = ErrorCode { number: 0 };
+    pub(crate) const OFFSET_OUT_OF_RANGE: ErrorCode = ErrorCode { number: 1 };
+    pub(crate) const CORRUPT_MESSAGE: ErrorCode = ErrorCode { number: 2 };
+    pub(crate) const UNKNOWN_TOPIC_OR_PARTITION: ErrorCode = ErrorCode { number: 3 };
+    pub(crate) const MESSAGE_TOO_LARGE: ErrorCode = ErrorCode { number: 10 };
+    pub(crate) const OFFSET_METADATA_TOO_LARGE: ErrorCode = ErrorCode { number: 12 };
+    pub(crate) const INVALID_TOPIC_EXCEPTION: ErrorCode = ErrorCode { number: 17 };
+    pub(crate) const INVALID_REQUIRED_ACKS: ErrorCode = ErrorCode { number: 21 };
+    pub(crate) const INVALID_GROUP_ID: ErrorCode = ErrorCode { number: 24 };
+    pub(crate) const UNSUPPORTED_VERSION: ErrorCode = ErrorCode { number: 35 };
+    pub(crate) const UNSUPPORTED_FOR_MESSAGE_FORMAT: ErrorCode = ErrorCode { number: 43 };
+    pub(crate) const POLICY_VIOLATION: ErrorCode = ErrorCode { number: 44 };
+    pub(crate) const KAFKA_STORAGE_ERROR: ErrorCode = ErrorCode { number: 56 };
+    pub(crate) const UNSUPPORTED_COMPRESSION_TYPE: ErrorCode = ErrorCode { number: 76 };
 }
 
 /// What precedes the body of every request.
@@ -130,10 +131,7 @@ impl<'a> Request<'a> {
     /// response then. Only an ApiVersions request may have any version, since its sender cannot
     /// know better: of a newer one, only the version and the correlation id are read.
     pub(crate) fn read(request: &'a mut [u8]) -> Result<(Header<'a>, Request<'a>)> {
-        let mut r = Reader {
-            bytes: request,
-            version: 0,
-        };
+        let mut r = Reader::new(request, 0);
         let api_key = i16::read(&mut r)?;
         r.version = i16::read(&mut r)?;
         let mut header = Header {
@@ -181,10 +179,7 @@ pub(crate) fn read_response<'a, T: Wire<'a>>(
     header: &Header<'_>,
     response: &'a mut [u8],
 ) -> Result<T> {
-    let mut r = Reader {
-        bytes: response,
-        version: header.api_version,
-    };
+    let mut r = Reader::new(response, header.api_version);
     let correlation_id = i32::read(&mut r)?;
     let body = T::read(&mut r)?;
     match correlation_id == header.correlation_id && r.bytes.is_empty() {

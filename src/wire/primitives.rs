@@ -25,14 +25,19 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, size: usize) -> Result<&'a mut [u8]> {
+    pub(crate) fn new(bytes: &'a mut [u8], version: i16) -> Reader<'a> {
+        Reader { bytes, version }
+    }
+
+    pub(crate) fn take(&mut self, size: usize) -> Result<&'a mut [u8]> {
         self.bytes.split_off_mut(..size).ok_or(Unreadable)
     }
 }
 
-/// The start of a frame, and the version to write it in.
+/// The start of a message, and the version to write it in.
+#[derive(Default)]
 pub(crate) struct Writer {
-    pub(super) bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     pub(super) version: i16,
 }
 
@@ -67,7 +72,7 @@ macro_rules! integers {
     )* };
 }
 
-integers!(i8 i16 i32 i64);
+integers!(i8 i16 i32 i64 u32);
 
 /// `NULLABLE_STRING`: `None` is a size of -1.
 impl<'a> Wire<'a> for Option<&'a str> {
@@ -170,7 +175,7 @@ impl<'a, T: Wire<'a>> Wire<'a> for Vec<T> {
 macro_rules! messages {
     ($(
         $(#[$attribute:meta])*
-        $name:ident $(<$life:lifetime>)? {
+        $name:ident $(<$life:lifetime $(, $part:ident)?>)? {
             $(
                 $(#[$field_attribute:meta])*
                 $field:ident: $type:ty $(where version $is:tt $version:literal)?,
@@ -179,11 +184,11 @@ macro_rules! messages {
     )*) => { $(
         $(#[$attribute])*
         #[derive(Debug, Default, PartialEq, Eq)]
-        pub(crate) struct $name $(<$life>)? {
+        pub(crate) struct $name $(<$life $(, $part)?>)? {
             $( $(#[$field_attribute])* pub(crate) $field: $type, )*
         }
 
-        impl<'a> Wire<'a> for $name $(<$life>)? {
+        impl<'a $($(, $part: Wire<'a>)?)?> Wire<'a> for $name $(<$life $(, $part)?>)? {
             #[allow(unused_variables)]
             fn read(r: &mut Reader<'a>) -> Result<Self> {
                 Ok($name { $(
@@ -203,7 +208,9 @@ macro_rules! messages {
         }
 
         #[cfg(test)]
-        impl<'a> $crate::wire::tests::Any<'a> for $name $(<$life>)? {
+        impl<'a $($(, $part: $crate::wire::tests::Any<'a>)?)?> $crate::wire::tests::Any<'a>
+            for $name $(<$life $(, $part)?>)?
+        {
             #[allow(unused_variables)]
             fn any(source: &mut $crate::wire::tests::Source<'a>) -> Self {
                 $name { $(

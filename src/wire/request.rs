@@ -7,28 +7,13 @@ pub(crate) const LATEST: i64 = -1;
 /// As a timestamp in ListOffsets: the offset of the oldest message kept.
 pub(crate) const EARLIEST: i64 = -2;
 
-/// A topic, and what is asked or answered about its partitions.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct TopicData<'a, P> {
-    pub(crate) name: &'a str,
-    pub(crate) partitions: Vec<P>,
-}
-
-impl<'a, P: Wire<'a>> Wire<'a> for TopicData<'a, P> {
-    fn read(r: &mut Reader<'a>) -> Result<Self> {
-        Ok(TopicData {
-            name: Wire::read(r)?,
-            partitions: Wire::read(r)?,
-        })
-    }
-
-    fn write(&self, w: &mut Writer) {
-        self.name.write(w);
-        self.partitions.write(w);
-    }
-}
-
 messages! {
+    /// A topic, and what is asked or answered about its partitions.
+    TopicData<'a, P> {
+        name: &'a str,
+        partitions: Vec<P>,
+    }
+
     /// Which APIs does the broker speak, and which versions of them?
     ApiVersionsRequest {}
 

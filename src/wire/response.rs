@@ -5,9 +5,15 @@ use super::request::{FetchPartition, TopicData};
 use super::{Header, start_response};
 
 messages! {
+    /// See [`code`](super::code).
+    #[derive(Clone, Copy)]
+    ErrorCode {
+        number: i16,
+    }
+
     /// Always in version 0, which every client can read.
     ApiVersionsResponse {
-        error_code: i16,
+        error_code: ErrorCode,
         api_keys: Vec<ApiVersion>,
     }
 
@@ -39,7 +45,7 @@ messages! {
     }
 
     MetadataTopic<'a> {
-        error_code: i16,
+        error_code: ErrorCode,
         name: &'a str,
         /// A boolean: 0 or 1.
         is_internal: i8 where version >= 1,
@@ -47,7 +53,7 @@ messages! {
     }
 
     MetadataPartition {
-        error_code: i16,
+        error_code: ErrorCode,
         partition: i32,
         leader_id: i32,
         replica_nodes: Vec<i32>,
@@ -61,20 +67,17 @@ messages! {
 
     ProducedPartition {
         partition: i32,
-        error_code: i16,
+        error_code: ErrorCode,
         /// The offset of the first message; -1 with an error.
         base_offset: i64,
         /// -1: messages keep the time of their creation.
         log_append_time_ms: i64 where version >= 2,
     }
 
-    ListOffsetsResponse<'a> {
-        topics: Vec<TopicData<'a, ListedPartition>>,
-    }
-
+    /// The response is a list of [`TopicData`] with these.
     ListedPartition {
         partition: i32,
-        error_code: i16,
+        error_code: ErrorCode,
         old_style_offsets: Vec<i64> where version == 0,
         /// The time of the message at `offset`; -1 if `offset` was not found by time.
         timestamp: i64 where version >= 1,
@@ -83,29 +86,23 @@ messages! {
     }
 
     FindCoordinatorResponse<'a> {
-        error_code: i16,
+        error_code: ErrorCode,
         node: Node<'a>,
     }
 
-    OffsetCommitResponse<'a> {
-        topics: Vec<TopicData<'a, CommittedPartition>>,
-    }
-
+    /// The response is a list of [`TopicData`] with these.
     CommittedPartition {
         partition: i32,
-        error_code: i16,
+        error_code: ErrorCode,
     }
 
-    OffsetFetchResponse<'a> {
-        topics: Vec<TopicData<'a, OffsetFetchedPartition>>,
-    }
-
+    /// The response is a list of [`TopicData`] with these.
     OffsetFetchedPartition {
         partition: i32,
         /// -1 if none was committed.
         committed_offset: i64,
         metadata: String,
-        error_code: i16,
+        error_code: ErrorCode,
     }
 }
 
@@ -119,7 +116,7 @@ messages! {
 
     FetchedPartition<'a> {
         partition: i32,
-        error_code: i16,
+        error_code: ErrorCode,
         /// The offset of the next message to be written; -1 with an error.
         high_watermark: i64,
         /// A message set, in which the last message can be cut.
@@ -132,7 +129,7 @@ messages! {
 pub(crate) fn fetch_response(
     header: &Header<'_>,
     topics: &[TopicData<'_, FetchPartition>],
-    mut read: impl FnMut(&str, &FetchPartition, &mut Vec<u8>) -> (i16, i64),
+    mut read: impl FnMut(&str, &FetchPartition, &mut Vec<u8>) -> (ErrorCode, i64),
 ) -> Vec<u8> {
     let mut w = start_response(header);
     if header.api_version >= 1 {
@@ -150,10 +147,11 @@ pub(crate) fn fetch_response(
             w.bytes.resize(records, 0);
             let (error_code, high_watermark) = read(topic.name, p, &mut w.bytes);
             let size = (w.bytes.len() - records) as i32;
-            let (error_code, high_watermark) =
-                (error_code.to_be_bytes(), high_watermark.to_be_bytes());
-            let known = [&error_code[..], &high_watermark, &size.to_be_bytes()].concat();
-            w.bytes[fields..records].copy_from_slice(&known);
+            let mut known = Writer::default();
+            error_code.write(&mut known);
+            high_watermark.write(&mut known);
+            size.write(&mut known);
+            w.bytes[fields..records].copy_from_slice(&known.bytes);
         }
     }
     w.finish()

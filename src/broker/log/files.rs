@@ -5,7 +5,9 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::broker::lock;
 
 /// How many files stay open.
 pub(in crate::broker) const MAX_OPEN: usize = 16;
@@ -42,7 +44,7 @@ pub(super) struct OpenFile {
 
 impl OpenFiles {
     pub(super) fn files(&self) -> MutexGuard<'_, VecDeque<OpenFile>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// The file at `path`, which is created if it does not exist, and its metadata. It is removed

@@ -21,14 +21,15 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex};
 
-use super::identity;
+use super::{identity, lock};
 use crate::error::{Error, Result};
 use crate::name::Name;
+use crate::wire::{ErrorCode, code};
 use files::OpenFiles;
 pub(super) use files::{MAX_OPEN, append_at};
-pub(super) use topic::{NotAppended, NotRead, Topic};
+pub(super) use topic::Topic;
 
 mod files;
 mod segment;
@@ -60,20 +61,17 @@ pub(super) struct Log {
     dir: PathBuf,
     limits: Limits,
     id: u32,
-    lock: File,
-    topics: RwLock<BTreeMap<String, Arc<Topic>>>,
+    lock_file: File,
+    /// Locked for a look-up, and while a topic is created.
+    topics: Mutex<BTreeMap<String, Arc<Topic>>>,
     open_files: Arc<OpenFiles>,
 }
 
-/// Why a topic cannot be created.
-#[derive(Debug)]
-pub(super) enum NotCreated {
-    /// Its name is not a legal topic name.
-    Name,
-    /// The limit of topics is reached.
-    TooMany,
-    /// Its folder cannot be created.
-    Io,
+/// What a client is answered if a file cannot be read or written.
+impl From<io::Error> for ErrorCode {
+    fn from(_: io::Error) -> ErrorCode {
+        code::KAFKA_STORAGE_ERROR
+    }
 }
 
 impl Log {
@@ -83,7 +81,7 @@ impl Log {
     pub(super) fn open(dir: &Path, address: &str, limits: Limits) -> Result<Log> {
         let unusable = |e| unusable(dir, e);
         create_dir(dir).map_err(unusable)?;
-        let lock = lock(dir, address)?;
+        let lock_file = lock_dir(dir, address)?;
         let id = match identity::stored(dir) {
             Some(id) => id,
             None => identity::create(dir).map_err(unusable)?,
@@ -103,8 +101,8 @@ impl Log {
             dir: dir.to_path_buf(),
             limits,
             id,
-            lock,
-            topics: RwLock::new(topics),
+            lock_file,
+            topics: Mutex::new(topics),
             open_files,
         })
     }
@@ -118,44 +116,39 @@ impl Log {
     pub(super) fn release(&self) {
         self.open_files.close();
         // After an error it stays locked until this is dropped.
-        let _ = self.lock.unlock();
+        let _ = self.lock_file.unlock();
     }
 
     /// Another handle to the lock file: a descriptor that costs nothing else.
     pub(super) fn spare_descriptor(&self) -> io::Result<File> {
-        self.lock.try_clone()
+        self.lock_file.try_clone()
     }
 
     /// The names of all topics, sorted.
     pub(super) fn topic_names(&self) -> Vec<String> {
-        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
-        topics.keys().cloned().collect()
+        lock(&self.topics).keys().cloned().collect()
     }
 
     /// The topic of that name, if it exists.
     pub(super) fn topic(&self, name: &str) -> Option<Arc<Topic>> {
-        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
-        topics.get(name).cloned()
+        lock(&self.topics).get(name).cloned()
     }
 
     /// Creates the topic, if it does not exist.
-    pub(super) fn create_topic(&self, name: &str) -> Result<(), NotCreated> {
-        if self.topic(name).is_some() {
-            return Ok(());
-        }
-        if name.parse::<Name>().is_err() {
-            return Err(NotCreated::Name);
-        }
-        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn create_topic(&self, name: &str) -> Result<(), ErrorCode> {
+        let mut topics = lock(&self.topics);
         if topics.contains_key(name) {
             return Ok(());
         }
+        if name.parse::<Name>().is_err() {
+            return Err(code::INVALID_TOPIC_EXCEPTION);
+        }
         if topics.len() >= self.limits.max_topics {
-            return Err(NotCreated::TooMany);
+            return Err(code::POLICY_VIOLATION);
         }
         let dir = self.dir.join(format!("{name}{PARTITION}"));
         // An existing folder is another topic's, on a disk where `Bob` is `bob`.
-        fs::create_dir(&dir).map_err(|_| NotCreated::Io)?;
+        fs::create_dir(&dir)?;
         let topic = Topic::new(dir, self.limits, &self.open_files);
         topics.insert(name.to_string(), Arc::new(topic));
         Ok(())
@@ -185,7 +178,7 @@ fn create_dir(dir: &Path) -> io::Result<()> {
 /// Locks the directory for the broker at `address`, which is written to the lock file.
 ///
 /// Fails with the address of the broker that has it locked.
-fn lock(dir: &Path, address: &str) -> Result<File> {
+fn lock_dir(dir: &Path, address: &str) -> Result<File> {
     let unusable = |e| unusable(dir, e);
     let mut file = OpenOptions::new()
         .read(true)

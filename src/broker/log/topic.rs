@@ -1,36 +1,19 @@
 //! One topic, which has one partition: appends messages, reads them, and deletes the oldest.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::{ControlFlow, Range};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, Thread};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, Thread, ThreadId};
 
 use super::Limits;
 use super::files::{OpenFiles, append_at};
 use super::segment::{Segment, add_to_index, find, modified, walk};
-use crate::broker::message::{self, Refused};
-
-/// Why messages were not appended. None of them is in the log.
-#[derive(Debug)]
-pub(in crate::broker) enum NotAppended {
-    /// They are not a message set that can be appended.
-    Refused(Refused),
-    /// They cannot be written.
-    Io,
-}
-
-/// Why messages cannot be read.
-#[derive(Debug)]
-pub(in crate::broker) enum NotRead {
-    /// The log ends before that offset, or starts after it.
-    OutOfRange,
-    /// The file cannot be read.
-    Io,
-}
+use crate::broker::{lock, message};
+use crate::wire::{ErrorCode, code};
 
 /// A topic, and the folder of its segments.
 #[derive(Debug)]
@@ -41,7 +24,7 @@ pub(in crate::broker) struct Topic {
     /// append, and for a read until it is known where to read.
     segments: Mutex<VecDeque<Segment>>,
     /// The threads to wake up when messages are appended. Locked for a look at the list.
-    waiting: Mutex<Vec<Thread>>,
+    watchers: Mutex<HashMap<ThreadId, Thread>>,
     open_files: Arc<OpenFiles>,
 }
 
@@ -51,7 +34,7 @@ impl Topic {
             dir,
             limits,
             segments: Mutex::default(),
-            waiting: Mutex::default(),
+            watchers: Mutex::default(),
             open_files: Arc::clone(open_files),
         }
     }
@@ -59,7 +42,7 @@ impl Topic {
     /// The segments: at least one. The first time, they are searched for on disk, and a torn tail is
     /// cut off.
     pub(super) fn segments(&self) -> io::Result<MutexGuard<'_, VecDeque<Segment>>> {
-        let mut segments = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut segments = lock(&self.segments);
         if segments.is_empty() {
             *segments = self.load()?;
         }
@@ -102,9 +85,9 @@ impl Topic {
 
     /// Appends a message set in one write, after setting the offsets of its messages. Returns the
     /// first offset.
-    pub(in crate::broker) fn append(&self, set: &mut [u8]) -> Result<i64, NotAppended> {
-        message::check_set(set).map_err(NotAppended::Refused)?;
-        let mut segments = self.segments().map_err(|_| NotAppended::Io)?;
+    pub(in crate::broker) fn append(&self, set: &mut [u8]) -> Result<i64, ErrorCode> {
+        message::check_set(set)?;
+        let mut segments = self.segments()?;
         let base_offset = offsets(&segments).end;
         let size = set.len() as u64;
         let full = |s: &&Segment| s.len > 0 && s.len + size > self.limits.segment_bytes;
@@ -133,16 +116,17 @@ impl Topic {
             self.open_files.keep(open);
             Ok(())
         });
-        if written.is_err() {
+        if let Err(error) = written {
             index.truncate(indexed);
-            return Err(NotAppended::Io);
+            return Err(error.into());
         }
         active.newest = (base_offset, active.len);
         active.len += size;
         active.end = end;
         self.delete_oldest(&mut segments);
         drop(segments);
-        self.wake();
+        let mut watchers = lock(&self.watchers);
+        watchers.drain().for_each(|(_, thread)| thread.unpark());
         Ok(base_offset)
     }
 
@@ -170,24 +154,24 @@ impl Topic {
         offset: i64,
         max_bytes: usize,
         out: &mut Vec<u8>,
-    ) -> Result<i64, NotRead> {
-        let mut segments = self.segments().map_err(|_| NotRead::Io)?;
+    ) -> Result<i64, ErrorCode> {
+        let mut segments = self.segments()?;
         let readable = offsets(&segments);
         if offset == readable.end {
             return Ok(readable.end);
         }
         if !readable.contains(&offset) {
-            return Err(NotRead::OutOfRange);
+            return Err(code::OFFSET_OUT_OF_RANGE);
         }
         let mut i = segments.partition_point(|s| s.base <= offset) - 1;
-        segments[i].index(&self.dir).map_err(|_| NotRead::Io)?;
+        segments[i].index(&self.dir)?;
         if segments[i].end <= offset && i + 1 < segments.len() {
             // The end of this segment is damaged: reading goes on after the gap, as in Kafka.
             i += 1;
         }
         let segment = &mut segments[i];
         let (path, len, newest) = (segment.path(&self.dir), segment.len, segment.newest);
-        let index = segment.index(&self.dir).map_err(|_| NotRead::Io)?;
+        let index = segment.index(&self.dir)?;
         let next = index.partition_point(|(indexed, _)| *indexed <= offset);
         let floor = next.checked_sub(1).map(|floor| index[floor]);
         let newest = Some(newest).filter(|(first, _)| *first <= offset);
@@ -210,13 +194,13 @@ impl Topic {
         });
         match read {
             Ok(()) => Ok(readable.end),
-            Err(_) => {
+            Err(error) => {
                 out.truncate(start);
                 // The segment may have been deleted just now, to make room for newer messages.
                 let start = self.offsets().map_or(0, |offsets| offsets.start);
                 Err(match offset < start {
-                    true => NotRead::OutOfRange,
-                    false => NotRead::Io,
+                    true => code::OFFSET_OUT_OF_RANGE,
+                    false => error.into(),
                 })
             }
         }
@@ -269,23 +253,13 @@ impl Topic {
 
     /// Makes the next append unpark the current thread.
     pub(in crate::broker) fn watch(&self) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let current = thread::current();
-        if !waiting.iter().any(|thread| thread.id() == current.id()) {
-            waiting.push(current);
-        }
+        lock(&self.watchers).insert(current.id(), current);
     }
 
     /// Undoes [`Topic::watch`].
     pub(in crate::broker) fn unwatch(&self) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = thread::current().id();
-        waiting.retain(|thread| thread.id() != current);
-    }
-
-    fn wake(&self) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.drain(..).for_each(|thread| thread.unpark());
+        lock(&self.watchers).remove(&thread::current().id());
     }
 }
 

@@ -1,22 +1,21 @@
 //! Which response a request gets.
 
-use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::connection::Connection;
-use crate::broker::group_offsets::{CommittedOffset, NotCommitted};
+use crate::broker::group_offsets::CommittedOffset;
 use crate::broker::identity;
-use crate::broker::log::{NotAppended, NotCreated, NotRead, Topic};
-use crate::broker::message::{self, Refused};
+use crate::broker::log::Topic;
+use crate::broker::message;
 use crate::wire::{
-    self, APIS, ApiVersionsResponse, CommittedPartition, EARLIEST, FetchPartition, FetchRequest,
-    FindCoordinatorResponse, Header, LATEST, ListOffsetsPartition, ListOffsetsResponse,
-    ListedPartition, MetadataBroker, MetadataPartition, MetadataResponse, MetadataTopic, Node,
-    OffsetCommitRequest, OffsetCommitResponse, OffsetFetchResponse, OffsetFetchedPartition,
-    ProducePartition, ProduceResponse, ProducedPartition, Request, TopicData, code, write_response,
+    self, APIS, ApiVersionsResponse, CommittedPartition, EARLIEST, ErrorCode, FetchPartition,
+    FetchRequest, FindCoordinatorResponse, Header, LATEST, ListOffsetsPartition, ListedPartition,
+    MetadataBroker, MetadataPartition, MetadataRequest, MetadataResponse, MetadataTopic, Node,
+    OffsetCommitPartition, OffsetFetchedPartition, ProducePartition, ProduceResponse,
+    ProducedPartition, Request, TopicData, code, write_response,
 };
 
 /// The only partition that a topic has.
@@ -48,18 +47,17 @@ impl Shared {
     ) -> Option<Vec<u8>> {
         let version = header.api_version;
         Some(match request {
-            Request::ApiVersions(_) => write_response(header, &self.api_versions(version)),
-            Request::Metadata(body) => match body.names(version) {
-                Some(names) => {
-                    let topics = names.into_iter().map(|name| (name, self.create(name)));
-                    write_response(header, &metadata(node, topics))
-                }
-                None => {
-                    let names = self.log.topic_names();
-                    let topics = names.iter().map(|name| (name.as_str(), code::NONE));
-                    write_response(header, &metadata(node, topics))
-                }
-            },
+            Request::ApiVersions(_) => {
+                let response = ApiVersionsResponse {
+                    error_code: match version {
+                        0 => code::NONE,
+                        _ => code::UNSUPPORTED_VERSION,
+                    },
+                    api_keys: [APIS, &identity::to_apis(self.log.id())].concat(),
+                };
+                write_response(header, &response)
+            }
+            Request::Metadata(body) => self.metadata(node, header, body),
             Request::Produce(body) => {
                 let topics = answers(body.topics, |name, p| self.append(body.acks, name, p));
                 if body.acks == 0 {
@@ -74,7 +72,7 @@ impl Shared {
             Request::Fetch(body) => return self.fetch(header, &body, connection),
             Request::ListOffsets(body) => {
                 let topics = answers(body.topics, |name, p| self.list_offsets(version, name, &p));
-                write_response(header, &ListOffsetsResponse { topics })
+                write_response(header, &topics)
             }
             Request::FindCoordinator(_) => {
                 let response = FindCoordinatorResponse {
@@ -84,65 +82,78 @@ impl Shared {
                 write_response(header, &response)
             }
             Request::OffsetCommit(body) => {
-                let topics = self.commit(body);
-                write_response(header, &OffsetCommitResponse { topics })
+                let topics = answers(body.topics, |name, p| CommittedPartition {
+                    partition: p.partition,
+                    error_code: error_code(&self.commit(body.group, name, &p)),
+                });
+                write_response(header, &topics)
             }
             Request::OffsetFetch(body) => {
                 let topics = answers(body.topics, |name, p| self.committed(body.group, name, p));
-                write_response(header, &OffsetFetchResponse { topics })
+                write_response(header, &topics)
             }
         })
     }
 
-    fn api_versions(&self, version: i16) -> ApiVersionsResponse {
-        let mut api_keys = APIS.to_vec();
-        api_keys.extend(identity::to_apis(self.log.id()));
-        let error_code = match version {
-            0 => code::NONE,
-            _ => code::UNSUPPORTED_VERSION,
-        };
-        ApiVersionsResponse {
-            error_code,
-            api_keys,
-        }
-    }
-
     /// The topic, if it exists and has that partition.
-    fn topic(&self, name: &str, partition: i32) -> Option<Arc<Topic>> {
-        if partition != PARTITION {
-            return None;
-        }
-        self.log.topic(name)
+    fn topic(&self, name: &str, partition: i32) -> Result<Arc<Topic>, ErrorCode> {
+        let topic = self.log.topic(name).filter(|_| partition == PARTITION);
+        topic.ok_or(code::UNKNOWN_TOPIC_OR_PARTITION)
     }
 
-    fn create(&self, name: &str) -> i16 {
-        match self.log.create_topic(name) {
-            Ok(()) => code::NONE,
-            Err(NotCreated::Name) => code::INVALID_TOPIC_EXCEPTION,
-            Err(NotCreated::TooMany) => code::POLICY_VIOLATION,
-            Err(NotCreated::Io) => code::KAFKA_STORAGE_ERROR,
-        }
+    /// Topics with one partition each, led by the only node, or the error codes of those that cannot
+    /// be created.
+    fn metadata(&self, node: &Node<'_>, header: &Header<'_>, body: MetadataRequest<'_>) -> Vec<u8> {
+        let all;
+        let names = match body.names(header.api_version) {
+            Some(names) => names,
+            None => {
+                all = self.log.topic_names();
+                all.iter().map(String::as_str).collect()
+            }
+        };
+        let topics = names.into_iter().map(|name| {
+            let created = self.log.create_topic(name);
+            let partition = |()| MetadataPartition {
+                error_code: code::NONE,
+                partition: PARTITION,
+                leader_id: node.node_id,
+                replica_nodes: vec![node.node_id],
+                isr_nodes: vec![node.node_id],
+            };
+            MetadataTopic {
+                error_code: error_code(&created),
+                name,
+                is_internal: 0,
+                partitions: created.into_iter().map(partition).collect(),
+            }
+        });
+        let response = MetadataResponse {
+            brokers: vec![MetadataBroker {
+                node: *node,
+                rack: None,
+            }],
+            controller_id: node.node_id,
+            topics: topics.collect(),
+        };
+        write_response(header, &response)
     }
 
     fn append(&self, acks: i16, name: &str, p: ProducePartition<'_>) -> ProducedPartition {
-        let appended = if !(-1..=1).contains(&acks) {
-            Err(code::INVALID_REQUIRED_ACKS)
-        } else if let Some(topic) = self.topic(name, p.partition) {
-            topic.append(p.records).map_err(|e| match e {
-                NotAppended::Refused(Refused::Corrupt) => code::CORRUPT_MESSAGE,
-                NotAppended::Refused(Refused::TooLarge) => code::MESSAGE_TOO_LARGE,
-                NotAppended::Refused(Refused::Compressed) => code::UNSUPPORTED_COMPRESSION_TYPE,
-                NotAppended::Refused(Refused::Magic) => code::UNSUPPORTED_FOR_MESSAGE_FORMAT,
-                // Not KAFKA_STORAGE_ERROR: on that, producers look for another broker and retry for
-                // minutes before they report anything. There is no other broker.
-                NotAppended::Io => code::UNKNOWN_SERVER_ERROR,
-            })
-        } else {
-            Err(code::UNKNOWN_TOPIC_OR_PARTITION)
+        let appended = match acks {
+            -1..=1 => self
+                .topic(name, p.partition)
+                .and_then(|topic| topic.append(p.records)),
+            _ => Err(code::INVALID_REQUIRED_ACKS),
         };
         ProducedPartition {
             partition: p.partition,
-            error_code: appended.err().unwrap_or(code::NONE),
+            error_code: match error_code(&appended) {
+                // On that, producers look for another broker and retry for minutes before they
+                // report anything. There is no other broker.
+                code::KAFKA_STORAGE_ERROR => code::UNKNOWN_SERVER_ERROR,
+                error_code => error_code,
+            },
             base_offset: appended.unwrap_or(-1),
             log_append_time_ms: -1,
         }
@@ -173,7 +184,7 @@ impl Shared {
                 let read = self.read_log(header.api_version, name, p, max_bytes, out);
                 bytes += out.len() - before;
                 failed |= read.is_err();
-                (read.err().unwrap_or(code::NONE), read.unwrap_or(-1))
+                (error_code(&read), read.unwrap_or(-1))
             });
             let left = deadline.saturating_duration_since(Instant::now());
             let enough = bytes >= non_negative(request.min_bytes);
@@ -209,17 +220,11 @@ impl Shared {
         p: &FetchPartition,
         max_bytes: usize,
         out: &mut Vec<u8>,
-    ) -> Result<i64, i16> {
+    ) -> Result<i64, ErrorCode> {
         let start = out.len();
         let max_bytes = non_negative(p.partition_max_bytes).min(max_bytes);
-        let topic = self.topic(name, p.partition);
-        let topic = topic.ok_or(code::UNKNOWN_TOPIC_OR_PARTITION)?;
-        let end = topic
-            .read(p.fetch_offset, max_bytes, out)
-            .map_err(|e| match e {
-                NotRead::OutOfRange => code::OFFSET_OUT_OF_RANGE,
-                NotRead::Io => code::KAFKA_STORAGE_ERROR,
-            })?;
+        let topic = self.topic(name, p.partition)?;
+        let end = topic.read(p.fetch_offset, max_bytes, out)?;
         // Timestamps came with version 2.
         if version < 2 {
             message::down_convert(out, start);
@@ -228,22 +233,8 @@ impl Shared {
     }
 
     fn list_offsets(&self, version: i16, name: &str, p: &ListOffsetsPartition) -> ListedPartition {
-        let list = |topic: Arc<Topic>| {
-            Ok(match p.timestamp {
-                LATEST => (-1, vec![topic.offsets()?.end]),
-                EARLIEST => (-1, vec![topic.offsets()?.start]),
-                time if version == 0 => (-1, topic.segments_until(time)?),
-                time => match topic.first_since(time)? {
-                    Some((offset, timestamp)) => (timestamp, vec![offset]),
-                    None => (-1, Vec::new()),
-                },
-            })
-        };
-        let listed = match self.topic(name, p.partition) {
-            None => Err(code::UNKNOWN_TOPIC_OR_PARTITION),
-            Some(topic) => list(topic).map_err(|_: io::Error| code::KAFKA_STORAGE_ERROR),
-        };
-        let error_code = listed.as_ref().err().copied().unwrap_or(code::NONE);
+        let listed = self.find_offsets(version, name, p);
+        let error_code = error_code(&listed);
         let (timestamp, mut offsets) = listed.unwrap_or((-1, Vec::new()));
         let offset = offsets.first().copied().unwrap_or(-1);
         offsets.truncate(non_negative(p.max_num_offsets));
@@ -256,45 +247,45 @@ impl Shared {
         }
     }
 
-    /// Commits the offsets that can be committed, all or none of them.
-    fn commit<'a>(
+    /// The offsets that belong to a time, and the timestamp of the message at the first, if it was
+    /// found by its timestamp.
+    fn find_offsets(
         &self,
-        request: OffsetCommitRequest<'a>,
-    ) -> Vec<TopicData<'a, CommittedPartition>> {
-        let group = request.group;
-        let mut offsets = Vec::new();
-        let mut topics = answers(request.topics, |name, p| {
-            let metadata = p.committed_metadata.unwrap_or_default();
-            let error_code = if group.is_empty() || group.len() > MAX_GROUP_BYTES {
-                code::INVALID_GROUP_ID
-            } else if metadata.len() > MAX_METADATA_BYTES {
-                code::OFFSET_METADATA_TOO_LARGE
-            } else if self.topic(name, p.partition).is_none() {
-                code::UNKNOWN_TOPIC_OR_PARTITION
-            } else {
-                let committed = CommittedOffset {
-                    offset: p.committed_offset,
-                    metadata: metadata.to_string(),
-                };
-                offsets.push((name.to_string(), committed));
-                code::NONE
-            };
-            CommittedPartition {
-                partition: p.partition,
-                error_code,
-            }
-        });
-        let failed = match self.group_offsets.commit(group, offsets) {
-            Ok(()) => return topics,
-            Err(NotCommitted::TooMany) => code::POLICY_VIOLATION,
-            Err(NotCommitted::Io) => code::KAFKA_STORAGE_ERROR,
-        };
-        for p in topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
-            if p.error_code == code::NONE {
-                p.error_code = failed;
-            }
+        version: i16,
+        name: &str,
+        p: &ListOffsetsPartition,
+    ) -> Result<(i64, Vec<i64>), ErrorCode> {
+        let topic = self.topic(name, p.partition)?;
+        Ok(match p.timestamp {
+            LATEST => (-1, vec![topic.offsets()?.end]),
+            EARLIEST => (-1, vec![topic.offsets()?.start]),
+            time if version == 0 => (-1, topic.segments_until(time)?),
+            time => match topic.first_since(time)? {
+                Some((offset, timestamp)) => (timestamp, vec![offset]),
+                None => (-1, Vec::new()),
+            },
+        })
+    }
+
+    fn commit(
+        &self,
+        group: &str,
+        name: &str,
+        p: &OffsetCommitPartition<'_>,
+    ) -> Result<(), ErrorCode> {
+        let metadata = p.committed_metadata.unwrap_or_default();
+        if group.is_empty() || group.len() > MAX_GROUP_BYTES {
+            return Err(code::INVALID_GROUP_ID);
         }
-        topics
+        if metadata.len() > MAX_METADATA_BYTES {
+            return Err(code::OFFSET_METADATA_TOO_LARGE);
+        }
+        self.topic(name, p.partition)?;
+        let committed = CommittedOffset {
+            offset: p.committed_offset,
+            metadata: metadata.to_string(),
+        };
+        self.group_offsets.commit(group, name, committed)
     }
 
     fn committed(&self, group: &str, name: &str, partition: i32) -> OffsetFetchedPartition {
@@ -313,38 +304,6 @@ impl Shared {
     }
 }
 
-/// Topics with one partition each, led by the only node, or the error codes of those that cannot
-/// be created.
-fn metadata<'a>(
-    node: &Node<'a>,
-    topics: impl Iterator<Item = (&'a str, i16)>,
-) -> MetadataResponse<'a> {
-    let partition = || MetadataPartition {
-        error_code: code::NONE,
-        partition: PARTITION,
-        leader_id: node.node_id,
-        replica_nodes: vec![node.node_id],
-        isr_nodes: vec![node.node_id],
-    };
-    let topics = topics.map(|(name, error_code)| MetadataTopic {
-        error_code,
-        name,
-        is_internal: 0,
-        partitions: match error_code {
-            code::NONE => vec![partition()],
-            _ => Vec::new(),
-        },
-    });
-    MetadataResponse {
-        brokers: vec![MetadataBroker {
-            node: *node,
-            rack: None,
-        }],
-        controller_id: node.node_id,
-        topics: topics.collect(),
-    }
-}
-
 /// The answers for all topics of a request: one for each of their partitions.
 fn answers<'a, P, Q>(
     topics: Vec<TopicData<'a, P>>,
@@ -360,4 +319,8 @@ fn answers<'a, P, Q>(
 /// A number of bytes, milliseconds or offsets in a request, where a negative one means 0.
 fn non_negative(number: i32) -> usize {
     usize::try_from(number).unwrap_or(0)
+}
+
+fn error_code<T>(result: &Result<T, ErrorCode>) -> ErrorCode {
+    result.as_ref().err().copied().unwrap_or(code::NONE)
 }

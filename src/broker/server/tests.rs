@@ -16,8 +16,8 @@ use super::*;
 use crate::broker::message::{self, tests::encode};
 use crate::broker::{Broker, identity};
 use crate::wire::{
-    self, APIS, ApiVersionsRequest, ApiVersionsResponse, FetchRequest, FetchResponse, Header,
-    ListOffsetsPartition, ListOffsetsRequest, ListOffsetsResponse, METADATA, MetadataRequest,
+    self, APIS, ApiVersionsRequest, ApiVersionsResponse, ErrorCode, FetchRequest, FetchResponse,
+    Header, ListOffsetsPartition, ListOffsetsRequest, ListedPartition, METADATA, MetadataRequest,
     MetadataResponse, PRODUCE, ProducePartition, ProduceRequest, ProduceResponse,
     ProducedPartition, Request, TopicData, code,
 };
@@ -191,7 +191,7 @@ fn fetch(version: i16, max_wait_ms: i32, min_bytes: i32, offset: i64, max_bytes:
 }
 
 /// The error code, the high watermark and the messages in a response to [`fetch`].
-fn fetched(version: i16, mut answer: Vec<u8>) -> (i16, i64, Vec<u8>) {
+fn fetched(version: i16, mut answer: Vec<u8>) -> (ErrorCode, i64, Vec<u8>) {
     let answer: FetchResponse = wire::read_response(&header(version), &mut answer).unwrap();
     let partition = &answer.topics[0].partitions[0];
     let records = partition.records.to_vec();
@@ -274,7 +274,7 @@ fn a_timestamp_is_removed_only_for_versions_without_timestamps() {
         let answer = ask(&stream, &fetch(version, 0, 1, 0, 1000)).unwrap();
         assert_eq!(
             fetched(version, answer),
-            (0, 1, message.clone()),
+            (code::NONE, 1, message.clone()),
             "version {version}"
         );
     }
@@ -296,11 +296,12 @@ fn a_timestamp_is_removed_only_for_versions_without_timestamps() {
         }],
     });
     let mut answer = ask(&stream, &by_time.write(&header(1))).unwrap();
-    let answer: ListOffsetsResponse = wire::read_response(&header(1), &mut answer).unwrap();
-    let listed = &answer.topics[0].partitions[0];
+    let answer: Vec<TopicData<'_, ListedPartition>> =
+        wire::read_response(&header(1), &mut answer).unwrap();
+    let listed = &answer[0].partitions[0];
     assert_eq!(
         (listed.error_code, listed.timestamp, listed.offset),
-        (0, 99, 0)
+        (code::NONE, 99, 0)
     );
 }
 
@@ -337,7 +338,7 @@ fn a_set_that_cannot_be_appended_is_answered_with_the_reason() {
         );
     }
     let answer = ask(&stream, &fetch(0, 0, 1, 0, 1000)).unwrap();
-    assert_eq!(fetched(0, answer), (0, 1, good));
+    assert_eq!(fetched(0, answer), (code::NONE, 1, good));
     for offset in [-1, 2] {
         let answer = ask(&stream, &fetch(0, 60_000, 1, offset, 1000)).unwrap();
         assert_eq!(fetched(0, answer), (code::OFFSET_OUT_OF_RANGE, -1, vec![]));
@@ -459,7 +460,7 @@ fn a_produce_request_without_acknowledgement_has_no_response() {
         .unwrap();
     // The next response belongs to the next request, which finds the message.
     let answer = ask(&stream, &fetch(0, 0, 1, 0, 1000)).unwrap();
-    assert_eq!(fetched(0, answer), (0, 1, message));
+    assert_eq!(fetched(0, answer), (code::NONE, 1, message));
 }
 
 #[test]
@@ -528,7 +529,7 @@ fn a_waiting_fetch_is_answered_by_the_next_message() {
         reader.set_read_timeout(Some(DEADLINE)).unwrap();
         say(&mut writer, "now").unwrap();
         let (error_code, end, set) = fetched(0, response(&reader).unwrap());
-        assert_eq!((error_code, end), (0, n + 1));
+        assert_eq!((error_code, end), (code::NONE, n + 1));
         let message = encode(None, Some(b"alice"), Some(b"now"));
         assert_eq!(set[8..], message[8..]);
     }
@@ -542,7 +543,7 @@ fn a_fetch_that_gets_too_few_bytes_is_answered_after_its_wait_with_what_there_is
     let answer = ask(&stream, &fetch(0, 200, 1 << 20, 0, 1000)).unwrap();
     assert!(start.elapsed() >= Duration::from_millis(200));
     let (error_code, end, set) = fetched(0, answer);
-    assert_eq!((error_code, end), (0, 1));
+    assert_eq!((error_code, end), (code::NONE, 1));
     assert!(!set.is_empty());
 }
 
