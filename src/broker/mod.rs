@@ -7,17 +7,13 @@
 //! which log it is, and `server` sockets; only the last knows the others. The bytes of the protocol
 //! are in [`wire`](crate::wire).
 
-use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::error::{Error, Result};
-use group_offsets::GroupOffsets;
-use log::{Limits, Log};
-use server::Server;
+pub use server::Broker;
 
 #[cfg(fuzzing)]
+#[path = "../../fuzz/broker.rs"]
 pub mod fuzz;
 mod group_offsets;
 pub(crate) mod identity;
@@ -62,58 +58,6 @@ impl Default for Config {
             // Kafka's connections.max.idle.ms.
             idle_timeout: Duration::from_secs(600),
         }
-    }
-}
-
-/// A running broker; dropping it stops it.
-#[derive(Debug)]
-pub struct Broker {
-    server: Server,
-}
-
-impl Broker {
-    /// Serves the log in `dir` on `listener`, which the caller has bound: binding is the election.
-    /// Metadata names the address that a client connected to.
-    ///
-    /// An acknowledged message or offset was written to its file, and survives the end of this
-    /// process in any way. It was not synced to the disk: a power cut can lose the newest ones.
-    ///
-    /// Fails when the directory cannot be created or written, or when another broker uses it.
-    pub fn start(listener: TcpListener, dir: &Path, config: Config) -> Result<Broker> {
-        let failed = |e| Error::failed("cannot start the small broker", e);
-        let address = listener.local_addr().map_err(failed)?;
-        let limits = Limits {
-            retention_bytes: config.retention_bytes,
-            segment_bytes: config.segment_bytes,
-            max_topics: config.max_topics,
-        };
-        let log = Log::open(dir, &address.to_string(), limits)?;
-        let offsets = dir.join("group-offsets");
-        let group_offsets =
-            GroupOffsets::open(&offsets, config.max_group_offsets).map_err(|e| {
-                let doing = format_args!("cannot use {} for committed offsets", offsets.display());
-                Error::failed(doing, e)
-            })?;
-        let server =
-            Server::start(listener, address, log, group_offsets, config).map_err(failed)?;
-        Ok(Broker { server })
-    }
-
-    /// The address that it listens on.
-    pub fn address(&self) -> SocketAddr {
-        self.server.address()
-    }
-
-    /// Stops the broker: appends that have begun end, all connections are closed, and the address and
-    /// the log are free for the next broker.
-    pub fn stop(&mut self) {
-        self.server.stop();
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        self.stop();
     }
 }
 

@@ -23,7 +23,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use super::{identity, lock};
+use super::{Config, identity, lock};
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::wire::{ErrorCode, code};
@@ -44,22 +44,11 @@ const INDEX_INTERVAL: u64 = 16 * 1024;
 /// What follows a topic's name in the name of its folder: Kafka's number of the partition.
 const PARTITION: &str = "-0";
 
-/// How much of a topic is kept, and in which pieces.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    /// When a topic takes more, its oldest segments are deleted.
-    pub(super) retention_bytes: u64,
-    /// When a segment would take more, the next one is started.
-    pub(super) segment_bytes: u64,
-    /// How many topics there can be.
-    pub(super) max_topics: usize,
-}
-
 /// All topics in one data directory, which is locked against other processes.
 #[derive(Debug)]
 pub(super) struct Log {
     dir: PathBuf,
-    limits: Limits,
+    config: Arc<Config>,
     id: u32,
     lock_file: File,
     /// Locked for a look-up, and while a topic is created.
@@ -78,7 +67,7 @@ impl Log {
     /// Opens the log in `dir`, which is created if it does not exist, for a broker at `address`.
     ///
     /// Fails when the directory cannot be created or written, or when another broker has it open.
-    pub(super) fn open(dir: &Path, address: &str, limits: Limits) -> Result<Log> {
+    pub(super) fn open(dir: &Path, address: &str, config: &Arc<Config>) -> Result<Log> {
         let unusable = |e| unusable(dir, e);
         create_dir(dir).map_err(unusable)?;
         let lock_file = lock_dir(dir, address)?;
@@ -93,13 +82,13 @@ impl Log {
             let file_name = entry.file_name();
             let name = file_name.to_str().and_then(|n| n.strip_suffix(PARTITION));
             if let Some(name) = name.filter(|n| n.parse::<Name>().is_ok()) {
-                let topic = Topic::new(entry.path(), limits, &open_files);
+                let topic = Topic::new(entry.path(), config, &open_files);
                 topics.insert(name.to_string(), Arc::new(topic));
             }
         }
         Ok(Log {
             dir: dir.to_path_buf(),
-            limits,
+            config: Arc::clone(config),
             id,
             lock_file,
             topics: Mutex::new(topics),
@@ -143,13 +132,13 @@ impl Log {
         if name.parse::<Name>().is_err() {
             return Err(code::INVALID_TOPIC_EXCEPTION);
         }
-        if topics.len() >= self.limits.max_topics {
+        if topics.len() >= self.config.max_topics {
             return Err(code::POLICY_VIOLATION);
         }
         let dir = self.dir.join(format!("{name}{PARTITION}"));
         // An existing folder is another topic's, on a disk where `Bob` is `bob`.
         fs::create_dir(&dir)?;
-        let topic = Topic::new(dir, self.limits, &self.open_files);
+        let topic = Topic::new(dir, &self.config, &self.open_files);
         topics.insert(name.to_string(), Arc::new(topic));
         Ok(())
     }

@@ -12,14 +12,18 @@ use crate::broker::message::{
     tests::{any_message, encode},
 };
 
-const LIMITS: Limits = Limits {
-    retention_bytes: u64::MAX,
-    segment_bytes: 300,
-    max_topics: 100,
-};
+/// Small segments.
+fn small() -> Config {
+    Config {
+        retention_bytes: u64::MAX,
+        segment_bytes: 300,
+        max_topics: 100,
+        ..Config::default()
+    }
+}
 
-fn open(dir: &TempDir, limits: Limits) -> Log {
-    Log::open(dir.path(), "127.0.0.1:9092", limits).unwrap()
+fn open(dir: &TempDir, config: &Config) -> Log {
+    Log::open(dir.path(), "127.0.0.1:9092", &Arc::new(config.clone())).unwrap()
 }
 
 /// The topic `bob`, which is created if it does not exist.
@@ -80,12 +84,12 @@ proptest! {
         max_bytes in 1usize..500,
     ) {
         let dir = TempDir::new().unwrap();
-        let mut log = open(&dir, LIMITS);
+        let mut log = open(&dir, &small());
         let mut all = Vec::new();
         for (i, set) in sets.iter().enumerate() {
             if i == reopen.index(sets.len()) {
                 drop(log);
-                log = open(&dir, LIMITS);
+                log = open(&dir, &small());
             }
             prop_assert_eq!(bob(&log).append(&mut set.concat()).unwrap(), all.len() as i64);
             all.extend(without_offset(set));
@@ -93,7 +97,7 @@ proptest! {
         for reopened in [false, true] {
             if reopened {
                 drop(log);
-                log = open(&dir, LIMITS);
+                log = open(&dir, &small());
             }
             let bob = bob(&log);
             prop_assert_eq!(bob.offsets().unwrap(), 0..all.len() as i64);
@@ -113,7 +117,7 @@ proptest! {
 fn a_tail_torn_at_any_byte_is_cut_and_the_log_goes_on() {
     let dir = TempDir::new().unwrap();
     let messages: Vec<_> = (0..4).map(numbered).collect();
-    bob(&open(&dir, LIMITS))
+    bob(&open(&dir, &small()))
         .append(&mut messages.concat())
         .unwrap();
     let file = files(&dir).remove(0);
@@ -122,12 +126,12 @@ fn a_tail_torn_at_any_byte_is_cut_and_the_log_goes_on() {
         fs::write(&file, &whole[..cut]).unwrap();
         let kept = cut / messages[0].len();
         {
-            let log = open(&dir, LIMITS);
+            let log = open(&dir, &small());
             let bob = bob(&log);
             assert_eq!(bob.offsets().unwrap(), 0..kept as i64, "cut at {cut}");
             bob.append(&mut numbered(9)).unwrap();
         }
-        let log = open(&dir, LIMITS);
+        let log = open(&dir, &small());
         let mut expected = without_offset(&messages[..kept]);
         expected.extend(without_offset(&[numbered(9)]));
         assert_eq!(read_from(&bob(&log), 0, 1000), expected, "cut at {cut}");
@@ -138,7 +142,7 @@ fn a_tail_torn_at_any_byte_is_cut_and_the_log_goes_on() {
 fn a_byte_changed_in_the_last_segment_cuts_the_log_before_its_message() {
     let dir = TempDir::new().unwrap();
     let messages: Vec<_> = (0..4).map(numbered).collect();
-    bob(&open(&dir, LIMITS))
+    bob(&open(&dir, &small()))
         .append(&mut messages.concat())
         .unwrap();
     let file = files(&dir).remove(0);
@@ -148,7 +152,7 @@ fn a_byte_changed_in_the_last_segment_cuts_the_log_before_its_message() {
         changed[at] ^= 0x10;
         fs::write(&file, changed).unwrap();
         let kept = at / messages[0].len();
-        let log = open(&dir, LIMITS);
+        let log = open(&dir, &small());
         assert_eq!(bob(&log).offsets().unwrap(), 0..kept as i64, "byte {at}");
         assert_eq!(
             fs::metadata(&file).unwrap().len() as usize,
@@ -160,7 +164,7 @@ fn a_byte_changed_in_the_last_segment_cuts_the_log_before_its_message() {
 #[test]
 fn after_a_damaged_message_in_an_older_segment_reading_goes_on_in_the_next() {
     let dir = TempDir::new().unwrap();
-    let log = open(&dir, LIMITS);
+    let log = open(&dir, &small());
     for n in 0..30 {
         bob(&log).append(&mut numbered(n)).unwrap();
     }
@@ -172,7 +176,7 @@ fn after_a_damaged_message_in_an_older_segment_reading_goes_on_in_the_next() {
     fs::write(&file, &bytes).unwrap();
     let next = (bytes.len() / size) as i64;
 
-    let log = open(&dir, LIMITS);
+    let log = open(&dir, &small());
     let mut out = Vec::new();
     bob(&log).read(0, 1000, &mut out).unwrap();
     assert_eq!(out.len(), 3 * size);
@@ -187,11 +191,11 @@ fn after_a_damaged_message_in_an_older_segment_reading_goes_on_in_the_next() {
 #[test]
 fn the_oldest_segments_are_deleted_when_a_topic_grows_too_large() {
     let dir = TempDir::new().unwrap();
-    let limits = Limits {
+    let config = Config {
         retention_bytes: 1000,
-        ..LIMITS
+        ..small()
     };
-    let log = open(&dir, limits);
+    let log = open(&dir, &config);
     for n in 0..200 {
         bob(&log).append(&mut numbered(n)).unwrap();
         let bytes: u64 = files(&dir)
@@ -213,17 +217,17 @@ fn the_oldest_segments_are_deleted_when_a_topic_grows_too_large() {
     let below = bob(&log).read(kept.start - 1, 100, &mut out);
     assert_eq!(below, Err(code::OFFSET_OUT_OF_RANGE));
     drop(log);
-    assert_eq!(bob(&open(&dir, limits)).offsets().unwrap(), kept);
+    assert_eq!(bob(&open(&dir, &config)).offsets().unwrap(), kept);
 }
 
 #[test]
 fn the_index_finds_every_message() {
     let dir = TempDir::new().unwrap();
-    let limits = Limits {
+    let config = Config {
         segment_bytes: 10 * INDEX_INTERVAL,
-        ..LIMITS
+        ..small()
     };
-    let log = open(&dir, limits);
+    let log = open(&dir, &config);
     let mut lines = Vec::new();
     for n in 0..4000 {
         // Some are longer than the distance between two entries.
@@ -238,7 +242,7 @@ fn the_index_finds_every_message() {
     for reopened in [false, true] {
         if reopened {
             drop(log);
-            log = open(&dir, limits);
+            log = open(&dir, &config);
         }
         let bob = bob(&log);
         for (offset, line) in lines.iter().enumerate() {
@@ -258,7 +262,7 @@ fn the_index_finds_every_message() {
 #[test]
 fn a_read_of_the_newest_messages_reads_nothing_before_them() {
     let dir = TempDir::new().unwrap();
-    let log = open(&dir, LIMITS);
+    let log = open(&dir, &small());
     let bob = bob(&log);
     for n in 0..20 {
         let set = [numbered(2 * n), numbered(2 * n + 1)].concat();
@@ -280,7 +284,7 @@ fn a_read_of_the_newest_messages_reads_nothing_before_them() {
 #[test]
 fn few_files_stay_open_and_none_of_full_segments() {
     let dir = TempDir::new().unwrap();
-    let log = open(&dir, LIMITS);
+    let log = open(&dir, &small());
     let topics = MAX_OPEN + 3;
     let open_paths = |log: &Log| -> Vec<_> {
         let files = log.open_files.files();
@@ -315,7 +319,7 @@ fn few_files_stay_open_and_none_of_full_segments() {
 #[test]
 fn nothing_is_appended_to_a_file_that_was_moved() {
     let dir = TempDir::new().unwrap();
-    let log = open(&dir, LIMITS);
+    let log = open(&dir, &small());
     bob(&log).append(&mut numbered(0)).unwrap();
     let (folder, aside) = (dir.path().join("bob-0"), dir.path().join("aside"));
     fs::rename(&folder, &aside).unwrap();
@@ -329,7 +333,7 @@ fn nothing_is_appended_to_a_file_that_was_moved() {
     let expected = without_offset(&[numbered(0), numbered(1)]);
     assert_eq!(read_from(&bob(&log), 0, 1000), expected);
     drop(log);
-    let log = open(&dir, LIMITS);
+    let log = open(&dir, &small());
     assert_eq!(read_from(&bob(&log), 0, 1000), expected);
     bob(&log).append(&mut numbered(2)).unwrap();
     fs::remove_dir_all(&folder).unwrap();
@@ -342,7 +346,7 @@ fn after_a_file_was_deleted_or_cut_the_log_goes_on_without_a_hole() {
     let size = numbered(0).len();
     for left in [None, Some(size + 3)] {
         let dir = TempDir::new().unwrap();
-        let log = open(&dir, LIMITS);
+        let log = open(&dir, &small());
         for n in 0..3 {
             bob(&log).append(&mut numbered(n)).unwrap();
         }
@@ -363,7 +367,7 @@ fn after_a_file_was_deleted_or_cut_the_log_goes_on_without_a_hole() {
         assert_eq!(gone, Err(code::OFFSET_OUT_OF_RANGE), "{left:?}");
 
         drop(log);
-        let log = open(&dir, LIMITS);
+        let log = open(&dir, &small());
         assert_eq!(read_from(&bob(&log), 3, 1000), after);
         assert_eq!(bob(&log).append(&mut numbered(5)).unwrap(), 5);
         if left.is_some() {
@@ -377,11 +381,11 @@ fn after_a_file_was_deleted_or_cut_the_log_goes_on_without_a_hole() {
 #[test]
 fn messages_that_cannot_be_written_leave_the_log_as_it_was() {
     let dir = TempDir::new().unwrap();
-    let limits = Limits {
+    let config = Config {
         segment_bytes: 1 << 20,
-        ..LIMITS
+        ..small()
     };
-    let log = open(&dir, limits);
+    let log = open(&dir, &config);
     bob(&log).append(&mut numbered(0)).unwrap();
     let file = files(&dir).remove(0);
     let aside = dir.path().join("aside");
@@ -403,13 +407,13 @@ fn messages_that_cannot_be_written_leave_the_log_as_it_was() {
     let expected = without_offset(&[numbered(0), numbered(2)]);
     assert_eq!(read_from(&bob(&log), 0, 1000), expected);
     drop(log);
-    assert_eq!(read_from(&bob(&open(&dir, LIMITS)), 0, 1000), expected);
+    assert_eq!(read_from(&bob(&open(&dir, &small())), 0, 1000), expected);
 }
 
 #[test]
 fn an_append_wakes_up_the_threads_that_watch_the_topic() {
     let dir = TempDir::new().unwrap();
-    let log = open(&dir, LIMITS);
+    let log = open(&dir, &small());
     let bob = bob(&log);
     let (tx, rx) = mpsc::channel();
     let watcher = {
@@ -433,7 +437,7 @@ fn an_append_wakes_up_the_threads_that_watch_the_topic() {
 #[test]
 fn a_message_is_found_by_its_timestamp() {
     let dir = TempDir::new().unwrap();
-    let log = open(&dir, LIMITS);
+    let log = open(&dir, &small());
     bob(&log).append(&mut numbered(0)).unwrap();
     for n in 1..50 {
         bob(&log)
@@ -459,11 +463,11 @@ fn a_message_is_found_by_its_timestamp() {
 #[test]
 fn topics_have_legal_names_and_exist_after_a_restart() {
     let dir = TempDir::new().unwrap();
-    let limits = Limits {
+    let config = Config {
         max_topics: 3,
-        ..LIMITS
+        ..small()
     };
-    let log = open(&dir, limits);
+    let log = open(&dir, &config);
     for name in [
         "",
         ".",
@@ -483,7 +487,7 @@ fn topics_have_legal_names_and_exist_after_a_restart() {
     }
     assert_eq!(log.create_topic("more"), Err(code::POLICY_VIOLATION));
     drop(log);
-    let log = open(&dir, limits);
+    let log = open(&dir, &config);
     assert_eq!(log.topic_names(), ["Alice.2_x-0", "bob", &long]);
     assert!(log.topic("more").is_none());
 }
@@ -493,7 +497,7 @@ fn a_log_has_one_broker_at_a_time_and_keeps_its_identity() {
     let dir = TempDir::new().unwrap();
     let below = dir.path().join("some/where");
     assert_eq!(identity::stored(&below), None);
-    let log = Log::open(&below, "127.0.0.1:7", LIMITS).unwrap();
+    let log = Log::open(&below, "127.0.0.1:7", &Arc::new(small())).unwrap();
     let first = identity::stored(&below).unwrap();
     assert_eq!(log.id(), first);
     #[cfg(unix)]
@@ -502,7 +506,7 @@ fn a_log_has_one_broker_at_a_time_and_keeps_its_identity() {
         let mode = fs::metadata(&below).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
     }
-    let second = Log::open(&below, "127.0.0.1:8", LIMITS)
+    let second = Log::open(&below, "127.0.0.1:8", &Arc::new(small()))
         .unwrap_err()
         .to_string();
     assert!(
@@ -511,7 +515,7 @@ fn a_log_has_one_broker_at_a_time_and_keeps_its_identity() {
     );
     assert!(second.contains("--data-dir"), "{second}");
     log.release();
-    let log = Log::open(&below, "127.0.0.1:8", LIMITS).unwrap();
+    let log = Log::open(&below, "127.0.0.1:8", &Arc::new(small())).unwrap();
     assert_eq!(log.id(), first);
 }
 
@@ -521,7 +525,9 @@ fn a_directory_that_cannot_be_used_is_named_with_the_remedy() {
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
     for unusable in [file.join("log"), file.clone()] {
-        let error = Log::open(&unusable, "", LIMITS).unwrap_err().to_string();
+        let error = Log::open(&unusable, "", &Arc::new(small()))
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains(&format!("cannot use {}", unusable.display())),
             "{error}"

@@ -9,17 +9,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, Thread, ThreadId};
 
-use super::Limits;
 use super::files::{OpenFiles, append_at};
 use super::segment::{Segment, add_to_index, find, modified, walk};
-use crate::broker::{lock, message};
+use crate::broker::{Config, lock, message};
 use crate::wire::{ErrorCode, code};
 
 /// A topic, and the folder of its segments.
 #[derive(Debug)]
 pub(in crate::broker) struct Topic {
     dir: PathBuf,
-    limits: Limits,
+    config: Arc<Config>,
     /// Oldest first; the last is appended to. Empty until the topic is first used. Locked during an
     /// append, and for a read until it is known where to read.
     segments: Mutex<VecDeque<Segment>>,
@@ -29,10 +28,10 @@ pub(in crate::broker) struct Topic {
 }
 
 impl Topic {
-    pub(super) fn new(dir: PathBuf, limits: Limits, open_files: &Arc<OpenFiles>) -> Topic {
+    pub(super) fn new(dir: PathBuf, config: &Arc<Config>, open_files: &Arc<OpenFiles>) -> Topic {
         Topic {
             dir,
-            limits,
+            config: Arc::clone(config),
             segments: Mutex::default(),
             watchers: Mutex::default(),
             open_files: Arc::clone(open_files),
@@ -90,7 +89,7 @@ impl Topic {
         let mut segments = self.segments()?;
         let base_offset = offsets(&segments).end;
         let size = set.len() as u64;
-        let full = |s: &&Segment| s.len > 0 && s.len + size > self.limits.segment_bytes;
+        let full = |s: &&Segment| s.len > 0 && s.len + size > self.config.segment_bytes;
         if let Some(full) = segments.back().filter(full) {
             self.open_files.remove(&full.path(&self.dir));
             segments.push_back(Segment::new(base_offset));
@@ -133,7 +132,7 @@ impl Topic {
     /// Deletes the oldest segments, as long as the others have all that has to be kept.
     fn delete_oldest(&self, segments: &mut VecDeque<Segment>) {
         let mut total: u64 = segments.iter().map(|s| s.len).sum();
-        while segments.len() > 1 && total - segments[0].len >= self.limits.retention_bytes {
+        while segments.len() > 1 && total - segments[0].len >= self.config.retention_bytes {
             // A file that cannot be deleted is found again at the next start, and retried. That is
             // better than a failed append.
             let _ = fs::remove_file(segments[0].path(&self.dir));

@@ -9,15 +9,18 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::Config;
 use super::group_offsets::GroupOffsets;
 use super::log::{self, Log};
+use super::{Config, lock};
+use crate::error::{Error, Result};
 use connection::Connection;
 
 mod answer;
@@ -38,9 +41,9 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// How long a new connection waits for the end of the one that it replaces.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A listening broker.
+/// A running broker; dropping it stops it.
 #[derive(Debug)]
-pub(super) struct Server {
+pub struct Broker {
     address: SocketAddr,
     shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
@@ -51,10 +54,10 @@ pub(super) struct Server {
 struct Shared {
     log: Log,
     group_offsets: GroupOffsets,
-    config: Config,
+    config: Arc<Config>,
     stopping: AtomicBool,
     /// By a number of their own. Locked by the acceptor while it makes room for one more, by a
-    /// connection's thread at its end, and by [`Server::stop`]; never while a request is answered.
+    /// connection's thread at its end, and by [`Broker`]'s; never while a request is answered.
     connections: Mutex<HashMap<u64, Running>>,
     /// Notified when a connection has ended.
     ended: Condvar,
@@ -78,17 +81,27 @@ impl Running {
     }
 }
 
-impl Server {
-    /// Starts to accept connections.
-    pub(super) fn start(
-        listener: TcpListener,
-        address: SocketAddr,
-        log: Log,
-        group_offsets: GroupOffsets,
-        config: Config,
-    ) -> io::Result<Server> {
+impl Broker {
+    /// Serves the log in `dir` on `listener`, which the caller has bound: binding is the election.
+    /// Metadata names the address that a client connected to.
+    ///
+    /// An acknowledged message or offset was written to its file, and survives the end of this
+    /// process in any way. It was not synced to the disk: a power cut can lose the newest ones.
+    ///
+    /// Fails when the directory cannot be created or written, or when another broker uses it.
+    pub fn start(listener: TcpListener, dir: &Path, config: Config) -> Result<Broker> {
+        let failed = |e| Error::failed("cannot start the small broker", e);
+        let address = listener.local_addr().map_err(failed)?;
         // The caller may have made it non-blocking.
-        listener.set_nonblocking(false)?;
+        listener.set_nonblocking(false).map_err(failed)?;
+        let config = Arc::new(config);
+        let log = Log::open(dir, &address.to_string(), &config)?;
+        let offsets = dir.join("group-offsets");
+        let group_offsets =
+            GroupOffsets::open(&offsets, config.max_group_offsets).map_err(|e| {
+                let doing = format_args!("cannot use {} for committed offsets", offsets.display());
+                Error::failed(doing, e)
+            })?;
         let shared = Arc::new(Shared {
             log,
             group_offsets,
@@ -101,20 +114,24 @@ impl Server {
         let acceptor = thread::Builder::new().name("broker".into()).spawn({
             let shared = Arc::clone(&shared);
             move || shared.accept(&listener)
-        })?;
-        Ok(Server {
+        });
+        Ok(Broker {
             address,
             shared,
-            acceptor: Some(acceptor),
+            acceptor: Some(acceptor.map_err(failed)?),
         })
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    /// The address that it listens on.
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
+}
 
-    /// Ends all threads, and waits for them.
-    pub(super) fn stop(&mut self) {
+impl Drop for Broker {
+    /// Stops the broker: appends that have begun end, all connections are closed, all threads have
+    /// ended, and the address and the log are free for the next broker.
+    fn drop(&mut self) {
         let Some(acceptor) = self.acceptor.take() else {
             return;
         };
@@ -123,7 +140,7 @@ impl Server {
         loop {
             // Checked before the connections are, since the acceptor may be adding one just now.
             let finished = acceptor.is_finished();
-            let connections = std::mem::take(&mut *self.shared.connections());
+            let connections = mem::take(&mut *lock(&self.shared.connections));
             for running in connections.into_values() {
                 running.close();
                 threads.push(running.thread);
@@ -145,12 +162,6 @@ impl Server {
 }
 
 impl Shared {
-    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Running>> {
-        self.connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn accept(self: &Arc<Self>, listener: &TcpListener) {
         let mut next_id = 0;
         while !self.stopping.load(Ordering::SeqCst) {
@@ -202,7 +213,7 @@ impl Shared {
                 .collect();
             connections.len() >= self.config.max_connections || spare.is_err()
         };
-        let mut connections = self.connections();
+        let mut connections = lock(&self.connections);
         if is_full(&mut connections) {
             let idle = connections
                 .values()
@@ -230,7 +241,7 @@ struct Unregister(Arc<Shared>, u64);
 
 impl Drop for Unregister {
     fn drop(&mut self) {
-        self.0.connections().remove(&self.1);
+        lock(&self.0.connections).remove(&self.1);
         self.0.ended.notify_all();
     }
 }

@@ -103,7 +103,7 @@ fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
 /// Waits until this is true of the broker's only connection.
 fn wait_for_connection(broker: &Broker, what: &str, is_true: impl Fn(&Connection) -> bool) {
     wait_until(what, || {
-        let connections = broker.server.shared.connections();
+        let connections = lock(&broker.shared.connections);
         assert!(connections.len() < 2, "more than one connection");
         connections.values().any(|c| is_true(&c.connection))
     });
@@ -111,7 +111,7 @@ fn wait_for_connection(broker: &Broker, what: &str, is_true: impl Fn(&Connection
 
 /// Waits until the broker has read a part of the next request from its only connection.
 fn wait_until_begun(broker: &Broker) {
-    let timeout = Some(broker.server.shared.config.request_timeout);
+    let timeout = Some(broker.shared.config.request_timeout);
     wait_for_connection(broker, "no request has begun", |connection| {
         connection.stream.read_timeout().unwrap() == timeout
     });
@@ -387,7 +387,7 @@ fn requests_are_answered_in_whatever_pieces_they_come_in() {
         (requests.len() - 1, 2, true),
     ] {
         wait_until("the last connection has not ended", || {
-            broker.server.shared.connections().is_empty()
+            lock(&broker.shared.connections).is_empty()
         });
         let stream = connect(&broker);
         let mut next = |messages: &i64| {
@@ -552,20 +552,20 @@ fn a_waiting_fetch_ends_when_its_client_is_gone() {
     let (_dir, broker) = broker(Config::default());
     client(&broker);
     wait_until("the last connection has not ended", || {
-        broker.server.shared.connections().is_empty()
+        lock(&broker.shared.connections).is_empty()
     });
     let mut stream = connect(&broker);
     stream.write_all(&fetch(0, i32::MAX, 1, 0, 1000)).unwrap();
     wait_for_connection(&broker, "it does not wait", |c| c.idle_since().is_none());
     drop(stream);
     wait_until("the fetch still waits", || {
-        broker.server.shared.connections().is_empty()
+        lock(&broker.shared.connections).is_empty()
     });
 }
 
 #[test]
 fn stopping_ends_a_thousand_connections_and_their_waiting_fetches() {
-    let (dir, mut broker) = broker(Config::default());
+    let (dir, broker) = broker(Config::default());
     let mut writer = client(&broker);
     say(&mut writer, "first").unwrap();
     // Both ends of a connection are this process's, whose descriptors are limited.
@@ -583,7 +583,7 @@ fn stopping_ends_a_thousand_connections_and_their_waiting_fetches() {
     let address = broker.address();
     let (tx, rx) = mpsc::channel();
     thread::spawn(move || {
-        broker.stop();
+        drop(broker);
         tx.send(()).unwrap();
     });
     // The fetches may wait for much longer than the deadline.
@@ -631,12 +631,12 @@ fn a_connection_whose_request_is_being_answered_is_not_closed_for_another() {
         ..Config::default()
     };
     let (_dir, broker) = broker(config);
-    broker.server.shared.log.create_topic("bob").unwrap();
+    broker.shared.log.create_topic("bob").unwrap();
     let mut waiting = connect(&broker);
     waiting.write_all(&fetch(0, i32::MAX, 1, 0, 1000)).unwrap();
     wait_for_connection(&broker, "it is not answered", |c| c.idle_since().is_none());
     assert!(is_closed(&connect(&broker)));
-    let bob = broker.server.shared.log.topic("bob").unwrap();
+    let bob = broker.shared.log.topic("bob").unwrap();
     bob.append(&mut encode(None, None, Some(b"now"))).unwrap();
     assert_eq!(fetched(0, response(&waiting).unwrap()).1, 1);
 }

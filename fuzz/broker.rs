@@ -1,13 +1,15 @@
-//! The entry points of `fuzz/`: each takes bytes from outside, and must not panic.
+//! What the targets call, as a module of the broker, whose private parts it uses. Each takes bytes
+//! from outside, and must not panic.
 //!
 //! Wrong checksums would keep random bytes from most of the code, so the bytes are used as they are
 //! and again with the right checksums.
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
-use super::log::{Limits, Log};
-use super::message;
+use super::log::Log;
+use super::{Config, message};
 use crate::wire::{Request, code};
 
 /// A request, and the messages in it.
@@ -61,12 +63,13 @@ fn open(dir: &Path, segment: &[u8]) {
     let _ = fs::remove_dir_all(&topic_dir);
     fs::create_dir_all(&topic_dir).expect("a folder");
     fs::write(topic_dir.join(format!("{:020}.log", 0)), segment).expect("a file");
-    let limits = Limits {
+    let config = Config {
         retention_bytes: 1 << 20,
         segment_bytes: 1 << 20,
         max_topics: 2,
+        ..Config::default()
     };
-    let log = Log::open(dir, "127.0.0.1:1", limits).expect("a log");
+    let log = Log::open(dir, "127.0.0.1:1", &Arc::new(config)).expect("a log");
     let topic = log.topic("bob").expect("the topic");
     let readable = topic.offsets().expect("its offsets");
     let mut offset = readable.start;
