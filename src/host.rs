@@ -1,13 +1,14 @@
 //! Who runs the small broker, and who takes over: binding its port is the election.
 
+use std::fmt::Display;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use crate::broker::{Broker, Config, identity};
+use crate::broker::{Broker, Config, identity, lock};
 use crate::client::{self, CONNECT_TIMEOUT, TakeOver};
 use crate::error::{Error, Result};
 
@@ -58,9 +59,7 @@ pub fn find_or_start(server: &str, port: u16, dir: PathBuf) -> Result<Host> {
                 Err(_) if client::reach(server, CONNECT_TIMEOUT).is_err() => {}
                 Err(error) => return Err(error.hint(OTHER_PORT_HINT)),
                 // It is just stopping.
-                Ok(found) if found.hung_up() && attempt < START_ATTEMPTS => {
-                    thread::sleep(RETRY_INTERVAL);
-                }
+                Ok(found) if found.hung_up() && attempt < START_ATTEMPTS => {}
                 Ok(found) => {
                     return Ok(match found.log_id() {
                         None => Host::Kafka,
@@ -72,20 +71,15 @@ pub fn find_or_start(server: &str, port: u16, dir: PathBuf) -> Result<Host> {
         } else {
             match broker.serve() {
                 Ok(true) => return Ok(Host::Us(Arc::new(broker))),
-                // Another process has bound the port since: the next attempt finds it.
-                Ok(false) => {}
-                // The port of a killed process is free a moment before its log is.
                 Err(error) if attempt > LOG_ATTEMPTS => return Err(error),
-                Err(_) => {}
+                // Another process has bound the port since: the next attempt finds it. Or it was
+                // killed: its port is free a moment before its log is.
+                Ok(false) | Err(_) => {}
             }
-            thread::sleep(RETRY_INTERVAL);
         }
+        thread::sleep(RETRY_INTERVAL);
     }
-    Err(Error::failed(
-        format!("cannot start the small broker on {}", broker.address),
-        "the port is taken, but takes no connections",
-    )
-    .hint(OTHER_PORT_HINT))
+    Err(broker.cannot_start("the port is taken, but takes no connections"))
 }
 
 impl LocalBroker {
@@ -107,21 +101,19 @@ impl LocalBroker {
 
     /// Serves from this process, unless the port is taken. Returns whether it does.
     fn serve(&self) -> Result<bool> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if running.is_some() {
-            return Ok(true);
+        let mut running = lock(&self.running);
+        if running.is_none() {
+            let listener = match TcpListener::bind(self.address) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse => return Ok(false),
+                bound => bound.map_err(|error| self.cannot_start(error))?,
+            };
+            *running = Some(Broker::start(listener, &self.dir, Config::default())?);
         }
-        match TcpListener::bind(self.address) {
-            Ok(listener) => {
-                *running = Some(Broker::start(listener, &self.dir, Config::default())?);
-                Ok(true)
-            }
-            Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(false),
-            Err(error) => Err(Error::failed(
-                format!("cannot start the small broker on {}", self.address),
-                error,
-            )
-            .hint(OTHER_PORT_HINT)),
-        }
+        Ok(true)
+    }
+
+    fn cannot_start(&self, why: impl Display) -> Error {
+        let doing = format_args!("cannot start the small broker on {}", self.address);
+        Error::failed(doing, why).hint(OTHER_PORT_HINT)
     }
 }

@@ -153,7 +153,7 @@ fn encode((group, topic): &Key, committed: &CommittedOffset) -> Vec<u8> {
 /// Takes a record off the front, and returns its size, too. Fails if it is not whole.
 fn decode(r: &mut Reader<'_>) -> wire::Result<(Key, CommittedOffset, u64)> {
     let (size, sum) = (u32::read(r)?, u32::read(r)?);
-    let record = r.take(size as usize)?;
+    let record = r.take(size)?;
     if crc32fast::hash(record) != sum {
         return Err(Unreadable);
     }

@@ -62,6 +62,6 @@ impl Default for Config {
 }
 
 /// Locks what a thread that panicked may have left locked: each change to it is whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

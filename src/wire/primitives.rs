@@ -29,7 +29,8 @@ impl<'a> Reader<'a> {
         Reader { bytes, version }
     }
 
-    pub(crate) fn take(&mut self, size: usize) -> Result<&'a mut [u8]> {
+    pub(crate) fn take(&mut self, size: impl TryInto<usize>) -> Result<&'a mut [u8]> {
+        let size = size.try_into().map_err(|_| Unreadable)?;
         self.bytes.split_off_mut(..size).ok_or(Unreadable)
     }
 }
@@ -79,10 +80,10 @@ impl<'a> Wire<'a> for Option<&'a str> {
     fn read(r: &mut Reader<'a>) -> Result<Self> {
         match i16::read(r)? {
             -1 => Ok(None),
-            size => {
-                let bytes = r.take(usize::try_from(size).map_err(|_| Unreadable)?)?;
-                str::from_utf8(bytes).map(Some).map_err(|_| Unreadable)
-            }
+            size => match str::from_utf8(r.take(size)?) {
+                Ok(text) => Ok(Some(text)),
+                Err(_) => Err(Unreadable),
+            },
         }
     }
 
@@ -121,7 +122,7 @@ impl<'a> Wire<'a> for String {
 impl<'a> Wire<'a> for &'a mut [u8] {
     fn read(r: &mut Reader<'a>) -> Result<Self> {
         let size = i32::read(r)?;
-        r.take(usize::try_from(size).map_err(|_| Unreadable)?)
+        r.take(size)
     }
 
     fn write(&self, w: &mut Writer) {
@@ -138,12 +139,10 @@ impl<'a, T: Wire<'a>> Wire<'a> for Option<Vec<T>> {
     fn read(r: &mut Reader<'a>) -> Result<Self> {
         match i32::read(r)? {
             -1 => Ok(None),
+            ..0 => Err(Unreadable),
             count => {
-                let count = usize::try_from(count).map_err(|_| Unreadable)?;
-                (0..count)
-                    .map(|_| T::read(r))
-                    .collect::<Result<_>>()
-                    .map(Some)
+                let elements: Result<_> = (0..count).map(|_| T::read(r)).collect();
+                elements.map(Some)
             }
         }
     }

@@ -39,59 +39,50 @@ pub(super) struct OpenFile {
     pub(super) path: PathBuf,
     /// Device and inode, which no other file has while this one is open.
     identity: (u64, u64),
-    pub(super) file: Arc<File>,
+    file: Arc<File>,
 }
 
 impl OpenFiles {
-    pub(super) fn files(&self) -> MutexGuard<'_, VecDeque<OpenFile>> {
+    pub(super) fn list(&self) -> MutexGuard<'_, VecDeque<OpenFile>> {
         lock(&self.0)
     }
 
-    /// The file at `path`, which is created if it does not exist, and its metadata. It is removed
-    /// from the list; [`keep`](OpenFiles::keep) puts it back.
-    pub(super) fn take(&self, path: PathBuf) -> io::Result<(OpenFile, Metadata)> {
+    /// The file at `path`, which is created if it does not exist, and its metadata. It stays open
+    /// until [`MAX_OPEN`] others were opened after it.
+    pub(super) fn open(&self, path: PathBuf) -> io::Result<(Arc<File>, Metadata)> {
         let identity = |found: &Metadata| (found.dev(), found.ino());
-        if let Some(open) = self.remove(&path)
-            && let Ok(found) = fs::metadata(&path)
-            && identity(&found) == open.identity
-        {
-            return Ok((open, found));
-        }
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        let file = options.open(&path)?;
-        let found = file.metadata()?;
-        let open = OpenFile {
+        let (file, found) = match (self.close(&path), fs::metadata(&path)) {
+            (Some(open), Ok(found)) if identity(&found) == open.identity => (open.file, found),
+            _ => {
+                let mut options = OpenOptions::new();
+                options.read(true).write(true).create(true).truncate(false);
+                let file = options.open(&path)?;
+                let found = file.metadata()?;
+                (Arc::new(file), found)
+            }
+        };
+        let mut list = self.list();
+        list.push_back(OpenFile {
             path,
             identity: identity(&found),
-            file: Arc::new(file),
-        };
-        Ok((open, found))
-    }
-
-    /// Keeps a file open until [`MAX_OPEN`] others were kept after it.
-    pub(super) fn keep(&self, file: OpenFile) {
-        let mut files = self.files();
-        files.push_back(file);
-        if files.len() > MAX_OPEN {
-            files.pop_front();
+            file: Arc::clone(&file),
+        });
+        if list.len() > MAX_OPEN {
+            list.pop_front();
         }
+        Ok((file, found))
     }
 
     /// The file at `path`, if it is open.
     pub(super) fn get(&self, path: &Path) -> Option<Arc<File>> {
-        let files = self.files();
-        let open = files.iter().find(|open| open.path == path)?;
+        let list = self.list();
+        let open = list.iter().find(|open| open.path == path)?;
         Some(Arc::clone(&open.file))
     }
 
-    pub(super) fn remove(&self, path: &Path) -> Option<OpenFile> {
-        let mut files = self.files();
-        let at = files.iter().position(|open| open.path == path)?;
-        files.remove(at)
-    }
-
-    pub(super) fn close(&self) {
-        self.files().clear();
+    pub(super) fn close(&self, path: &Path) -> Option<OpenFile> {
+        let mut list = self.list();
+        let at = list.iter().position(|open| open.path == path)?;
+        list.remove(at)
     }
 }

@@ -18,8 +18,10 @@
 //! open. This module has the folder that they are in.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -40,6 +42,9 @@ mod topic;
 /// How many bytes lie at least between two indexed messages: the most that is read to find one. The
 /// index takes a thousandth of the log.
 const INDEX_INTERVAL: u64 = 16 * 1024;
+
+/// The file that is locked, with the address of the broker that has locked it.
+const LOCK_FILE: &str = ".lock";
 
 /// What follows a topic's name in the name of its folder: Kafka's number of the partition.
 const PARTITION: &str = "-0";
@@ -68,17 +73,53 @@ impl Log {
     ///
     /// Fails when the directory cannot be created or written, or when another broker has it open.
     pub(super) fn open(dir: &Path, address: &str, config: &Arc<Config>) -> Result<Log> {
-        let unusable = |e| unusable(dir, e);
-        create_dir(dir).map_err(unusable)?;
-        let lock_file = lock_dir(dir, address)?;
+        let failed = |why: &dyn Display| {
+            let doing = format_args!("cannot use {} for the broker's log", dir.display());
+            Error::failed(doing, why)
+        };
+        match Log::lock_and_load(dir, address, config) {
+            Ok(Some(log)) => return Ok(log),
+            Ok(None) => {}
+            Err(error) => {
+                let hint = "Name a directory that can be written with --data-dir.";
+                return Err(failed(&error).hint(hint));
+            }
+        }
+        // Where locks are mandatory, the file cannot be read either: then it stays unsaid.
+        let other = fs::read_to_string(dir.join(LOCK_FILE)).unwrap_or_default();
+        Err(match other.trim() {
+            "" => failed(&"another broker is using it")
+                .hint("Name another directory with --data-dir."),
+            other => failed(&format_args!("the broker at {other} is using it")).hint(format_args!(
+                "Talk to that one with -b {other}, or name another directory with --data-dir."
+            )),
+        })
+    }
+
+    /// Locks the directory, and writes the address to the lock file. `None` if another broker has
+    /// locked it.
+    fn lock_and_load(dir: &Path, address: &str, config: &Arc<Config>) -> io::Result<Option<Log>> {
+        // For its owner only.
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(dir)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false);
+        let mut lock_file = options.open(dir.join(LOCK_FILE))?;
+        match lock_file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        lock_file.set_len(0)?;
+        lock_file.write_all(address.as_bytes())?;
         let id = match identity::stored(dir) {
             Some(id) => id,
-            None => identity::create(dir).map_err(unusable)?,
+            None => identity::create(dir)?,
         };
         let open_files = Arc::default();
         let mut topics = BTreeMap::new();
-        for entry in fs::read_dir(dir).map_err(unusable)? {
-            let entry = entry.map_err(unusable)?;
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
             let file_name = entry.file_name();
             let name = file_name.to_str().and_then(|n| n.strip_suffix(PARTITION));
             if let Some(name) = name.filter(|n| n.parse::<Name>().is_ok()) {
@@ -86,14 +127,14 @@ impl Log {
                 topics.insert(name.to_string(), Arc::new(topic));
             }
         }
-        Ok(Log {
+        Ok(Some(Log {
             dir: dir.to_path_buf(),
             config: Arc::clone(config),
             id,
             lock_file,
             topics: Mutex::new(topics),
             open_files,
-        })
+        }))
     }
 
     /// Its identity.
@@ -103,7 +144,7 @@ impl Log {
 
     /// Lets another broker open the log. Nothing may be appended afterwards.
     pub(super) fn release(&self) {
-        self.open_files.close();
+        self.open_files.list().clear();
         // After an error it stays locked until this is dropped.
         let _ = self.lock_file.unlock();
     }
@@ -141,61 +182,5 @@ impl Log {
         let topic = Topic::new(dir, &self.config, &self.open_files);
         topics.insert(name.to_string(), Arc::new(topic));
         Ok(())
-    }
-}
-
-fn failed(dir: &Path, why: impl std::fmt::Display) -> Error {
-    Error::failed(
-        format_args!("cannot use {} for the broker's log", dir.display()),
-        why,
-    )
-}
-
-fn unusable(dir: &Path, why: io::Error) -> Error {
-    failed(dir, why).hint("Name a directory that can be written with --data-dir.")
-}
-
-/// Creates the directory, for its owner only.
-fn create_dir(dir: &Path) -> io::Result<()> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(dir)
-}
-
-/// Locks the directory for the broker at `address`, which is written to the lock file.
-///
-/// Fails with the address of the broker that has it locked.
-fn lock_dir(dir: &Path, address: &str) -> Result<File> {
-    let unusable = |e| unusable(dir, e);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(dir.join(".lock"))
-        .map_err(unusable)?;
-    match file.try_lock() {
-        Ok(()) => {
-            file.set_len(0).map_err(unusable)?;
-            file.write_all(address.as_bytes()).map_err(unusable)?;
-            Ok(file)
-        }
-        Err(TryLockError::Error(e)) => Err(unusable(e)),
-        Err(TryLockError::WouldBlock) => {
-            // Where locks are mandatory, the file cannot be read either: then it stays unsaid.
-            let mut other = String::new();
-            let _ = file.read_to_string(&mut other);
-            let other = other.trim();
-            Err(if other.is_empty() {
-                failed(dir, "another broker is using it")
-                    .hint("Name another directory with --data-dir.")
-            } else {
-                failed(dir, format_args!("the broker at {other} is using it")).hint(format_args!(
-                    "Talk to that one with -b {other}, or name another directory with --data-dir."
-                ))
-            })
-        }
     }
 }

@@ -91,34 +91,24 @@ impl Topic {
         let size = set.len() as u64;
         let full = |s: &&Segment| s.len > 0 && s.len + size > self.config.segment_bytes;
         if let Some(full) = segments.back().filter(full) {
-            self.open_files.remove(&full.path(&self.dir));
+            self.open_files.close(&full.path(&self.dir));
             segments.push_back(Segment::new(base_offset));
         }
         let last = segments.len() - 1;
         let active = &mut segments[last];
-        let mut taken = self.open_files.take(active.path(&self.dir));
-        if taken
-            .as_ref()
-            .is_ok_and(|(_, found)| found.len() < active.len)
-        {
+        let (mut file, mut found) = self.open_files.open(active.path(&self.dir))?;
+        if found.len() < active.len {
             // The file was deleted or cut. Its messages are lost; the offsets go on.
+            self.open_files.close(&active.path(&self.dir));
             *active = Segment::new(base_offset);
-            taken = self.open_files.take(active.path(&self.dir));
+            (file, found) = self.open_files.open(active.path(&self.dir))?;
         }
         let index = active.index.get_or_insert_default();
         let indexed = index.len();
         let end = message::assign_offsets(set, base_offset, |offset, at| {
             add_to_index(index, offset, active.len + at as u64);
         });
-        let written = taken.and_then(|(open, found)| {
-            append_at(&open.file, &found, active.len, set)?;
-            self.open_files.keep(open);
-            Ok(())
-        });
-        if let Err(error) = written {
-            index.truncate(indexed);
-            return Err(error.into());
-        }
+        append_at(&file, &found, active.len, set).inspect_err(|_| index.truncate(indexed))?;
         active.newest = (base_offset, active.len);
         active.len += size;
         active.end = end;

@@ -175,8 +175,10 @@ impl Shared {
             .iter()
             .filter_map(|topic| self.log.topic(topic.name))
             .collect();
-        let (mut watching, mut waited) = (false, false);
+        let mut waited = false;
         let response = loop {
+            // Registered before the read, so that no message is missed between the two.
+            watched.iter().for_each(|topic| topic.watch());
             let (mut bytes, mut failed) = (0, false);
             let response = wire::fetch_response(header, &request.topics, |name, p, out| {
                 let before = out.len();
@@ -197,17 +199,10 @@ impl Shared {
             if waited && connection.is_closed() {
                 break None;
             }
-            if watching {
-                thread::park_timeout(left.min(WATCH_INTERVAL));
-                waited = true;
-            }
-            // Registered before the next read, so that no message is missed between the two.
-            watched.iter().for_each(|topic| topic.watch());
-            watching = true;
+            thread::park_timeout(left.min(WATCH_INTERVAL));
+            waited = true;
         };
-        if watching {
-            watched.iter().for_each(|topic| topic.unwatch());
-        }
+        watched.iter().for_each(|topic| topic.unwatch());
         response
     }
 

@@ -2,11 +2,12 @@
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use super::Shared;
 use super::answer::NODE_ID;
+use crate::broker::lock;
 use crate::wire::{self, Node, Request};
 
 /// How much a connection reads ahead: most requests are whole after one read. The rest of larger
@@ -16,28 +17,20 @@ pub(super) const READ_AHEAD: usize = 1024;
 /// A response is written in pieces of this size, each of which must be done in time.
 const WRITE_CHUNK: usize = 256 * 1024;
 
-/// The idle time of a connection whose request is being answered.
-const BUSY: u64 = u64::MAX;
-
 /// The socket, and how long it has been idle.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) stream: TcpStream,
-    /// The time of its last response on [`Shared::clock`], or [`BUSY`].
-    idle_since: AtomicU64,
+    /// The time of its last response; `None` while a request is being answered.
+    pub(super) idle_since: Mutex<Option<Instant>>,
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, now: u64) -> Connection {
+    pub(super) fn new(stream: TcpStream) -> Connection {
         Connection {
             stream,
-            idle_since: AtomicU64::new(now),
+            idle_since: Mutex::new(Some(Instant::now())),
         }
-    }
-
-    /// Since when it has had no request; `None` while one is being answered.
-    pub(super) fn idle_since(&self) -> Option<u64> {
-        Some(self.idle_since.load(Ordering::Relaxed)).filter(|since| *since != BUSY)
     }
 
     /// Whether the client has closed the connection.
@@ -71,13 +64,13 @@ impl Shared {
         };
         loop {
             let mut request = self.read(&mut input)?;
-            connection.idle_since.store(BUSY, Ordering::Relaxed);
+            *lock(&connection.idle_since) = None;
             let Ok((header, request)) = Request::read(&mut request) else {
                 return Ok(());
             };
             let response = self.answer(&node, &header, request, connection);
             // Stored before the response is written: a client that has its response is idle.
-            connection.idle_since.store(self.tick(), Ordering::Relaxed);
+            *lock(&connection.idle_since) = Some(Instant::now());
             if let Some(response) = response {
                 self.write(stream, &response)?;
             }
@@ -94,20 +87,19 @@ impl Shared {
                 _ => {}
             }
         }
-        let timeout = self.config.request_timeout;
-        let max_bytes = self.config.max_request_bytes;
-        let is_whole = starts_with_whole_frame(input.buffer());
         let stream = *input.get_ref();
+        let is_whole = starts_with_whole_frame(input.buffer());
+        if !is_whole {
+            stream.set_read_timeout(Some(self.config.request_timeout))?;
+        }
         let mut input = ReadBy {
             input,
-            deadline: Instant::now() + timeout,
+            deadline: Instant::now() + self.config.request_timeout,
         };
-        if is_whole {
-            return wire::read_frame(&mut input, max_bytes);
+        let request = wire::read_frame(&mut input, self.config.max_request_bytes)?;
+        if !is_whole {
+            stream.set_read_timeout(Some(self.config.idle_timeout))?;
         }
-        stream.set_read_timeout(Some(timeout))?;
-        let request = wire::read_frame(&mut input, max_bytes)?;
-        stream.set_read_timeout(Some(self.config.idle_timeout))?;
         Ok(request)
     }
 

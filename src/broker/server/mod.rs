@@ -12,7 +12,7 @@ use std::io;
 use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -46,7 +46,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Broker {
     address: SocketAddr,
     shared: Arc<Shared>,
-    acceptor: Option<JoinHandle<()>>,
+    acceptor: JoinHandle<()>,
 }
 
 /// What the threads of all connections use.
@@ -61,8 +61,6 @@ struct Shared {
     connections: Mutex<HashMap<u64, Running>>,
     /// Notified when a connection has ended.
     ended: Condvar,
-    /// Counts responses: the connection with the lowest count was idle for longest.
-    clock: AtomicU64,
 }
 
 /// A connection, and the thread that serves it.
@@ -109,7 +107,6 @@ impl Broker {
             stopping: AtomicBool::new(false),
             connections: Mutex::default(),
             ended: Condvar::new(),
-            clock: AtomicU64::new(0),
         });
         let acceptor = thread::Builder::new().name("broker".into()).spawn({
             let shared = Arc::clone(&shared);
@@ -118,7 +115,7 @@ impl Broker {
         Ok(Broker {
             address,
             shared,
-            acceptor: Some(acceptor.map_err(failed)?),
+            acceptor: acceptor.map_err(failed)?,
         })
     }
 
@@ -132,14 +129,11 @@ impl Drop for Broker {
     /// Stops the broker: appends that have begun end, all connections are closed, all threads have
     /// ended, and the address and the log are free for the next broker.
     fn drop(&mut self) {
-        let Some(acceptor) = self.acceptor.take() else {
-            return;
-        };
         self.shared.stopping.store(true, Ordering::SeqCst);
         let mut threads = Vec::new();
         loop {
             // Checked before the connections are, since the acceptor may be adding one just now.
-            let finished = acceptor.is_finished();
+            let finished = self.acceptor.is_finished();
             let connections = mem::take(&mut *lock(&self.shared.connections));
             for running in connections.into_values() {
                 running.close();
@@ -156,7 +150,6 @@ impl Drop for Broker {
             // A thread that panicked has ended, too.
             let _ = thread.join();
         }
-        let _ = acceptor.join();
         self.shared.log.release();
     }
 }
@@ -180,7 +173,7 @@ impl Shared {
     fn admit(self: &Arc<Self>, id: u64, stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(self.config.request_timeout))?;
-        let connection = Arc::new(Connection::new(stream, self.tick()));
+        let connection = Arc::new(Connection::new(stream));
         // Locked until the connection is registered, so that it cannot end before.
         let Some(mut connections) = self.make_room() else {
             return Ok(());
@@ -217,7 +210,7 @@ impl Shared {
         if is_full(&mut connections) {
             let idle = connections
                 .values()
-                .filter_map(|running| Some((running.connection.idle_since()?, running)));
+                .filter_map(|running| Some(((*lock(&running.connection.idle_since))?, running)));
             let (_, longest) = idle.min_by_key(|(since, _)| *since)?;
             longest.close();
             let waited = self
@@ -229,10 +222,6 @@ impl Shared {
             }
         }
         Some(connections)
-    }
-
-    fn tick(&self) -> u64 {
-        self.clock.fetch_add(1, Ordering::Relaxed)
     }
 }
 

@@ -556,7 +556,9 @@ fn a_waiting_fetch_ends_when_its_client_is_gone() {
     });
     let mut stream = connect(&broker);
     stream.write_all(&fetch(0, i32::MAX, 1, 0, 1000)).unwrap();
-    wait_for_connection(&broker, "it does not wait", |c| c.idle_since().is_none());
+    wait_for_connection(&broker, "it does not wait", |c| {
+        lock(&c.idle_since).is_none()
+    });
     drop(stream);
     wait_until("the fetch still waits", || {
         lock(&broker.shared.connections).is_empty()
@@ -634,7 +636,9 @@ fn a_connection_whose_request_is_being_answered_is_not_closed_for_another() {
     broker.shared.log.create_topic("bob").unwrap();
     let mut waiting = connect(&broker);
     waiting.write_all(&fetch(0, i32::MAX, 1, 0, 1000)).unwrap();
-    wait_for_connection(&broker, "it is not answered", |c| c.idle_since().is_none());
+    wait_for_connection(&broker, "it is not answered", |c| {
+        lock(&c.idle_since).is_none()
+    });
     assert!(is_closed(&connect(&broker)));
     let bob = broker.shared.log.topic("bob").unwrap();
     bob.append(&mut encode(None, None, Some(b"now"))).unwrap();
