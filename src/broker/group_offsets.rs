@@ -98,12 +98,8 @@ impl GroupOffsets {
             return Err(code::POLICY_VIOLATION);
         }
         let bytes = encode(&key, &committed);
-        append_at(
-            &records.file,
-            &records.file.metadata()?,
-            records.len,
-            &bytes,
-        )?;
+        let found = records.file.metadata()?;
+        append_at(&records.file, &found, records.len, &bytes)?;
         records.insert(key, committed, bytes.len() as u64);
         if records.len > SLACK_BYTES + 2 * records.live {
             // The offset is committed, whether this succeeds or not.

@@ -122,18 +122,19 @@ pub(super) fn assign_offsets(
 /// learns that it asked for too few bytes.
 pub(super) fn down_convert(buffer: &mut Vec<u8>, start: usize) {
     let (mut from, mut to) = (start, start);
-    while let Some((_, size)) = header(&buffer[from..]) {
-        if size > buffer.len() - from {
-            break;
+    while let Some((_, size)) = header(&buffer[from..])
+        && size <= buffer.len() - from
+    {
+        if to < from {
+            buffer.copy_within(from..from + size, to);
         }
-        let timestamp = if buffer[from + MAGIC] == 0 { 0 } else { 8 };
-        if timestamp > 0 || to < from {
-            buffer.copy_within(from..from + TIMESTAMP, to);
-            buffer.copy_within(from + TIMESTAMP + timestamp..from + size, to + TIMESTAMP);
-        }
-        let end = to + size - timestamp;
-        if timestamp > 0 {
-            let message = &mut buffer[to..end];
+        let message = &mut buffer[to..to + size];
+        from += size;
+        to += size;
+        if message[MAGIC] > 0 {
+            message.copy_within(TIMESTAMP + 8.., TIMESTAMP);
+            to -= 8;
+            let message = &mut message[..size - 8];
             let message_size = (message.len() - OVERHEAD) as i32;
             message[8..OVERHEAD].copy_from_slice(&message_size.to_be_bytes());
             message[MAGIC] = 0;
@@ -142,8 +143,6 @@ pub(super) fn down_convert(buffer: &mut Vec<u8>, start: usize) {
             let sum = crc32fast::hash(&message[MAGIC..]);
             message[CRC..MAGIC].copy_from_slice(&sum.to_be_bytes());
         }
-        from += size;
-        to = end;
     }
     if to > start {
         buffer.truncate(to);

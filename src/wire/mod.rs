@@ -14,6 +14,7 @@ mod response;
 #[cfg(test)]
 mod tests;
 
+use primitives::messages;
 pub(crate) use primitives::{Reader, Result, Unreadable, Wire, Writer};
 pub(crate) use request::*;
 pub(crate) use response::*;
@@ -104,14 +105,16 @@ pub(crate) mod code {
     pub(crate) const UNSUPPORTED_COMPRESSION_TYPE: ErrorCode = ErrorCode { number: 76 };
 }
 
-/// What precedes the body of every request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Header<'a> {
-    /// The version of the request, and of its response.
-    pub(crate) api_version: i16,
-    /// Chosen by the client, and repeated in the response.
-    pub(crate) correlation_id: i32,
-    pub(crate) client_id: Option<&'a str>,
+messages! {
+    /// What precedes the body of every request, after the API key.
+    #[derive(Clone, Copy)]
+    Header<'a> {
+        /// The version of the request, and of its response.
+        api_version: i16,
+        /// Chosen by the client, and repeated in the response.
+        correlation_id: i32,
+        client_id: Option<&'a str>,
+    }
 }
 
 impl Header<'_> {
@@ -129,21 +132,15 @@ impl<'a> Request<'a> {
     ///
     /// Fails if it is not a request in a version that is spoken here; as with Kafka, it has no
     /// response then. Only an ApiVersions request may have any version, since its sender cannot
-    /// know better: of a newer one, only the version and the correlation id are read.
+    /// know better: of a newer one, only the header is read.
     pub(crate) fn read(request: &'a mut [u8]) -> Result<(Header<'a>, Request<'a>)> {
         let mut r = Reader::new(request, 0);
         let api_key = i16::read(&mut r)?;
-        r.version = i16::read(&mut r)?;
-        let mut header = Header {
-            api_version: r.version,
-            correlation_id: Wire::read(&mut r)?,
-            client_id: None,
-        };
-        if header.is_spoken(api_key) {
-            header.client_id = Wire::read(&mut r)?;
-        } else if api_key != API_VERSIONS {
+        let header = Header::read(&mut r)?;
+        if !header.is_spoken(api_key) && api_key != API_VERSIONS {
             return Err(Unreadable);
         }
+        r.version = header.api_version;
         Ok((header, Request::read_body(api_key, &mut r)?))
     }
 
@@ -151,9 +148,7 @@ impl<'a> Request<'a> {
     pub(crate) fn write(&self, header: &Header<'_>) -> Vec<u8> {
         let mut w = Writer::new(header.api_version);
         self.api_key().write(&mut w);
-        header.api_version.write(&mut w);
-        header.correlation_id.write(&mut w);
-        header.client_id.write(&mut w);
+        header.write(&mut w);
         self.write_body(&mut w);
         w.finish()
     }

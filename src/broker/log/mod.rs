@@ -54,7 +54,8 @@ const PARTITION: &str = "-0";
 pub(super) struct Log {
     dir: PathBuf,
     config: Arc<Config>,
-    id: u32,
+    /// Its identity.
+    pub(super) id: u32,
     lock_file: File,
     /// Locked for a look-up, and while a topic is created.
     topics: Mutex<BTreeMap<String, Arc<Topic>>>,
@@ -135,11 +136,6 @@ impl Log {
             topics: Mutex::new(topics),
             open_files,
         }))
-    }
-
-    /// Its identity.
-    pub(super) fn id(&self) -> u32 {
-        self.id
     }
 
     /// Lets another broker open the log. Nothing may be appended afterwards.

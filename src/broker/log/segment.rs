@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -50,15 +50,6 @@ impl Segment {
         }
     }
 
-    /// A segment whose file exists, with `len` bytes. Its end is found by [`Segment::index`].
-    pub(super) fn existing(base: i64, len: u64) -> Segment {
-        Segment {
-            len,
-            index: None,
-            ..Segment::new(base)
-        }
-    }
-
     pub(super) fn path(&self, dir: &Path) -> PathBuf {
         dir.join(format!("{:020}.log", self.base))
     }
@@ -70,7 +61,7 @@ impl Segment {
             let mut index = Index::new();
             let (end, len) = walk(&self.path(dir), self.base, |offset, at, _| {
                 add_to_index(&mut index, offset, at);
-                ControlFlow::Continue(())
+                true
             })?;
             (self.end, self.len, self.index) = (end, len, Some(index));
         }
@@ -79,11 +70,11 @@ impl Segment {
 }
 
 /// Passes the messages of a segment to `each`, with their offsets and the bytes at which they start,
-/// until one is not whole or `each` breaks. Returns the offset and the byte after the last.
+/// until one is not whole or `each` returns false. Returns the offset and the byte after the last.
 pub(super) fn walk(
     path: &Path,
     base: i64,
-    mut each: impl FnMut(i64, u64, &[u8]) -> ControlFlow<()>,
+    mut each: impl FnMut(i64, u64, &[u8]) -> bool,
 ) -> io::Result<(i64, u64)> {
     let file = File::open(path)?;
     let len = file.metadata()?.len();
@@ -101,7 +92,7 @@ pub(super) fn walk(
         }
         message.resize(size, 0);
         file.read_exact(&mut message[message::OVERHEAD..])?;
-        if message::check(&message).is_err() || each(offset, at, &message).is_break() {
+        if message::check(&message).is_err() || !each(offset, at, &message) {
             break;
         }
         offset += 1;

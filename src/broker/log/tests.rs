@@ -499,7 +499,7 @@ fn a_log_has_one_broker_at_a_time_and_keeps_its_identity() {
     assert_eq!(identity::stored(&below), None);
     let log = Log::open(&below, "127.0.0.1:7", &Arc::new(small())).unwrap();
     let first = identity::stored(&below).unwrap();
-    assert_eq!(log.id(), first);
+    assert_eq!(log.id, first);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -516,7 +516,7 @@ fn a_log_has_one_broker_at_a_time_and_keeps_its_identity() {
     assert!(second.contains("--data-dir"), "{second}");
     log.release();
     let log = Log::open(&below, "127.0.0.1:8", &Arc::new(small())).unwrap();
-    assert_eq!(log.id(), first);
+    assert_eq!(log.id, first);
 }
 
 #[test]

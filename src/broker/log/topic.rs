@@ -1,9 +1,9 @@
 //! One topic, which has one partition: appends messages, reads them, and deletes the oldest.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -55,7 +55,12 @@ impl Topic {
             let name = entry.file_name();
             let base = name.to_str().and_then(|n| n.strip_suffix(".log"));
             if let Some(base) = base.and_then(|b| b.parse().ok()) {
-                let segment = Segment::existing(base, entry.metadata()?.len());
+                // Its end is found by `Segment::index`.
+                let segment = Segment {
+                    len: entry.metadata()?.len(),
+                    index: None,
+                    ..Segment::new(base)
+                };
                 // A number that is written in another way is not ours.
                 if segment.path(&self.dir).file_name() == Some(&name) {
                     segments.push(segment);
@@ -72,10 +77,8 @@ impl Topic {
                 let len = active.len;
                 active.index(&self.dir)?;
                 if active.len < len {
-                    let file = OpenOptions::new()
-                        .write(true)
-                        .open(active.path(&self.dir))?;
-                    file.set_len(active.len)?;
+                    let file = File::options().write(true).open(active.path(&self.dir));
+                    file?.set_len(active.len)?;
                 }
             }
         }
@@ -206,13 +209,9 @@ impl Topic {
             }
             let mut found = None;
             walk(&path, base, |offset, _, message| {
-                match message::timestamp(message) {
-                    Some(timestamp) if timestamp >= time => {
-                        found = Some((offset, timestamp));
-                        ControlFlow::Break(())
-                    }
-                    _ => ControlFlow::Continue(()),
-                }
+                let timestamp = message::timestamp(message).filter(|timestamp| *timestamp >= time);
+                found = timestamp.map(|timestamp| (offset, timestamp));
+                found.is_none()
             })?;
             if found.is_some() {
                 return Ok(found);

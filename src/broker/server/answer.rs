@@ -11,9 +11,9 @@ use crate::broker::identity;
 use crate::broker::log::Topic;
 use crate::broker::message;
 use crate::wire::{
-    self, APIS, ApiVersionsResponse, CommittedPartition, EARLIEST, ErrorCode, FetchPartition,
-    FetchRequest, FindCoordinatorResponse, Header, LATEST, ListOffsetsPartition, ListedPartition,
-    MetadataBroker, MetadataPartition, MetadataRequest, MetadataResponse, MetadataTopic, Node,
+    self, APIS, ApiVersionsResponse, CommittedPartition, EARLIEST, ErrorCode, FetchRequest,
+    FindCoordinatorResponse, Header, LATEST, ListOffsetsPartition, ListedPartition, MetadataBroker,
+    MetadataPartition, MetadataRequest, MetadataResponse, MetadataTopic, Node,
     OffsetCommitPartition, OffsetFetchedPartition, ProducePartition, ProduceResponse,
     ProducedPartition, Request, TopicData, code, write_response,
 };
@@ -53,7 +53,7 @@ impl Shared {
                         0 => code::NONE,
                         _ => code::UNSUPPORTED_VERSION,
                     },
-                    api_keys: [APIS, &identity::to_apis(self.log.id())].concat(),
+                    api_keys: [APIS, &identity::to_apis(self.log.id)].concat(),
                 };
                 write_response(header, &response)
             }
@@ -181,10 +181,15 @@ impl Shared {
             watched.iter().for_each(|topic| topic.watch());
             let (mut bytes, mut failed) = (0, false);
             let response = wire::fetch_response(header, &request.topics, |name, p, out| {
-                let before = out.len();
-                let max_bytes = MAX_FETCH_BYTES - bytes;
-                let read = self.read_log(header.api_version, name, p, max_bytes, out);
-                bytes += out.len() - before;
+                let start = out.len();
+                let max_bytes = non_negative(p.partition_max_bytes).min(MAX_FETCH_BYTES - bytes);
+                let topic = self.topic(name, p.partition);
+                let read = topic.and_then(|topic| topic.read(p.fetch_offset, max_bytes, out));
+                // Timestamps came with version 2.
+                if header.api_version < 2 {
+                    message::down_convert(out, start);
+                }
+                bytes += out.len() - start;
                 failed |= read.is_err();
                 (error_code(&read), read.unwrap_or(-1))
             });
@@ -204,27 +209,6 @@ impl Shared {
         };
         watched.iter().for_each(|topic| topic.unwatch());
         response
-    }
-
-    /// Adds messages to `out`, and returns the offset of the next message to be written, or an
-    /// error code.
-    fn read_log(
-        &self,
-        version: i16,
-        name: &str,
-        p: &FetchPartition,
-        max_bytes: usize,
-        out: &mut Vec<u8>,
-    ) -> Result<i64, ErrorCode> {
-        let start = out.len();
-        let max_bytes = non_negative(p.partition_max_bytes).min(max_bytes);
-        let topic = self.topic(name, p.partition)?;
-        let end = topic.read(p.fetch_offset, max_bytes, out)?;
-        // Timestamps came with version 2.
-        if version < 2 {
-            message::down_convert(out, start);
-        }
-        Ok(end)
     }
 
     fn list_offsets(&self, version: i16, name: &str, p: &ListOffsetsPartition) -> ListedPartition {

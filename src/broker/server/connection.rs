@@ -26,13 +26,6 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream) -> Connection {
-        Connection {
-            stream,
-            idle_since: Mutex::new(Some(Instant::now())),
-        }
-    }
-
     /// Whether the client has closed the connection.
     pub(super) fn is_closed(&self) -> bool {
         let peek = || {

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::group_offsets::GroupOffsets;
 use super::log::{self, Log};
@@ -173,7 +173,10 @@ impl Shared {
     fn admit(self: &Arc<Self>, id: u64, stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(self.config.request_timeout))?;
-        let connection = Arc::new(Connection::new(stream));
+        let connection = Arc::new(Connection {
+            stream,
+            idle_since: Mutex::new(Some(Instant::now())),
+        });
         // Locked until the connection is registered, so that it cannot end before.
         let Some(mut connections) = self.make_room() else {
             return Ok(());

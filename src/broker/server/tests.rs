@@ -1,6 +1,5 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::mpsc;
-use std::time::Instant;
 
 use kafka::client::{
     CommitOffset, FetchOffset, FetchPartition, GroupOffsetStorage, KafkaClient, ProduceMessage,
