@@ -17,18 +17,10 @@ use std::sync::Mutex;
 
 use super::lock;
 use super::log::append_at;
-use crate::wire::{self, ErrorCode, Reader, Unreadable, Wire, Writer, code};
+use crate::wire::{self, CommittedOffset, ErrorCode, Reader, Unreadable, Wire, Writer, code};
 
 /// How many bytes of superseded records the file may have, however few are live.
 const SLACK_BYTES: u64 = 1024 * 1024;
-
-/// An offset committed for one topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct CommittedOffset {
-    pub(super) offset: i64,
-    /// What the client keeps with it.
-    pub(super) metadata: String,
-}
 
 /// The committed offsets of all groups.
 #[derive(Debug)]
@@ -139,8 +131,7 @@ fn encode((group, topic): &Key, committed: &CommittedOffset) -> Vec<u8> {
     let mut w = Writer::default();
     group.write(&mut w);
     topic.write(&mut w);
-    committed.offset.write(&mut w);
-    committed.metadata.write(&mut w);
+    committed.write(&mut w);
     let size = (w.bytes.len() as u32).to_be_bytes();
     let sum = crc32fast::hash(&w.bytes).to_be_bytes();
     [&size[..], &sum, &w.bytes].concat()
@@ -155,11 +146,7 @@ fn decode(r: &mut Reader<'_>) -> wire::Result<(Key, CommittedOffset, u64)> {
     }
     let mut r = Reader::new(record, 0);
     let key = (Wire::read(&mut r)?, Wire::read(&mut r)?);
-    let committed = CommittedOffset {
-        offset: Wire::read(&mut r)?,
-        metadata: Wire::read(&mut r)?,
-    };
-    Ok((key, committed, 8 + u64::from(size)))
+    Ok((key, Wire::read(&mut r)?, 8 + u64::from(size)))
 }
 
 #[cfg(test)]

@@ -62,11 +62,8 @@ pub(super) fn check(message: &[u8]) -> Result<(), ErrorCode> {
     if message[ATTRIBUTES] & COMPRESSION != 0 {
         return Err(code::UNSUPPORTED_COMPRESSION_TYPE);
     }
-    let rest = message
-        .get(fields..)
-        .and_then(skip_field)
-        .and_then(skip_field);
-    match rest {
+    let key = message.get(fields..);
+    match key.and_then(skip_field).and_then(skip_field) {
         Some([]) => Ok(()),
         _ => Err(code::CORRUPT_MESSAGE),
     }

@@ -99,10 +99,16 @@ messages! {
     /// The response is a list of [`TopicData`] with these.
     OffsetFetchedPartition {
         partition: i32,
-        /// -1 if none was committed.
-        committed_offset: i64,
-        metadata: String,
+        committed: CommittedOffset,
         error_code: ErrorCode,
+    }
+
+    #[derive(Clone)]
+    CommittedOffset {
+        /// -1 if none was committed.
+        offset: i64,
+        /// What the client keeps with it.
+        metadata: String,
     }
 }
 

@@ -30,10 +30,8 @@ type Index = Vec<(i64, u64)>;
 
 /// Adds a message to the index, if it lies far enough after the last one indexed.
 pub(super) fn add_to_index(index: &mut Index, offset: i64, at: u64) {
-    if index
-        .last()
-        .is_none_or(|(_, last)| at - last >= INDEX_INTERVAL)
-    {
+    let last = index.last();
+    if last.is_none_or(|(_, last)| at - last >= INDEX_INTERVAL) {
         index.push((offset, at));
     }
 }

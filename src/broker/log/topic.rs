@@ -184,18 +184,14 @@ impl Topic {
             out.resize(start + size.min(max_bytes), 0);
             file.read_exact_at(&mut out[start..], at)
         });
-        match read {
-            Ok(()) => Ok(readable.end),
-            Err(error) => {
-                out.truncate(start);
-                // The segment may have been deleted just now, to make room for newer messages.
-                let start = self.offsets().map_or(0, |offsets| offsets.start);
-                Err(match offset < start {
-                    true => code::OFFSET_OUT_OF_RANGE,
-                    false => error.into(),
-                })
+        read.map(|()| readable.end).map_err(|error| {
+            out.truncate(start);
+            // The segment may have been deleted just now, to make room for newer messages.
+            match self.offsets() {
+                Ok(readable) if offset < readable.start => code::OFFSET_OUT_OF_RANGE,
+                _ => error.into(),
             }
-        }
+        })
     }
 
     /// The first message whose timestamp is `time` (milliseconds since 1970) or later: its offset

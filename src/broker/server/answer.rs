@@ -6,23 +6,19 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::connection::Connection;
-use crate::broker::group_offsets::CommittedOffset;
 use crate::broker::identity;
 use crate::broker::log::Topic;
 use crate::broker::message;
 use crate::wire::{
-    self, APIS, ApiVersionsResponse, CommittedPartition, EARLIEST, ErrorCode, FetchRequest,
-    FindCoordinatorResponse, Header, LATEST, ListOffsetsPartition, ListedPartition, MetadataBroker,
-    MetadataPartition, MetadataRequest, MetadataResponse, MetadataTopic, Node,
+    self, APIS, ApiVersionsResponse, CommittedOffset, CommittedPartition, EARLIEST, ErrorCode,
+    FetchRequest, FindCoordinatorResponse, Header, LATEST, ListOffsetsPartition, ListedPartition,
+    MetadataBroker, MetadataPartition, MetadataRequest, MetadataResponse, MetadataTopic, Node,
     OffsetCommitPartition, OffsetFetchedPartition, ProducePartition, ProduceResponse,
     ProducedPartition, Request, TopicData, code, write_response,
 };
 
 /// The only partition that a topic has.
 const PARTITION: i32 = 0;
-
-/// The id of the only node.
-pub(super) const NODE_ID: i32 = 0;
 
 /// How many bytes of messages a response has at most, over all partitions.
 const MAX_FETCH_BYTES: usize = 8 << 20;
@@ -84,7 +80,7 @@ impl Shared {
             Request::OffsetCommit(body) => {
                 let topics = answers(body.topics, |name, p| CommittedPartition {
                     partition: p.partition,
-                    error_code: error_code(&self.commit(body.group, name, &p)),
+                    error_code: error_code(&self.commit(body.group, name, p)),
                 });
                 write_response(header, &topics)
             }
@@ -140,10 +136,9 @@ impl Shared {
     }
 
     fn append(&self, acks: i16, name: &str, p: ProducePartition<'_>) -> ProducedPartition {
+        let topic = self.topic(name, p.partition);
         let appended = match acks {
-            -1..=1 => self
-                .topic(name, p.partition)
-                .and_then(|topic| topic.append(p.records)),
+            -1..=1 => topic.and_then(|topic| topic.append(p.records)),
             _ => Err(code::INVALID_REQUIRED_ACKS),
         };
         ProducedPartition {
@@ -170,9 +165,8 @@ impl Shared {
         let max_wait = Duration::from_millis(non_negative(request.max_wait_ms) as u64);
         // A client that is gone is not always noticed, so that no fetch outlasts the idle timeout.
         let deadline = Instant::now() + max_wait.min(self.config.idle_timeout);
-        let watched: Vec<_> = request
-            .topics
-            .iter()
+        let topics = request.topics.iter();
+        let watched: Vec<_> = topics
             .filter_map(|topic| self.log.topic(topic.name))
             .collect();
         let mut waited = false;
@@ -212,7 +206,17 @@ impl Shared {
     }
 
     fn list_offsets(&self, version: i16, name: &str, p: &ListOffsetsPartition) -> ListedPartition {
-        let listed = self.find_offsets(version, name, p);
+        let listed = self.topic(name, p.partition).and_then(|topic| {
+            Ok(match p.timestamp {
+                LATEST => (-1, vec![topic.offsets()?.end]),
+                EARLIEST => (-1, vec![topic.offsets()?.start]),
+                time if version == 0 => (-1, topic.segments_until(time)?),
+                time => match topic.first_since(time)? {
+                    Some((offset, timestamp)) => (timestamp, vec![offset]),
+                    None => (-1, Vec::new()),
+                },
+            })
+        });
         let error_code = error_code(&listed);
         let (timestamp, mut offsets) = listed.unwrap_or((-1, Vec::new()));
         let offset = offsets.first().copied().unwrap_or(-1);
@@ -226,31 +230,11 @@ impl Shared {
         }
     }
 
-    /// The offsets that belong to a time, and the timestamp of the message at the first, if it was
-    /// found by its timestamp.
-    fn find_offsets(
-        &self,
-        version: i16,
-        name: &str,
-        p: &ListOffsetsPartition,
-    ) -> Result<(i64, Vec<i64>), ErrorCode> {
-        let topic = self.topic(name, p.partition)?;
-        Ok(match p.timestamp {
-            LATEST => (-1, vec![topic.offsets()?.end]),
-            EARLIEST => (-1, vec![topic.offsets()?.start]),
-            time if version == 0 => (-1, topic.segments_until(time)?),
-            time => match topic.first_since(time)? {
-                Some((offset, timestamp)) => (timestamp, vec![offset]),
-                None => (-1, Vec::new()),
-            },
-        })
-    }
-
     fn commit(
         &self,
         group: &str,
         name: &str,
-        p: &OffsetCommitPartition<'_>,
+        p: OffsetCommitPartition<'_>,
     ) -> Result<(), ErrorCode> {
         let metadata = p.committed_metadata.unwrap_or_default();
         if group.is_empty() || group.len() > MAX_GROUP_BYTES {
@@ -268,16 +252,14 @@ impl Shared {
     }
 
     fn committed(&self, group: &str, name: &str, partition: i32) -> OffsetFetchedPartition {
-        let committed = match partition {
-            PARTITION => self.group_offsets.committed(group, name),
-            _ => None,
+        let committed = self.group_offsets.committed(group, name);
+        let none = CommittedOffset {
+            offset: -1,
+            metadata: String::new(),
         };
-        let (committed_offset, metadata) =
-            committed.map_or((-1, String::new()), |c| (c.offset, c.metadata));
         OffsetFetchedPartition {
             partition,
-            committed_offset,
-            metadata,
+            committed: committed.filter(|_| partition == PARTITION).unwrap_or(none),
             error_code: code::NONE,
         }
     }

@@ -6,13 +6,15 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use super::Shared;
-use super::answer::NODE_ID;
 use crate::broker::lock;
 use crate::wire::{self, Node, Request};
 
 /// How much a connection reads ahead: most requests are whole after one read. The rest of larger
 /// ones is read past that buffer.
 pub(super) const READ_AHEAD: usize = 1024;
+
+/// The id of the only node.
+const NODE_ID: i32 = 0;
 
 /// A response is written in pieces of this size, each of which must be done in time.
 const WRITE_CHUNK: usize = 256 * 1024;
@@ -80,19 +82,19 @@ impl Shared {
                 _ => {}
             }
         }
-        let stream = *input.get_ref();
-        let is_whole = starts_with_whole_frame(input.buffer());
-        if !is_whole {
-            stream.set_read_timeout(Some(self.config.request_timeout))?;
+        let max_bytes = self.config.max_request_bytes;
+        if let Ok(request) = wire::read_frame(&mut input.buffer(), max_bytes) {
+            input.consume(4 + request.len());
+            return Ok(request);
         }
+        let stream = *input.get_ref();
+        stream.set_read_timeout(Some(self.config.request_timeout))?;
         let mut input = ReadBy {
             input,
             deadline: Instant::now() + self.config.request_timeout,
         };
-        let request = wire::read_frame(&mut input, self.config.max_request_bytes)?;
-        if !is_whole {
-            stream.set_read_timeout(Some(self.config.idle_timeout))?;
-        }
+        let request = wire::read_frame(&mut input, max_bytes)?;
+        stream.set_read_timeout(Some(self.config.idle_timeout))?;
         Ok(request)
     }
 
@@ -121,11 +123,4 @@ impl<R: Read> Read for ReadBy<'_, R> {
         }
         self.input.read(buffer)
     }
-}
-
-/// Whether the first frame in `bytes` is complete.
-fn starts_with_whole_frame(bytes: &[u8]) -> bool {
-    bytes.split_first_chunk().is_some_and(|(size, body)| {
-        usize::try_from(i32::from_be_bytes(*size)).is_ok_and(|size| size <= body.len())
-    })
 }

@@ -14,7 +14,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use super::group_offsets::GroupOffsets;
@@ -56,9 +56,9 @@ struct Shared {
     group_offsets: GroupOffsets,
     config: Arc<Config>,
     stopping: AtomicBool,
-    /// By a number of their own. Locked by the acceptor while it makes room for one more, by a
+    /// Locked by the acceptor while it makes room for one more, by a
     /// connection's thread at its end, and by [`Broker`]'s; never while a request is answered.
-    connections: Mutex<HashMap<u64, Running>>,
+    connections: Mutex<HashMap<ThreadId, Running>>,
     /// Notified when a connection has ended.
     ended: Condvar,
 }
@@ -156,21 +156,17 @@ impl Drop for Broker {
 
 impl Shared {
     fn accept(self: &Arc<Self>, listener: &TcpListener) {
-        let mut next_id = 0;
         while !self.stopping.load(Ordering::SeqCst) {
             match listener.accept() {
                 // A refused client sees its connection closed.
-                Ok((stream, _)) => {
-                    let _ = self.admit(next_id, stream);
-                    next_id += 1;
-                }
+                Ok((stream, _)) => drop(self.admit(stream)),
                 // The client is gone already, or no descriptor is left: both pass.
                 Err(_) => thread::sleep(ACCEPT_BACKOFF),
             }
         }
     }
 
-    fn admit(self: &Arc<Self>, id: u64, stream: TcpStream) -> io::Result<()> {
+    fn admit(self: &Arc<Self>, stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(self.config.request_timeout))?;
         let connection = Arc::new(Connection {
@@ -190,20 +186,21 @@ impl Shared {
             move || {
                 // Created by the new thread: if no thread can be started, this closure is dropped
                 // while the connections are locked.
-                let guard = Unregister(shared, id);
+                let guard = Unregister(shared);
                 // However it ends, also by a panic, the client sees the connection closed.
                 let _ = guard.0.serve(&connection);
                 drop(connection);
             }
         })?;
+        let id = thread.thread().id();
         connections.insert(id, Running { connection, thread });
         Ok(())
     }
 
     /// Makes room for one more connection, if need be by closing the one that was idle for longest.
     /// `None` if none is idle.
-    fn make_room(&self) -> Option<MutexGuard<'_, HashMap<u64, Running>>> {
-        let is_full = |connections: &mut HashMap<u64, Running>| {
+    fn make_room(&self) -> Option<MutexGuard<'_, HashMap<ThreadId, Running>>> {
+        let is_full = |connections: &mut HashMap<ThreadId, Running>| {
             let spare: io::Result<Vec<_>> = (0..SPARE_DESCRIPTORS)
                 .map(|_| self.log.spare_descriptor())
                 .collect();
@@ -229,11 +226,11 @@ impl Shared {
 }
 
 /// Removes a connection when its thread ends.
-struct Unregister(Arc<Shared>, u64);
+struct Unregister(Arc<Shared>);
 
 impl Drop for Unregister {
     fn drop(&mut self) {
-        lock(&self.0.connections).remove(&self.1);
+        lock(&self.0.connections).remove(&thread::current().id());
         self.0.ended.notify_all();
     }
 }
