@@ -13,9 +13,7 @@ use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
-use super::lock;
 use super::log::append_at;
 use crate::wire::{self, CommittedOffset, ErrorCode, Reader, Unreadable, Wire, Writer, code};
 
@@ -27,12 +25,6 @@ const SLACK_BYTES: u64 = 1024 * 1024;
 pub(super) struct GroupOffsets {
     path: PathBuf,
     max: usize,
-    /// Locked during a commit, and for a look-up.
-    records: Mutex<Records>,
-}
-
-#[derive(Debug)]
-struct Records {
     file: File,
     /// How many bytes of the file are records.
     len: u64,
@@ -51,58 +43,54 @@ impl GroupOffsets {
     pub(super) fn open(path: &Path, max: usize) -> io::Result<GroupOffsets> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        let mut records = Records {
+        let mut offsets = GroupOffsets {
+            path: path.to_path_buf(),
+            max,
             file: options.open(path)?,
             len: 0,
             live: 0,
             committed: HashMap::new(),
         };
         let mut bytes = Vec::new();
-        records.file.read_to_end(&mut bytes)?;
+        offsets.file.read_to_end(&mut bytes)?;
         let mut r = Reader::new(&mut bytes, 0);
         while let Ok((key, committed, size)) = decode(&mut r) {
-            records.insert(key, committed, size);
+            offsets.insert(key, committed, size);
         }
-        Ok(GroupOffsets {
-            path: path.to_path_buf(),
-            max,
-            records: Mutex::new(records),
-        })
+        Ok(offsets)
     }
 
     /// What was committed for a group in a topic.
     pub(super) fn committed(&self, group: &str, topic: &str) -> Option<CommittedOffset> {
         let key = (group.to_string(), topic.to_string());
-        let records = lock(&self.records);
-        records.committed.get(&key).map(|(found, _)| found.clone())
+        self.committed.get(&key).map(|(found, _)| found.clone())
     }
 
     /// Commits an offset for a group in a topic.
     pub(super) fn commit(
-        &self,
+        &mut self,
         group: &str,
         topic: &str,
         committed: CommittedOffset,
     ) -> Result<(), ErrorCode> {
-        let mut records = lock(&self.records);
         let key = (group.to_string(), topic.to_string());
-        if records.committed.len() >= self.max && !records.committed.contains_key(&key) {
+        if self.committed.len() >= self.max && !self.committed.contains_key(&key) {
             return Err(code::POLICY_VIOLATION);
         }
         let bytes = encode(&key, &committed);
-        let found = records.file.metadata()?;
-        append_at(&records.file, &found, records.len, &bytes)?;
-        records.insert(key, committed, bytes.len() as u64);
-        if records.len > SLACK_BYTES + 2 * records.live {
+        let found = self.file.metadata()?;
+        append_at(&self.file, &found, self.len, &bytes)?;
+        self.insert(key, committed, bytes.len() as u64);
+        if self.len > SLACK_BYTES + 2 * self.live {
             // The offset is committed, whether this succeeds or not.
-            let _ = self.compact(&mut records);
+            let _ = self.compact();
         }
         Ok(())
     }
 
     /// Replaces the file by one with the live records only.
-    fn compact(&self, records: &mut Records) -> io::Result<()> {
-        let live = records.committed.iter();
+    fn compact(&mut self) -> io::Result<()> {
+        let live = self.committed.iter();
         let bytes: Vec<u8> = live
             .flat_map(|(key, (value, _))| encode(key, value))
             .collect();
@@ -110,13 +98,11 @@ impl GroupOffsets {
         let file = File::create(&new)?;
         append_at(&file, &file.metadata()?, 0, &bytes)?;
         fs::rename(&new, &self.path)?;
-        records.file = file;
-        records.len = bytes.len() as u64;
+        self.file = file;
+        self.len = bytes.len() as u64;
         Ok(())
     }
-}
 
-impl Records {
     /// Counts a record of this size that is in the file.
     fn insert(&mut self, key: Key, committed: CommittedOffset, size: u64) {
         self.len += size;
@@ -207,7 +193,7 @@ mod tests {
         for cut in 0..=whole.len() {
             fs::write(&path, &whole[..cut]).unwrap();
             let expected = (cut / record).checked_sub(1).map(|n| at(n as i64));
-            let groups = open(&dir);
+            let mut groups = open(&dir);
             assert_eq!(groups.committed("g", "t"), expected, "cut at {cut}");
             groups.commit("g", "u", at(9)).unwrap();
             let groups = open(&dir);
@@ -237,7 +223,7 @@ mod tests {
     #[test]
     fn superseded_records_are_dropped_when_they_take_too_much() {
         let dir = TempDir::new().unwrap();
-        let groups = open(&dir);
+        let mut groups = open(&dir);
         let metadata = "m".repeat(4000);
         groups.commit("other", "t", at(5)).unwrap();
         let mut largest = 0;
@@ -258,7 +244,7 @@ mod tests {
     #[test]
     fn a_pair_beyond_the_limit_is_refused() {
         let dir = TempDir::new().unwrap();
-        let groups = GroupOffsets::open(&dir.path().join("offsets"), 2).unwrap();
+        let mut groups = GroupOffsets::open(&dir.path().join("offsets"), 2).unwrap();
         for group in ["a", "b", "a"] {
             groups.commit(group, "t", at(1)).unwrap();
         }

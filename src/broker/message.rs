@@ -40,11 +40,8 @@ pub(super) fn header(bytes: &[u8]) -> Option<(i64, usize)> {
 
 /// The timestamp of a whole message, in milliseconds since 1970. Magic 0 has none.
 pub(super) fn timestamp(message: &[u8]) -> Option<i64> {
-    if message[MAGIC] == 0 {
-        return None;
-    }
-    let (timestamp, _) = message[TIMESTAMP..].split_first_chunk::<8>()?;
-    Some(i64::from_be_bytes(*timestamp))
+    let (timestamp, _) = message[TIMESTAMP..].split_first_chunk()?;
+    (message[MAGIC] > 0).then_some(i64::from_be_bytes(*timestamp))
 }
 
 /// Checks one message of the size that [`header`] returned.

@@ -4,6 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// A response that has nothing but these.
+type Topics<'a, P> = Vec<TopicData<'a, P>>;
+
 /// Random bytes, which values of any type are made of. When none are left, the values are the
 /// smallest.
 pub(crate) struct Source<'a> {
@@ -156,15 +159,11 @@ fn assert_response_read_as_written(api_key: i16, version: i16, mut source: Vec<u
     match api_key {
         PRODUCE => assert_read_as_written::<ProduceResponse>(version, s, written),
         FETCH => assert_read_as_written::<FetchResponse>(version, s, written),
-        LIST_OFFSETS => {
-            assert_read_as_written::<Vec<TopicData<ListedPartition>>>(version, s, written)
-        }
+        LIST_OFFSETS => assert_read_as_written::<Topics<ListedPartition>>(version, s, written),
         METADATA => assert_read_as_written::<MetadataResponse>(version, s, written),
-        OFFSET_COMMIT => {
-            assert_read_as_written::<Vec<TopicData<CommittedPartition>>>(version, s, written)
-        }
+        OFFSET_COMMIT => assert_read_as_written::<Topics<CommittedPartition>>(version, s, written),
         OFFSET_FETCH => {
-            assert_read_as_written::<Vec<TopicData<OffsetFetchedPartition>>>(version, s, written)
+            assert_read_as_written::<Topics<OffsetFetchedPartition>>(version, s, written)
         }
         FIND_COORDINATOR => assert_read_as_written::<FindCoordinatorResponse>(version, s, written),
         API_VERSIONS => assert_read_as_written::<ApiVersionsResponse>(version, s, written),
@@ -236,7 +235,7 @@ proptest! {
         }
         let _ = Request::read(&mut body.clone());
         let _ = read_response::<MetadataResponse>(&header(version), &mut body.clone());
-        let _ = read_response::<Vec<TopicData<ListedPartition>>>(&header(version), &mut body.clone());
+        let _ = read_response::<Topics<ListedPartition>>(&header(version), &mut body.clone());
         let _ = read_response::<ApiVersionsResponse>(&header(version), &mut body.clone());
     }
 

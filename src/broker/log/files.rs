@@ -5,7 +5,7 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 use crate::broker::lock;
 
@@ -31,7 +31,7 @@ pub(in crate::broker) fn append_at(
 /// The files that were appended to last, at most [`MAX_OPEN`]. Locked for a look at the list, never
 /// during an operation on a file.
 #[derive(Debug, Default)]
-pub(super) struct OpenFiles(Mutex<VecDeque<OpenFile>>);
+pub(super) struct OpenFiles(pub(super) Mutex<VecDeque<OpenFile>>);
 
 /// A file to append to and to read.
 #[derive(Debug)]
@@ -43,10 +43,6 @@ pub(super) struct OpenFile {
 }
 
 impl OpenFiles {
-    pub(super) fn list(&self) -> MutexGuard<'_, VecDeque<OpenFile>> {
-        lock(&self.0)
-    }
-
     /// The file at `path`, which is created if it does not exist, and its metadata. It stays open
     /// until [`MAX_OPEN`] others were opened after it.
     pub(super) fn open(&self, path: PathBuf) -> io::Result<(Arc<File>, Metadata)> {
@@ -61,7 +57,7 @@ impl OpenFiles {
                 (Arc::new(file), found)
             }
         };
-        let mut list = self.list();
+        let mut list = lock(&self.0);
         list.push_back(OpenFile {
             path,
             identity: identity(&found),
@@ -75,13 +71,13 @@ impl OpenFiles {
 
     /// The file at `path`, if it is open.
     pub(super) fn get(&self, path: &Path) -> Option<Arc<File>> {
-        let list = self.list();
+        let list = lock(&self.0);
         let open = list.iter().find(|open| open.path == path)?;
         Some(Arc::clone(&open.file))
     }
 
     pub(super) fn close(&self, path: &Path) -> Option<OpenFile> {
-        let mut list = self.list();
+        let mut list = lock(&self.0);
         let at = list.iter().position(|open| open.path == path)?;
         list.remove(at)
     }

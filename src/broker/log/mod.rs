@@ -19,8 +19,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -78,39 +78,37 @@ impl Log {
             let doing = format_args!("cannot use {} for the broker's log", dir.display());
             Error::failed(doing, why)
         };
-        match Log::lock_and_load(dir, address, config) {
-            Ok(Some(log)) => return Ok(log),
-            Ok(None) => {}
-            Err(error) => {
-                let hint = "Name a directory that can be written with --data-dir.";
-                return Err(failed(&error).hint(hint));
+        Log::lock_and_load(dir, address, config).map_err(|error| {
+            if error.kind() != ErrorKind::WouldBlock {
+                return failed(&error)
+                    .hint("Name a directory that can be written with --data-dir.");
             }
-        }
-        // Where locks are mandatory, the file cannot be read either: then it stays unsaid.
-        let other = fs::read_to_string(dir.join(LOCK_FILE)).unwrap_or_default();
-        Err(match other.trim() {
-            "" => failed(&"another broker is using it")
-                .hint("Name another directory with --data-dir."),
-            other => failed(&format_args!("the broker at {other} is using it")).hint(format_args!(
-                "Talk to that one with -b {other}, or name another directory with --data-dir."
-            )),
+            // Where locks are mandatory, the file cannot be read either: then it stays unsaid.
+            let other = fs::read_to_string(dir.join(LOCK_FILE)).unwrap_or_default();
+            match other.trim() {
+                "" => failed(&"another broker is using it")
+                    .hint("Name another directory with --data-dir."),
+                other => {
+                    let error = failed(&format_args!("the broker at {other} is using it"));
+                    error.hint(format_args!(
+                        "Talk to that one with -b {other}, \
+                         or name another directory with --data-dir."
+                    ))
+                }
+            }
         })
     }
 
-    /// Locks the directory, and writes the address to the lock file. `None` if another broker has
-    /// locked it.
-    fn lock_and_load(dir: &Path, address: &str, config: &Arc<Config>) -> io::Result<Option<Log>> {
+    /// Locks the directory, and writes the address to the lock file. Fails with
+    /// [`ErrorKind::WouldBlock`] if another broker has locked it.
+    fn lock_and_load(dir: &Path, address: &str, config: &Arc<Config>) -> io::Result<Log> {
         // For its owner only.
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700).create(dir)?;
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false);
         let mut lock_file = options.open(dir.join(LOCK_FILE))?;
-        match lock_file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
+        lock_file.try_lock()?;
         lock_file.set_len(0)?;
         lock_file.write_all(address.as_bytes())?;
         let id = match identity::stored(dir) {
@@ -128,19 +126,19 @@ impl Log {
                 topics.insert(name.to_string(), Arc::new(topic));
             }
         }
-        Ok(Some(Log {
+        Ok(Log {
             dir: dir.to_path_buf(),
             config: Arc::clone(config),
             id,
             lock_file,
             topics: Mutex::new(topics),
             open_files,
-        }))
+        })
     }
 
     /// Lets another broker open the log. Nothing may be appended afterwards.
     pub(super) fn release(&self) {
-        self.open_files.list().clear();
+        lock(&self.open_files.0).clear();
         // After an error it stays locked until this is dropped.
         let _ = self.lock_file.unlock();
     }

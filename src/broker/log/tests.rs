@@ -287,7 +287,7 @@ fn few_files_stay_open_and_none_of_full_segments() {
     let log = open(&dir, &small());
     let topics = MAX_OPEN + 3;
     let open_paths = |log: &Log| -> Vec<_> {
-        let files = log.open_files.list();
+        let files = lock(&log.open_files.0);
         files.iter().map(|open| open.path.clone()).collect()
     };
     for n in 0..20 {

@@ -199,21 +199,17 @@ impl Topic {
     ///
     /// Segments that were last written to before `time` are not read.
     pub(in crate::broker) fn first_since(&self, time: i64) -> io::Result<Option<(i64, i64)>> {
+        let mut found = None;
         for (base, path) in self.paths()? {
-            if modified(&path)? < time {
-                continue;
-            }
-            let mut found = None;
-            walk(&path, base, |offset, _, message| {
-                let timestamp = message::timestamp(message).filter(|timestamp| *timestamp >= time);
-                found = timestamp.map(|timestamp| (offset, timestamp));
-                found.is_none()
-            })?;
-            if found.is_some() {
-                return Ok(found);
+            if found.is_none() && modified(&path)? >= time {
+                walk(&path, base, |offset, _, message| {
+                    let timestamp = message::timestamp(message).filter(|found| *found >= time);
+                    found = timestamp.map(|timestamp| (offset, timestamp));
+                    found.is_none()
+                })?;
             }
         }
-        Ok(None)
+        Ok(found)
     }
 
     /// The first offsets of the segments that were last written to at `time` (milliseconds since

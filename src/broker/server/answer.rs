@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::connection::Connection;
-use crate::broker::identity;
 use crate::broker::log::Topic;
-use crate::broker::message;
+use crate::broker::{identity, lock, message};
 use crate::wire::{
     self, APIS, ApiVersionsResponse, CommittedOffset, CommittedPartition, EARLIEST, ErrorCode,
     FetchRequest, FindCoordinatorResponse, Header, LATEST, ListOffsetsPartition, ListedPartition,
@@ -248,11 +247,11 @@ impl Shared {
             offset: p.committed_offset,
             metadata: metadata.to_string(),
         };
-        self.group_offsets.commit(group, name, committed)
+        lock(&self.group_offsets).commit(group, name, committed)
     }
 
     fn committed(&self, group: &str, name: &str, partition: i32) -> OffsetFetchedPartition {
-        let committed = self.group_offsets.committed(group, name);
+        let committed = lock(&self.group_offsets).committed(group, name);
         let none = CommittedOffset {
             offset: -1,
             metadata: String::new(),

@@ -53,7 +53,8 @@ pub struct Broker {
 #[derive(Debug)]
 struct Shared {
     log: Log,
-    group_offsets: GroupOffsets,
+    /// Locked during a commit, and for a look-up.
+    group_offsets: Mutex<GroupOffsets>,
     config: Arc<Config>,
     stopping: AtomicBool,
     /// Locked by the acceptor while it makes room for one more, by a
@@ -102,7 +103,7 @@ impl Broker {
             })?;
         let shared = Arc::new(Shared {
             log,
-            group_offsets,
+            group_offsets: Mutex::new(group_offsets),
             config,
             stopping: AtomicBool::new(false),
             connections: Mutex::default(),
