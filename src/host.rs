@@ -72,8 +72,8 @@ pub fn find_or_start(server: &str, port: u16, dir: PathBuf) -> Result<Host> {
             match broker.serve() {
                 Ok(true) => return Ok(Host::Us(Arc::new(broker))),
                 Err(error) if attempt > LOG_ATTEMPTS => return Err(error),
-                // Another process has bound the port since: the next attempt finds it. Or it was
-                // killed: its port is free a moment before its log is.
+                // Another process has bound the port since, or was killed: its port is free a
+                // moment before its log is. The next attempt finds out.
                 Ok(false) | Err(_) => {}
             }
         }

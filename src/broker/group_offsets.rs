@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! size: u32  crc: u32  and in these size bytes:
-//! group: u16 and bytes  topic: u16 and bytes  offset: i64  metadata: u16 and bytes
+//! group: i16 and bytes  topic: i16 and bytes  offset: i64  metadata: i16 and bytes
 //! ```
 
 use std::collections::HashMap;

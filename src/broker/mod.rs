@@ -5,7 +5,7 @@
 //!
 //! `message` knows the format of messages, `log` and `group_offsets` what is on disk, `identity`
 //! which log it is, and `server` sockets; only the last knows the others. The bytes of the protocol
-//! are in [`wire`](crate::wire).
+//! are in [`wire`](crate::wire), and its error codes are what fails here, from the log up.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -61,7 +61,7 @@ impl Default for Config {
     }
 }
 
-/// Locks what a thread that panicked may have left locked: each change to it is whole.
+/// Locks a mutex, also after a thread panicked while it had it locked: no change is left half done.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -83,6 +83,7 @@ impl Shared {
             }
         }
         let max_bytes = self.config.max_request_bytes;
+        // Most requests are whole now, and need no other timeout.
         if let Ok(request) = wire::read_frame(&mut input.buffer(), max_bytes) {
             input.consume(4 + request.len());
             return Ok(request);
