@@ -52,7 +52,6 @@ mod sentences;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread;
@@ -79,9 +78,8 @@ pub const DELIVERY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a named broker may take to be reached and to answer.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a broker is probed that closes the connection instead of answering.
+/// How often a broker is probed that closes the connection instead of answering, and the pause in between.
 const PROBES: u32 = 5;
-/// The pause between two probes.
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
 
 /// One record as it was read. Without a key, `key` is empty.
@@ -95,15 +93,6 @@ pub struct Record<'a> {
     pub key: &'a [u8],
     /// The line, without its ending.
     pub value: &'a [u8],
-}
-
-impl Record<'_> {
-    /// A hash of key and value, to recognize this record when it is read again.
-    fn fingerprint(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (self.key, self.value).hash(&mut hasher);
-        hasher.finish()
-    }
 }
 
 /// Where a consumer starts to read.
@@ -266,35 +255,29 @@ pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
     if let (Some(_), Some(server)) = (&take_over, servers.first()) {
         return Ok(Box::new(KafkaCrateCluster::new(server.clone(), take_over)));
     }
-    if !options.properties.is_empty() {
-        return librdkafka_or(options, || {
-            Error::usage("-X and -F need a build with the feature librdkafka")
-                .hint(sentences::BUILD_WITH_LIBRDKAFKA)
-        });
-    }
-    let found = probe_servers(servers)?;
-    if is_for_kafka_crate(&found) {
-        return Ok(Box::new(KafkaCrateCluster::new(found.server, None)));
-    }
-    librdkafka_or(options, || {
-        Error::failed(
+    let mut without_librdkafka = Error::usage("-X and -F need a build with the feature librdkafka");
+    if options.properties.is_empty() {
+        let found = probe_servers(servers)?;
+        if is_for_kafka_crate(&found) {
+            return Ok(Box::new(KafkaCrateCluster::new(found.server, None)));
+        }
+        without_librdkafka = Error::failed(
             format!("cannot talk to the Kafka at {}", found.server),
             "it is version 4 or later, which needs a build with the feature librdkafka (KIP-896)",
-        )
-        .hint(sentences::BUILD_WITH_LIBRDKAFKA)
-    })
+        );
+    }
+    librdkafka_or(options, without_librdkafka)
 }
 
-/// Probes the servers, again if a broker closes the connection instead of answering: a small broker
-/// does so while it stops, and the next one is about to take over.
+/// Probes the servers, and again if a broker closes the connection instead of answering: a small broker does
+/// so while it stops, and the next one is about to take over.
 fn probe_servers(servers: &[String]) -> Result<BrokerInfo> {
     let mut found = ask(servers, CONNECT_TIMEOUT)?;
     for _ in 1..PROBES {
-        if !found.hung_up() {
-            break;
+        if found.hung_up() {
+            thread::sleep(PROBE_PAUSE);
+            found = ask(servers, CONNECT_TIMEOUT)?;
         }
-        thread::sleep(PROBE_PAUSE);
-        found = ask(servers, CONNECT_TIMEOUT)?;
     }
     Ok(found)
 }
@@ -306,13 +289,13 @@ fn is_for_kafka_crate(broker: &BrokerInfo) -> bool {
 }
 
 #[cfg(feature = "librdkafka")]
-fn librdkafka_or(options: &Options, _without: impl FnOnce() -> Error) -> Result<Box<dyn Cluster>> {
+fn librdkafka_or(options: &Options, _without: Error) -> Result<Box<dyn Cluster>> {
     librdkafka::connect(options)
 }
 
 #[cfg(not(feature = "librdkafka"))]
-fn librdkafka_or(_options: &Options, without: impl FnOnce() -> Error) -> Result<Box<dyn Cluster>> {
-    Err(without())
+fn librdkafka_or(_options: &Options, without: Error) -> Result<Box<dyn Cluster>> {
+    Err(without.hint(sentences::BUILD_WITH_LIBRDKAFKA))
 }
 
 #[cfg(test)]

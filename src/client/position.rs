@@ -6,6 +6,7 @@
 //! one at that offset, it is a new log of the same name.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
 use super::{Event, Offsets, Record, Start};
@@ -22,52 +23,29 @@ struct Position {
     first: Option<Fingerprint>,
 }
 
-impl Position {
-    fn at(next: i64) -> Position {
-        Position { next, first: None }
-    }
-
-    /// Moves to where a log that does not have the position continues.
-    fn resume(&mut self, partition: i32, log: &Range<i64>, is_same: bool) -> Event {
-        let wanted = self.next;
-        match is_same {
-            true => self.next = log.end,
-            false => *self = Position::at(log.start),
-        }
-        Event::Missed {
-            partition,
-            wanted,
-            resumed: self.next,
-            end: log.end,
-        }
-    }
-}
-
-/// What is kept of a record to recognize it.
+/// What is kept of a record to recognize it when it is read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fingerprint {
     offset: i64,
+    /// Of key and value.
     hash: u64,
 }
 
 impl Fingerprint {
     pub(super) fn of(record: &Record<'_>) -> Fingerprint {
+        let mut hasher = DefaultHasher::new();
+        (record.key, record.value).hash(&mut hasher);
         Fingerprint {
             offset: record.offset,
-            hash: record.fingerprint(),
+            hash: hasher.finish(),
         }
     }
 }
 
-/// Whether a position is still valid.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Check {
-    /// It is.
-    Valid,
-    /// It was not, and has been moved.
-    Moved(Event),
-    /// The record that the log has at this offset decides: see [`Positions::compare`].
-    Compare(i64),
+impl Position {
+    fn at(next: i64) -> Position {
+        Position { next, first: None }
+    }
 }
 
 impl Positions {
@@ -78,8 +56,8 @@ impl Positions {
                 offsets.entry(partition).and_modify(|at| *at = offset);
             }
         }
-        let positions = offsets.into_iter();
-        Positions(positions.map(|(p, next)| (p, Position::at(next))).collect())
+        let offsets = offsets.into_iter();
+        Positions(offsets.map(|(p, next)| (p, Position::at(next))).collect())
     }
 
     /// The offset of the next record to be given, by partition.
@@ -120,41 +98,41 @@ impl Positions {
     }
 
     /// Checks a position against the offsets that the log has now, and moves one that it does not
-    /// have.
+    /// have. `read` returns what the log has at an offset or, if nothing, next after it.
     ///
     /// A log that lost its newest records continues at its end: what is left of it was given
     /// before. One that lost its oldest, or a new one, continues at its oldest.
-    pub(super) fn check(&mut self, partition: i32, log: &Range<i64>) -> Check {
-        let Some(at) = self.0.get_mut(&partition) else {
-            return Check::Valid;
-        };
-        if (log.start..=log.end).contains(&at.next) {
-            return Check::Valid;
-        }
-        let is_same = match at.first {
-            Some(first) if at.next > log.end => {
-                if log.contains(&first.offset) {
-                    return Check::Compare(first.offset);
-                }
-                // A new log begins at 0, and still has its first records.
-                first.offset < log.start
-            }
-            _ => false,
-        };
-        Check::Moved(at.resume(partition, log, is_same))
-    }
-
-    /// Moves a position after [`Check::Compare`], given the first record that was found from the
-    /// named offset on, if any.
-    pub(super) fn compare(
+    pub(super) fn reconcile<E>(
         &mut self,
         partition: i32,
-        log: &Range<i64>,
-        found: Option<Fingerprint>,
-    ) -> Option<Event> {
-        let at = self.0.get_mut(&partition)?;
-        let is_same = found.is_some() && found == at.first;
-        Some(at.resume(partition, log, is_same))
+        log: Range<i64>,
+        read: impl FnOnce(i64) -> Result<Option<Fingerprint>, E>,
+    ) -> Result<Option<Event>, E> {
+        let Some(at) = self.0.get_mut(&partition) else {
+            return Ok(None);
+        };
+        let wanted = at.next;
+        if (log.start..=log.end).contains(&wanted) {
+            return Ok(None);
+        }
+        let is_same = match at.first {
+            Some(first) if wanted > log.end && log.contains(&first.offset) => {
+                read(first.offset)? == Some(first)
+            }
+            // A new log begins at 0, and still has its first records.
+            Some(first) => wanted > log.end && first.offset < log.start,
+            None => false,
+        };
+        match is_same {
+            true => at.next = log.end,
+            false => *at = Position::at(log.start),
+        }
+        Ok(Some(Event::Missed {
+            partition,
+            wanted,
+            resumed: at.next,
+            end: log.end,
+        }))
     }
 }
 
@@ -194,30 +172,31 @@ mod tests {
     #[test]
     fn a_position_is_checked_against_the_log() {
         for (next, first, log, expected) in [
-            (5, Some(0), 0..9, Check::Valid),
-            (5, Some(0), 0..5, Check::Valid),
-            (5, Some(0), 5..9, Check::Valid),
-            (0, None, 0..0, Check::Valid),
+            (5, Some(0), 0..9, Ok(None)),
+            (5, Some(0), 0..5, Ok(None)),
+            (5, Some(0), 5..9, Ok(None)),
+            (0, None, 0..0, Ok(None)),
             // Its oldest records are gone.
-            (5, Some(0), 6..9, Check::Moved(moved(5, 6, 9))),
-            (5, None, 6..9, Check::Moved(moved(5, 6, 9))),
+            (5, Some(0), 6..9, Ok(Some(moved(5, 6, 9)))),
+            (5, None, 6..9, Ok(Some(moved(5, 6, 9)))),
             // It is shorter than what was read, and no record of it is known.
-            (5, None, 0..3, Check::Moved(moved(5, 0, 3))),
+            (5, None, 0..3, Ok(Some(moved(5, 0, 3)))),
             // It has the offset of the first record given: is it that record?
-            (5, Some(0), 0..3, Check::Compare(0)),
-            (5, Some(2), 1..3, Check::Compare(2)),
+            (5, Some(0), 0..3, Err(0)),
+            (5, Some(2), 1..3, Err(2)),
             // It no longer has that offset, because it is older …
-            (9, Some(2), 3..5, Check::Moved(moved(9, 5, 5))),
-            (9, Some(2), 3..3, Check::Moved(moved(9, 3, 3))),
+            (9, Some(2), 3..5, Ok(Some(moved(9, 5, 5)))),
+            (9, Some(2), 3..3, Ok(Some(moved(9, 3, 3)))),
             // … or because it is new and shorter.
-            (9, Some(4), 0..2, Check::Moved(moved(9, 0, 2))),
-            (9, Some(0), 0..0, Check::Moved(moved(9, 0, 0))),
+            (9, Some(4), 0..2, Ok(Some(moved(9, 0, 2)))),
+            (9, Some(0), 0..0, Ok(Some(moved(9, 0, 0)))),
         ] {
             let mut positions = positions(next, first);
-            let check = positions.check(0, &log);
-            assert_eq!(check, expected, "{next}, {first:?}, {log:?}");
-            let expected_next = match check {
-                Check::Moved(Event::Missed { resumed, .. }) => resumed,
+            // The offset to be read again is returned as an error, which leaves the position alone.
+            let moved = positions.reconcile(0, log.clone(), Err);
+            assert_eq!(moved, expected, "{next}, {first:?}, {log:?}");
+            let expected_next = match moved {
+                Ok(Some(Event::Missed { resumed, .. })) => resumed,
                 _ => next,
             };
             assert_eq!(positions.offsets()[&0], expected_next);
@@ -236,9 +215,8 @@ mod tests {
             (None, 0),
         ] {
             let mut positions = positions(5, Some(0));
-            assert_eq!(positions.check(0, &(0..3)), Check::Compare(0));
-            let event = positions.compare(0, &(0..3), found);
-            assert_eq!(event, Some(moved(5, resumed, 3)), "{found:?}");
+            let event = positions.reconcile(0, 0..3, |_| Ok::<_, i64>(found));
+            assert_eq!(event, Ok(Some(moved(5, resumed, 3))), "{found:?}");
             assert_eq!(positions.offsets()[&0], resumed);
         }
     }
@@ -246,15 +224,17 @@ mod tests {
     #[test]
     fn a_new_log_is_recognized_by_its_own_first_record_later() {
         let mut positions = positions(5, Some(0));
-        positions.compare(0, &(0..3), None);
+        positions
+            .reconcile(0, 0..3, |_| Ok::<_, i64>(None))
+            .unwrap();
         assert!(positions.advance(&record(0, 0, b"new")));
         positions.skip_to(0, 3);
-        assert_eq!(positions.check(0, &(0..2)), Check::Compare(0));
         let new = Fingerprint::of(&record(0, 0, b"new"));
-        assert_eq!(
-            positions.compare(0, &(0..2), Some(new)),
-            Some(moved(3, 2, 2))
-        );
+        let event = positions.reconcile(0, 0..2, |offset| match offset {
+            0 => Ok(Some(new)),
+            other => Err(other),
+        });
+        assert_eq!(event, Ok(Some(moved(3, 2, 2))));
     }
 
     #[test]

@@ -3,14 +3,14 @@
 //! One `ApiVersions` request of version 0, which every Kafka since 0.10 answers:
 //! <https://kafka.apache.org/protocol#The_Messages_ApiVersions>.
 
-use std::io::{self, BufReader, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::mpsc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::sentences::seconds;
 use crate::broker::identity;
+use crate::ending::spawn;
 use crate::error::{Error, Result};
 use crate::wire::{
     self, ApiVersion, ApiVersionsRequest, ApiVersionsResponse, FETCH, Header, LIST_OFFSETS, Request,
@@ -83,91 +83,62 @@ pub fn ask(servers: &[String], patience: Duration) -> Result<BrokerInfo> {
     }
     match failures.len() {
         1 => Err(failures.remove(0)),
-        _ => Err(Error::failed(
-            format!("cannot reach Kafka at {}", servers.join(", ")),
-            failures
-                .iter()
-                .map(Error::to_string)
-                .collect::<Vec<_>>()
-                .join("; "),
-        )),
+        _ => {
+            let doing = format!("cannot reach Kafka at {}", servers.join(", "));
+            let failures: Vec<_> = failures.iter().map(Error::to_string).collect();
+            Err(Error::failed(doing, failures.join("; ")))
+        }
     }
 }
 
 fn ask_one(server: &str, patience: Duration) -> Result<BrokerInfo> {
     let deadline = Instant::now() + patience;
     let stream = connect(server, patience)?;
+    let doing = format!("cannot talk to {server}");
     let not_kafka = |what: &str| {
-        Error::failed(
-            format!("cannot talk to {server}"),
-            format!("{what}, so it can't be a Kafka broker"),
+        Error::failed(&doing, format!("{what}, so it can't be a Kafka broker"))
+            .hint("Name the broker's own address and port with -b HOST:PORT.")
+    };
+    let apis = api_versions(&stream, deadline).or_else(|error| match error.kind() {
+        ErrorKind::Unsupported => Err(Error::failed(
+            format!("{doing} in plain text"),
+            "it speaks TLS",
         )
-        .hint("Name the broker's own address and port with -b HOST:PORT.")
-    };
-    let request = Request::ApiVersions(ApiVersionsRequest {});
-    let apis = match exchange(&stream, &request, deadline) {
-        Ok(Answer::HungUp) => Vec::new(),
-        Ok(Answer::Tls) => {
-            return Err(Error::failed(
-                format!("cannot talk to {server} in plain text"),
-                "it speaks TLS",
-            )
-            .hint("Add -X security.protocol=ssl, or sasl_ssl with your user name and password."));
+        .hint("Add -X security.protocol=ssl, or sasl_ssl with your user name and password.")),
+        ErrorKind::InvalidData => Err(not_kafka(NOT_KAFKA)),
+        ErrorKind::UnexpectedEof => Err(not_kafka("it closes the connection within its answer")),
+        _ if is_timeout(&error) => {
+            let limit = seconds(patience);
+            let why = format!("it takes connections, but gave no answer within {limit}");
+            Err(Error::failed(&doing, why).hint("Is a Kafka broker there, and is it well?"))
         }
-        Ok(Answer::Frame(mut frame)) => {
-            match wire::read_response::<ApiVersionsResponse>(&HEADER, &mut frame) {
-                Ok(response) => response.api_keys,
-                Err(_) => return Err(not_kafka(NOT_KAFKA)),
-            }
-        }
-        Err(error) if is_timeout(&error) => {
-            return Err(Error::failed(
-                format!("cannot talk to {server}"),
-                format!(
-                    "it takes connections, but gave no answer within {}",
-                    seconds(patience)
-                ),
-            )
-            .hint("Is a Kafka broker there, and is it well?"));
-        }
-        Err(error) if error.kind() == ErrorKind::InvalidData => return Err(not_kafka(NOT_KAFKA)),
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
-            return Err(not_kafka("it closes the connection within its answer"));
-        }
-        Err(_) => Vec::new(),
-    };
-    Ok(BrokerInfo {
-        server: server.to_string(),
-        apis,
-    })
+        _ => Ok(Vec::new()),
+    })?;
+    let server = server.to_string();
+    Ok(BrokerInfo { server, apis })
 }
 
 const NOT_KAFKA: &str = "it answers, but not in Kafka's protocol";
 
-/// What a server does on a request.
-enum Answer {
-    /// It closes the connection.
-    HungUp,
-    /// It sends a TLS alert: the request is not TLS.
-    Tls,
-    /// It sends a frame, which has no size here.
-    Frame(Vec<u8>),
-}
-
-/// Sends a request and reads the answer.
+/// Asks which requests are understood, in which versions.
 ///
-/// Fails with [`ErrorKind::InvalidData`] if the answer is not a frame.
-fn exchange(stream: &TcpStream, request: &Request<'_>, deadline: Instant) -> io::Result<Answer> {
-    let mut input = BufReader::new(ReadBy { stream, deadline });
+/// Fails with [`ErrorKind::ConnectionAborted`] if the connection is closed instead of an answer, with
+/// `Unsupported` if the answer is a TLS alert, and with `InvalidData` if it is not Kafka's.
+fn api_versions(stream: &TcpStream, deadline: Instant) -> io::Result<Vec<ApiVersion>> {
+    let request = Request::ApiVersions(ApiVersionsRequest {});
     stream.set_write_timeout(Some(time_left(deadline)?))?;
     (&mut &*stream).write_all(&request.write(&HEADER))?;
+    let mut input = ReadBy { stream, deadline };
     let mut start = Vec::new();
     (&mut input).take(4).read_to_end(&mut start)?;
-    Ok(match start[..] {
-        [] => Answer::HungUp,
-        [0x15, 0x03, _, _] => Answer::Tls,
-        _ => Answer::Frame(wire::read_frame(&mut start.chain(input), LONGEST_ANSWER)?),
-    })
+    match start[..] {
+        [] => return Err(ErrorKind::ConnectionAborted.into()),
+        [0x15, 0x03, _, _] => return Err(ErrorKind::Unsupported.into()),
+        _ => {}
+    }
+    let mut frame = wire::read_frame(&mut start.chain(input), LONGEST_ANSWER)?;
+    let response = wire::read_response::<ApiVersionsResponse>(&HEADER, &mut frame);
+    Ok(response.map_err(|_| ErrorKind::InvalidData)?.api_keys)
 }
 
 /// A connection that is read until a deadline.
@@ -235,12 +206,10 @@ fn resolve(server: &str, patience: Duration) -> Result<Vec<SocketAddr>, String> 
     }
     let (tx, rx) = mpsc::channel();
     let name = server.to_string();
-    thread::Builder::new()
-        .name("resolver".into())
-        .spawn(move || {
-            let _ = tx.send(name.to_socket_addrs().map(Iterator::collect));
-        })
-        .map_err(|why| why.to_string())?;
+    spawn("resolver", move || {
+        let _ = tx.send(name.to_socket_addrs().map(Iterator::collect));
+    })
+    .map_err(|why| why.to_string())?;
     match rx.recv_timeout(patience) {
         Ok(Ok(addresses)) => Ok(addresses),
         Ok(Err(error)) => Err(format!("its name can't be resolved ({error})")),
@@ -255,6 +224,7 @@ fn resolve(server: &str, patience: Duration) -> Result<Vec<SocketAddr>, String> 
 mod tests {
     use super::*;
     use std::net::TcpListener;
+    use std::thread;
 
     /// Much longer than anything here takes.
     const DEADLINE: Duration = Duration::from_secs(60);

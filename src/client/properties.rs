@@ -46,40 +46,25 @@ const JAVA_ONLY: &[&str] = &[
 /// Fails with a usage error that names the line or the property, never its value. It does not check
 /// whether a property exists.
 pub fn parse(text: &str) -> Result<Vec<(String, String)>> {
-    translate(read(text)?)
-}
-
-fn read(text: &str) -> Result<Vec<(String, String)>> {
     let mut properties = Vec::new();
-    let mut lines = text.lines().enumerate();
-    while let Some((number, line)) = lines.next() {
+    let mut lines = text.lines().zip(1..);
+    while let Some((line, number)) = lines.next() {
         let mut logical = line.trim().to_string();
         if logical.is_empty() || logical.starts_with(['#', '!']) {
             continue;
         }
         while continues(&logical) {
             logical.pop();
-            match lines.next() {
-                Some((_, next)) => logical.push_str(next.trim()),
-                None => break,
-            }
+            logical.push_str(lines.next().map_or("", |(next, _)| next.trim()));
         }
-        let separator = separator(&logical).ok_or_else(|| {
+        let property = split(&logical).filter(|(name, _)| !name.is_empty());
+        properties.push(property.ok_or_else(|| {
             Error::usage(format!(
-                "line {} of the properties has no '=': it should read NAME=VALUE",
-                number + 1
+                "line {number} of the properties has no '=' after a name: it should read NAME=VALUE"
             ))
-        })?;
-        let name = unescape(logical[..separator].trim());
-        if name.is_empty() {
-            return Err(Error::usage(format!(
-                "line {} of the properties has no name before the '='",
-                number + 1
-            )));
-        }
-        properties.push((name, unescape(logical[separator + 1..].trim())));
+        })?);
     }
-    Ok(properties)
+    translate(properties)
 }
 
 /// Whether the next line continues this one: an even number of `\` at its end are escapes themselves.
@@ -88,14 +73,16 @@ fn continues(line: &str) -> bool {
     slashes % 2 == 1
 }
 
-/// Where the first `=` or `:` is that no `\` escapes.
-fn separator(line: &str) -> Option<usize> {
+/// The name and the value of a property: what is before and after the first `=` or `:` that no `\`
+/// escapes.
+fn split(line: &str) -> Option<(String, String)> {
     let mut escaped = false;
-    line.char_indices().find_map(|(at, c)| {
+    let (name, value) = line.split_once(|c| {
         let found = !escaped && (c == '=' || c == ':');
         escaped = c == '\\' && !escaped;
-        found.then_some(at)
-    })
+        found
+    })?;
+    Some((unescape(name.trim()), unescape(value.trim())))
 }
 
 fn unescape(text: &str) -> String {

@@ -1,9 +1,7 @@
 //! One connection: a `KafkaClient` on its own thread, and calls to it with deadlines.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
 use std::time::Duration;
 
 use kafka::client::{GroupOffsetStorage, KafkaClient};
@@ -11,7 +9,7 @@ use kafka::error::Error as KafkaError;
 
 use super::errors::CallError;
 use crate::client::sentences::seconds;
-use crate::error::Error;
+use crate::ending::spawn;
 
 /// How long the broker holds a fetch that finds nothing; a program can end between two fetches.
 pub(super) const LONG_POLL: Duration = Duration::from_millis(400);
@@ -19,29 +17,6 @@ pub(super) const LONG_POLL: Duration = Duration::from_millis(400);
 /// The most threads of one cluster. A chat has four connections; the others may be abandoned ones,
 /// each of which keeps its thread and its socket until crate `kafka` gives up, after 120 seconds.
 const MAX_THREADS: usize = 12;
-
-/// Counts the connection threads of one cluster.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Threads(Arc<AtomicUsize>);
-
-impl Threads {
-    /// Room for one more thread, until the permit is dropped; none at [`MAX_THREADS`].
-    fn permit(&self) -> Option<Permit> {
-        let more = |running| (running < MAX_THREADS).then_some(running + 1);
-        let counted = self
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        counted.ok().map(|_| Permit(self.clone()))
-    }
-}
-
-struct Permit(Threads);
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 type Job = Box<dyn FnOnce(&mut KafkaClient) + Send>;
 
@@ -51,37 +26,30 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Starts the thread; the first call connects.
-    pub(super) fn open(server: String, threads: &Threads) -> Result<Connection, CallError> {
-        let Some(permit) = threads.permit() else {
-            return Err(CallError::connection(
-                "no answer to any of the earlier connections",
-            ));
-        };
+    /// Starts the thread, unless [`MAX_THREADS`] have a clone of `threads`; the first call connects.
+    pub(super) fn open(server: String, threads: &Arc<()>) -> Result<Connection, CallError> {
         let (jobs, rx) = mpsc::channel::<Job>();
-        thread::Builder::new()
-            .name("crate kafka".into())
-            .spawn(move || {
-                let _permit = permit;
-                let mut client = KafkaClient::new(vec![server]);
-                client.set_client_id("kafka-chat".into());
-                client.set_fetch_min_bytes(1);
-                // Fails only for a time that does not fit 32 bits of milliseconds.
-                let _ = client.set_fetch_max_wait_time(LONG_POLL);
-                // A broker checks what is appended, and TCP what travels. librdkafka doesn't check it
-                // again either, and here it would take longer than all else that reading does.
-                client.set_fetch_crc_validation(false);
-                client.set_group_offset_storage(Some(GroupOffsetStorage::Kafka));
-                for job in rx {
-                    job(&mut client);
-                }
-            })
-            .map_err(|why| {
-                CallError::Fatal(Error::failed(
-                    "cannot start a thread for the connection",
-                    why,
-                ))
-            })?;
+        let permit = Arc::clone(threads);
+        if Arc::strong_count(threads) > MAX_THREADS + 1 {
+            let why = "no answer to any of the earlier connections";
+            return Err(CallError::connection(why));
+        }
+        spawn("crate kafka", move || {
+            let mut client = KafkaClient::new(vec![server]);
+            client.set_client_id("kafka-chat".into());
+            client.set_fetch_min_bytes(1);
+            // Fails only for a time that does not fit 32 bits of milliseconds.
+            let _ = client.set_fetch_max_wait_time(LONG_POLL);
+            // A broker checks what is appended, and TCP what travels. librdkafka doesn't check it
+            // again either, and here it would take longer than all else that reading does.
+            client.set_fetch_crc_validation(false);
+            client.set_group_offset_storage(Some(GroupOffsetStorage::Kafka));
+            for job in rx {
+                job(&mut client);
+            }
+            drop(permit);
+        })
+        .map_err(CallError::Fatal)?;
         Ok(Connection { jobs })
     }
 
@@ -114,6 +82,7 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::thread;
     use std::time::Instant;
 
     use super::*;
@@ -122,7 +91,7 @@ mod tests {
     fn a_broker_that_never_answers_costs_a_bounded_number_of_threads() {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = silent.local_addr().unwrap().to_string();
-        let threads = Threads::default();
+        let threads = Arc::default();
         let open = || Connection::open(server.clone(), &threads);
         let mut abandoned = 0;
         for _ in 0..3 * MAX_THREADS {
@@ -150,7 +119,7 @@ mod tests {
     fn a_call_that_times_out_says_how_long_it_was_given() {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = silent.local_addr().unwrap().to_string();
-        let connection = Connection::open(server, &Threads::default());
+        let connection = Connection::open(server, &Arc::default());
         let limit = Duration::from_millis(300);
         let error = connection.and_then(|it| it.call(limit, |client| client.load_metadata_all()));
         let CallError::Connection { why, .. } = error.unwrap_err() else {

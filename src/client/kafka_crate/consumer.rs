@@ -9,9 +9,9 @@ use kafka::client::fetch::Response;
 use kafka::error::KafkaCode;
 
 use super::errors::CallError;
-use super::fetch::{FETCH_BYTES, MAX_FETCH_BYTES, each_record, ends_without_records};
+use super::fetch::{FETCH_BYTES, MAX_FETCH_BYTES, ends_without_records, records};
 use super::topic_client::{FIRST_PAUSE, TopicClient};
-use crate::client::position::{Check, Positions};
+use crate::client::position::{Fingerprint, Positions};
 use crate::client::{Consumer, Event, Offsets, Record, Start};
 use crate::error::Result;
 
@@ -63,28 +63,27 @@ impl KafkaCrateConsumer {
         let responses = std::mem::take(&mut self.pending);
         let (mut has_given, mut is_stopped) = (false, false);
         let mut failed = Vec::new();
-        each_record(&responses, |partition, record| {
+        for record in records(&responses) {
             match record {
-                Err(code) => failed.push((partition, code)),
+                Err(error) => failed.push(error),
                 Ok(record) if self.positions.advance(&record) => {
                     has_given = true;
                     is_stopped = each(record).is_break();
+                    if is_stopped {
+                        break;
+                    }
                 }
                 Ok(_) => {}
             }
-            Ok(match is_stopped {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            })
-        })?;
+        }
         if is_stopped {
             self.pending = responses;
             return Ok(true);
         }
-        for (partition, code) in failed {
-            match code {
-                KafkaCode::OffsetOutOfRange => self.reconcile(partition)?,
-                other => return Err(CallError::Code(other)),
+        for (partition, error) in failed {
+            match error {
+                CallError::Code(KafkaCode::OffsetOutOfRange) => self.reconcile(partition)?,
+                other => return Err(other),
             }
         }
         if has_given {
@@ -116,19 +115,17 @@ impl KafkaCrateConsumer {
 
     /// The log does not have the position: continues where it does.
     fn reconcile(&mut self, partition: i32) -> Result<(), CallError> {
-        let in_partition = |offsets: Offsets| offsets.get(&partition).copied().unwrap_or(0);
-        let oldest = in_partition(self.client.offsets(FetchOffset::Earliest)?);
-        let end = in_partition(self.client.offsets(FetchOffset::Latest)?);
-        let log = oldest..end;
-        match self.positions.check(partition, &log) {
-            Check::Valid => {}
-            Check::Moved(event) => self.events.push(event),
-            Check::Compare(offset) => {
-                let found = self.client.fingerprint_at(partition, offset)?;
-                let moved = self.positions.compare(partition, &log, found);
-                self.events.extend(moved);
-            }
-        }
+        let oldest = self.client.offset(partition, FetchOffset::Earliest)?;
+        let end = self.client.offset(partition, FetchOffset::Latest)?;
+        let event = self.positions.reconcile(partition, oldest..end, |offset| {
+            let mut found = None;
+            self.client.read_again(partition, offset..end, |record| {
+                found = Some(Fingerprint::of(&record));
+                ControlFlow::Break(())
+            })?;
+            Ok::<_, CallError>(found)
+        })?;
+        self.events.extend(event);
         Ok(())
     }
 }

@@ -46,7 +46,7 @@ impl CallError {
     pub(super) fn why(&self, broker: &Broker) -> String {
         match self {
             // The small broker answers so when its disk fails.
-            CallError::Code(KafkaCode::Unknown) if broker.is_ours() => {
+            CallError::Code(KafkaCode::Unknown) if broker.take_over.is_some() => {
                 "the broker could not write its log: is its disk full?".into()
             }
             CallError::Code(code) => meaning(*code).into(),

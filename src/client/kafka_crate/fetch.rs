@@ -1,15 +1,14 @@
 //! Fetches, and the records in their responses.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use kafka::client::FetchPartition;
-use kafka::client::fetch::Response;
-use kafka::error::{Error as KafkaError, KafkaCode};
+use kafka::client::fetch::{Partition, Response};
+use kafka::error::Error as KafkaError;
 
 use super::connection::LONG_POLL;
 use super::errors::CallError;
 use super::topic_client::{REQUEST_TIMEOUT, TopicClient};
-use crate::client::position::Fingerprint;
 use crate::client::{Offsets, Record};
 
 /// How many bytes of a partition are fetched at once: at first, and at most.
@@ -31,76 +30,71 @@ impl TopicClient {
         })
     }
 
-    /// The fingerprint of the first record at `offset` or later.
-    pub(super) fn fingerprint_at(
+    /// Reads these offsets of a partition again, as far as there are records, and gives each to
+    /// `each`, until it returns `Break`.
+    pub(super) fn read_again(
         &mut self,
         partition: i32,
-        offset: i64,
-    ) -> Result<Option<Fingerprint>, CallError> {
-        let mut found = None;
+        mut offsets: Range<i64>,
+        mut each: impl FnMut(Record<'_>) -> ControlFlow<()>,
+    ) -> Result<(), CallError> {
         let mut size = FETCH_BYTES;
-        while found.is_none() && size <= MAX_FETCH_BYTES {
-            let responses = self.fetch(Offsets::from([(partition, offset)]), size)?;
-            each_record(&responses, |_, record| match record {
-                Err(code) => Err(CallError::Code(code)),
-                Ok(record) if record.offset < offset => Ok(ControlFlow::Continue(())),
-                Ok(record) => {
-                    found = Some(Fingerprint::of(&record));
-                    Ok(ControlFlow::Break(()))
+        while !offsets.is_empty() && size <= MAX_FETCH_BYTES {
+            let before = offsets.start;
+            let responses = self.fetch(Offsets::from([(partition, before)]), size)?;
+            for record in records(&responses) {
+                let record = record.map_err(|(_, error)| error)?;
+                if record.offset >= offsets.start {
+                    offsets.start = record.offset + 1;
+                    if each(record).is_break() {
+                        return Ok(());
+                    }
                 }
-            })?;
-            size *= 2;
+            }
+            if offsets.start == before {
+                size *= 2;
+            }
         }
-        Ok(found)
+        Ok(())
     }
 }
 
-/// Gives each record, or the error of a partition, to `each`, until it returns `Break`.
-pub(super) fn each_record<'a>(
-    responses: &'a [Response],
-    mut each: impl FnMut(i32, Result<Record<'a>, KafkaCode>) -> Result<ControlFlow<()>, CallError>,
-) -> Result<(), CallError> {
-    let topics = responses.iter().flat_map(Response::topics);
-    for part in topics.flat_map(|topic| topic.partitions()) {
+/// The records in `responses`; of a partition that has an error, that.
+pub(super) fn records(
+    responses: &[Response],
+) -> impl Iterator<Item = Result<Record<'_>, (i32, CallError)>> {
+    partitions(responses).flat_map(|part| {
         let partition = part.partition();
-        let data = match part.data() {
-            Ok(data) => data,
-            Err(error) => match CallError::from(KafkaError::ArcSelf(error)) {
-                CallError::Code(code) => {
-                    if each(partition, Err(code))?.is_break() {
-                        return Ok(());
-                    }
-                    continue;
-                }
-                other => return Err(other),
-            },
+        let (messages, error) = match part.data() {
+            Ok(data) => (data.messages(), None),
+            Err(error) => (
+                &[][..],
+                Some((partition, KafkaError::ArcSelf(error).into())),
+            ),
         };
-        for message in data.messages() {
-            let record = Record {
-                partition,
-                offset: message.offset,
-                key: message.key,
-                value: message.value,
-            };
-            if each(partition, Ok(record))?.is_break() {
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
+        let records = messages.iter().map(move |message| Record {
+            partition,
+            offset: message.offset,
+            key: message.key,
+            value: message.value,
+        });
+        error.map(Err).into_iter().chain(records.map(Ok))
+    })
+}
+
+fn partitions(responses: &[Response]) -> impl Iterator<Item = &Partition<'_>> {
+    let topics = responses.iter().flat_map(Response::topics);
+    topics.flat_map(|topic| topic.partitions())
 }
 
 /// The partitions of which nothing was fetched although their log goes on after `position`, each with
 /// the end of its log: the next record is larger than the fetch, or no record is left.
 pub(super) fn ends_without_records(responses: &[Response], position: &Offsets) -> Offsets {
-    let topics = responses.iter().flat_map(Response::topics);
-    topics
-        .flat_map(|topic| topic.partitions())
-        .filter_map(|part| {
-            let data = part.data().ok()?;
-            let end = data.highwatermark_offset();
-            let goes_on = position.get(&part.partition()) < Some(&end);
-            (data.messages().is_empty() && goes_on).then_some((part.partition(), end))
-        })
-        .collect()
+    let ends = partitions(responses).filter_map(|part| {
+        let data = part.data().ok()?;
+        let end = data.highwatermark_offset();
+        let goes_on = position.get(&part.partition()) < Some(&end);
+        (data.messages().is_empty() && goes_on).then_some((part.partition(), end))
+    });
+    ends.collect()
 }

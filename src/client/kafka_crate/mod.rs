@@ -15,47 +15,42 @@ mod connection;
 mod consumer;
 mod errors;
 mod fetch;
-mod group_offsets;
 mod partitioner;
 mod producer;
 mod topic_client;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use self::connection::Threads;
+use kafka::client::CommitOffset;
+
 use self::consumer::KafkaCrateConsumer;
 use self::errors::CallError;
-use self::group_offsets::KafkaCrateGroupOffsets;
-use self::topic_client::TopicClient;
-use super::{Cluster, Consumer, GroupOffsets, Producer, Reports, Start, TakeOver};
+use self::topic_client::{REQUEST_TIMEOUT, TopicClient};
+use super::{Cluster, Consumer, GroupOffsets, Offsets, Producer, Reports, Start, TakeOver};
 use crate::error::Result;
 use crate::name::Name;
 
 /// A cluster reached by crate `kafka`.
 pub(super) struct KafkaCrateCluster {
-    broker: Broker,
+    broker: Arc<Broker>,
     /// The only strong reference: if this process runs the small broker, dropping the cluster stops
     /// that, whatever its connections are still waiting for.
     _take_over: Option<TakeOver>,
 }
 
 /// The cluster's one broker.
-#[derive(Clone)]
 struct Broker {
     /// Its address, as `host:port`.
     server: String,
     /// For the small broker alone.
     take_over: Option<Weak<dyn Fn() -> Result<()> + Send + Sync>>,
-    threads: Threads,
+    /// Each connection's thread has a clone, which counts it.
+    threads: Arc<()>,
 }
 
 impl Broker {
-    /// Whether it is a small broker that this process may take over.
-    fn is_ours(&self) -> bool {
-        self.take_over.is_some()
-    }
-
     /// Makes sure that the small broker runs, before a new connection.
     fn take_over(&self) -> Result<(), CallError> {
         let Some(take_over) = &self.take_over else {
@@ -69,12 +64,13 @@ impl Broker {
 
 impl KafkaCrateCluster {
     pub(super) fn new(server: String, take_over: Option<TakeOver>) -> KafkaCrateCluster {
+        let broker = Broker {
+            server,
+            take_over: take_over.as_ref().map(Arc::downgrade),
+            threads: Arc::default(),
+        };
         KafkaCrateCluster {
-            broker: Broker {
-                server,
-                take_over: take_over.as_ref().map(Arc::downgrade),
-                threads: Threads::default(),
-            },
+            broker: Arc::new(broker),
             _take_over: take_over,
         }
     }
@@ -98,7 +94,50 @@ impl Cluster for KafkaCrateCluster {
     }
 
     fn group_offsets(&self) -> Result<Box<dyn GroupOffsets>> {
-        Ok(Box::new(KafkaCrateGroupOffsets::new(&self.broker)))
+        Ok(Box::new(KafkaCrateGroupOffsets {
+            broker: Arc::clone(&self.broker),
+            clients: BTreeMap::new(),
+        }))
+    }
+}
+
+/// Offsets of consumer groups.
+struct KafkaCrateGroupOffsets {
+    broker: Arc<Broker>,
+    /// By topic.
+    clients: BTreeMap<String, TopicClient>,
+}
+
+impl KafkaCrateGroupOffsets {
+    fn client(&mut self, topic: &Name) -> &mut TopicClient {
+        self.clients
+            .entry(topic.to_string())
+            .or_insert_with(|| TopicClient::new(&self.broker, topic))
+    }
+}
+
+impl GroupOffsets for KafkaCrateGroupOffsets {
+    fn committed(&mut self, group: &str, topic: &Name) -> Result<Offsets> {
+        self.client(topic).retry_until_timeout(|client| {
+            let (group, topic) = (group.to_string(), client.topic.clone());
+            let offsets = client.call(REQUEST_TIMEOUT, move |client| {
+                client.fetch_group_topic_offset(&group, &topic)
+            })?;
+            let committed = offsets.iter().filter(|o| o.offset >= 0);
+            Ok(committed.map(|o| (o.partition, o.offset)).collect())
+        })
+    }
+
+    fn commit(&mut self, group: &str, topic: &Name, offsets: &Offsets) -> Result<()> {
+        self.client(topic).retry_until_timeout(|client| {
+            let (group, topic, offsets) =
+                (group.to_string(), client.topic.clone(), offsets.clone());
+            client.call(REQUEST_TIMEOUT, move |client| {
+                let offsets = offsets.iter();
+                let offsets = offsets.map(|(&p, &offset)| CommitOffset::new(&topic, p, offset));
+                client.commit_offsets(&group, offsets)
+            })
+        })
     }
 }
 

@@ -9,11 +9,11 @@ use kafka::client::{FetchOffset, ProduceMessage, RequiredAcks};
 use kafka::error::KafkaCode;
 
 use super::errors::CallError;
-use super::fetch::{FETCH_BYTES, MAX_FETCH_BYTES, each_record};
 use super::partitioner::partition_for;
 use super::topic_client::{REQUEST_TIMEOUT, TopicClient};
 use crate::client::reports::ReportRun;
-use crate::client::{MAX_RECORD_BYTES, Offsets, Producer, Report, Reports, sentences};
+use crate::client::{MAX_RECORD_BYTES, Producer, Report, Reports, sentences};
+use crate::ending::spawn;
 use crate::error::{Error, Result};
 use crate::name::Name;
 
@@ -40,8 +40,7 @@ pub(super) fn start(
 ) -> Result<Box<dyn Producer>> {
     let (partition, end) = client.retry_until_timeout(|client| {
         let partition = partition_for(sender.as_bytes(), &client.partitions);
-        let ends = client.offsets(FetchOffset::Latest)?;
-        Ok((partition, ends.get(&partition).copied().unwrap_or(0)))
+        Ok((partition, client.offset(partition, FetchOffset::Latest)?))
     })?;
     let queue = Arc::new(Queue::default());
     let delivery = Delivery {
@@ -53,10 +52,7 @@ pub(super) fn start(
         timeout: delivery_timeout,
         reports: reports.clone(),
     };
-    thread::Builder::new()
-        .name("producer".into())
-        .spawn(move || delivery.run())
-        .map_err(|why| Error::failed("cannot start a thread to send from", why))?;
+    spawn("producer", move || delivery.run())?;
     Ok(Box::new(KafkaCrateProducer {
         queue,
         key_bytes: sender.as_bytes().len(),
@@ -229,8 +225,7 @@ impl Delivery {
                 return;
             }
             if Instant::now() >= give_up {
-                let error = self.timed_out(&error);
-                return self.give_up(batch, range, CallError::Fatal(error));
+                return self.give_up(batch, range, self.timed_out(&error));
             }
             if let Some(event) = self.client.back_off(&error, give_up) {
                 self.reports.send(Report::Connection(event));
@@ -305,23 +300,11 @@ impl Delivery {
     fn read_back(&mut self, batch: &Batch, range: Range<usize>) -> Result<(usize, i64), CallError> {
         // What was in flight when the connection broke may be written a moment later.
         thread::sleep(IN_FLIGHT_WRITE);
-        let ends = self.client.offsets(FetchOffset::Latest)?;
-        let end = ends.get(&self.partition).copied().unwrap_or(0);
-        let (mut found, mut offset, mut next) = (0, self.end, self.end);
-        let mut size = FETCH_BYTES;
-        while next < end && found < range.len() {
-            let from = Offsets::from([(self.partition, next)]);
-            let responses = self.client.fetch(from, size)?;
-            let before = next;
-            each_record(&responses, |_, record| {
-                let record = record.map_err(CallError::Code)?;
-                if record.offset < next {
-                    return Ok(ControlFlow::Continue(()));
-                }
-                next = record.offset + 1;
-                if record.key != self.key {
-                    return Ok(ControlFlow::Continue(()));
-                }
+        let end = self.client.offset(self.partition, FetchOffset::Latest)?;
+        let (mut found, mut offset) = (0, self.end);
+        let written = self.end..end;
+        self.client.read_again(self.partition, written, |record| {
+            if record.key == self.key {
                 let is_line = |n: usize| record.value == batch.value(range.start + n);
                 found = match is_line(found) {
                     true => found + 1,
@@ -330,18 +313,12 @@ impl Delivery {
                 if found == 1 {
                     offset = record.offset;
                 }
-                Ok(match found == range.len() {
-                    true => ControlFlow::Break(()),
-                    false => ControlFlow::Continue(()),
-                })
-            })?;
-            if next == before {
-                if size >= MAX_FETCH_BYTES {
-                    break;
-                }
-                size *= 2;
             }
-        }
+            match found == range.len() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        })?;
         Ok((found, offset))
     }
 
@@ -364,11 +341,15 @@ impl Delivery {
         }
     }
 
-    fn timed_out(&self, error: &CallError) -> Error {
+    fn timed_out(&self, error: &CallError) -> CallError {
         let (broker, topic) = (&self.client.broker, &self.client.topic);
         let doing = format!("cannot write to topic '{topic}' on {}", broker.server);
         let cause = error.why(broker);
-        sentences::not_acknowledged(&doing, self.timeout, Some(&cause))
+        CallError::Fatal(sentences::not_acknowledged(
+            &doing,
+            self.timeout,
+            Some(&cause),
+        ))
     }
 }
 

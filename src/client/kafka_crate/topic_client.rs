@@ -1,6 +1,7 @@
 //! Requests about one topic, over a connection that is replaced when it breaks.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Requests about one topic.
 pub(super) struct TopicClient {
-    pub(super) broker: Broker,
+    pub(super) broker: Arc<Broker>,
     pub(super) topic: String,
     connection: Option<Connection>,
     /// The advertised address of the broker that leads the topic, once this connection has used it.
@@ -35,25 +36,23 @@ pub(super) struct TopicClient {
     pub(super) partitions: BTreeSet<i32>,
     /// When the partitions are due to be looked up again.
     refresh_at: Instant,
-    outage: Option<Outage>,
-}
-
-/// Calls have failed since the last success.
-struct Outage {
-    attempts: u32,
-    is_reported: bool,
+    /// How many calls have failed since the last success.
+    failures: u32,
+    /// That they fail was reported.
+    is_away: bool,
 }
 
 impl TopicClient {
-    pub(super) fn new(broker: &Broker, topic: &Name) -> TopicClient {
+    pub(super) fn new(broker: &Arc<Broker>, topic: &Name) -> TopicClient {
         TopicClient {
-            broker: broker.clone(),
+            broker: Arc::clone(broker),
             topic: topic.to_string(),
             connection: None,
             leader: None,
             partitions: BTreeSet::new(),
             refresh_at: Instant::now(),
-            outage: None,
+            failures: 0,
+            is_away: false,
         }
     }
 
@@ -97,6 +96,8 @@ impl TopicClient {
         self.connection = None;
     }
 
+    /// Connects unless it is, and looks up the topic's partitions, which creates a missing topic if
+    /// the broker is set to.
     fn connect(&mut self) -> Result<(), CallError> {
         if self.connection.is_none() {
             self.broker.take_over()?;
@@ -105,11 +106,6 @@ impl TopicClient {
             self.leader = None;
             self.refresh_at = Instant::now();
         }
-        self.refresh()
-    }
-
-    /// Looks up the topic's partitions, which creates a missing topic if the broker is set to.
-    fn refresh(&mut self) -> Result<(), CallError> {
         let topic = self.topic.clone();
         let found: Vec<(i32, Option<String>)> = self.call(REQUEST_TIMEOUT, move |client| {
             client.load_metadata(&[&topic])?;
@@ -136,13 +132,11 @@ impl TopicClient {
         if self.broker.server == leader {
             return Ok(());
         }
-        match probe::connect(leader, REQUEST_TIMEOUT) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(CallError::Connection {
-                why: sentences::advertised(error.without_hint()),
-                hint: Some(sentences::ADVERTISED_LISTENERS),
-            }),
-        }
+        let reached = probe::connect(leader, REQUEST_TIMEOUT);
+        reached.map(drop).map_err(|error| CallError::Connection {
+            why: sentences::advertised(error.without_hint()),
+            hint: Some(sentences::ADVERTISED_LISTENERS),
+        })
     }
 
     /// Runs `work` on the connection, which is dropped if it breaks or does not answer in time.
@@ -170,25 +164,26 @@ impl TopicClient {
         Ok(offsets.iter().map(|o| (o.partition, o.offset)).collect())
     }
 
+    /// The oldest or the next offset of one partition; 0 if it does not exist.
+    pub(super) fn offset(&mut self, partition: i32, which: FetchOffset) -> Result<i64, CallError> {
+        Ok(self.offsets(which)?.remove(&partition).unwrap_or(0))
+    }
+
     /// Pauses after a failed call, not beyond `end`.
     ///
     /// Returns an event once several attempts have failed: an outage that ends before that is not
     /// worth a notice.
     pub(super) fn back_off(&mut self, error: &CallError, end: Instant) -> Option<Event> {
-        let outage = self.outage.get_or_insert(Outage {
-            attempts: 0,
-            is_reported: false,
-        });
-        outage.attempts += 1;
+        self.failures += 1;
         let (broker, why) = (self.broker.server.clone(), error.why(&self.broker));
-        let (event, attempts) = match error {
+        let (event, patience) = match error {
             CallError::Connection { .. } => (Event::Lost { broker, why }, 2),
             // A broker that starts refuses some requests for a moment.
             _ => (Event::Refused { broker, why }, 5),
         };
-        let is_news = outage.attempts >= attempts && !outage.is_reported;
-        outage.is_reported |= is_news;
-        let pause = FIRST_PAUSE * 2u32.saturating_pow((outage.attempts - 1).min(10));
+        let is_news = self.failures >= patience && !self.is_away;
+        self.is_away |= is_news;
+        let pause = FIRST_PAUSE * 2u32.pow((self.failures - 1).min(10));
         let left = end.saturating_duration_since(Instant::now());
         thread::sleep(pause.min(LONGEST_PAUSE).min(left));
         is_news.then_some(event)
@@ -196,8 +191,8 @@ impl TopicClient {
 
     /// A call has succeeded: returns an event if an outage was reported before.
     pub(super) fn on_success(&mut self) -> Option<Event> {
-        let outage = self.outage.take()?;
-        outage.is_reported.then(|| Event::Back {
+        self.failures = 0;
+        std::mem::take(&mut self.is_away).then(|| Event::Back {
             broker: self.broker.server.clone(),
         })
     }

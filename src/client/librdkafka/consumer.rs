@@ -1,6 +1,6 @@
 //! Reads a topic, with explicitly assigned partitions.
 
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::Offset;
 
-use super::errors::failed_by_code;
+use super::errors::{failed, failed_by_code};
 use super::reader::ReadClient;
 use super::topic::{ANSWER_TIMEOUT, TopicRequests, list};
 use super::{CONSUMER_SETTINGS, FIXED_CONSUMER_SETTINGS, LibrdkafkaCluster};
-use crate::client::position::{Check, Fingerprint, Positions};
+use crate::client::position::{Fingerprint, Positions};
 use crate::client::{Consumer, Event, Offsets, Record, Start};
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -40,13 +40,11 @@ pub(super) struct LibrdkafkaConsumer {
     last_refresh: Instant,
 }
 
-/// What was found when a record was read again.
-enum Reread {
-    Record(Fingerprint),
-    /// The log has no record from there on.
-    Nothing,
+/// A record could not be read again.
+enum NotRead {
     /// No answer came in time.
     Unanswered,
+    Failed(Error),
 }
 
 impl LibrdkafkaConsumer {
@@ -58,11 +56,11 @@ impl LibrdkafkaConsumer {
     ) -> Result<LibrdkafkaConsumer> {
         let (tx, events) = mpsc::channel();
         // Nobody listens any more once the consumer is dropped.
-        let status = cluster.status(Some(Box::new(move |event| drop(tx.send(event)))));
+        let status = cluster.status(move |event| drop(tx.send(event)));
         let config = cluster.config(CONSUMER_SETTINGS, FIXED_CONSUMER_SETTINGS);
         let reader = ReadClient::create(&config, &status)?;
         let doing = format!("cannot read topic {topic} at {}", status.servers());
-        let pause = |pause| reader.serve(pause);
+        let pause = |pause| drop(reader.serve(pause));
         let requests = TopicRequests::new(&status, doing, topic, reader.client(), &pause)
             .map_err(|error| cluster.explain(&status, topic, error))?;
         let from = match start {
@@ -84,16 +82,9 @@ impl LibrdkafkaConsumer {
 
     /// Starts reading at the position of each partition, or does so again.
     fn assign(&mut self) -> Result<()> {
-        let offsets = self.positions.offsets().into_iter();
-        self.assign_at(offsets.map(|(partition, offset)| (partition, Offset::Offset(offset))))?;
+        assign(&self.reader, &self.requests, &self.positions.offsets())?;
         self.is_assigned = true;
         Ok(())
-    }
-
-    fn assign_at(&self, offsets: impl IntoIterator<Item = (i32, Offset)>) -> Result<()> {
-        self.reader
-            .assign(&list(&self.requests.topic, offsets)?)
-            .map_err(|error| Error::failed(&self.requests.doing, error))
     }
 
     /// Looks now and then whether a lost cluster is back, which partitions there are, and where
@@ -124,7 +115,10 @@ impl LibrdkafkaConsumer {
     /// next refresh asks again.
     fn reconcile(&mut self) -> Result<Vec<Event>> {
         let timeout = RECONNECT_INTERVAL / 2;
-        let ask = |which| self.requests.ask_offsets(&self.reader, which, timeout);
+        let ask = |which| {
+            let answer = self.requests.ask_offsets(&self.reader, which, timeout);
+            self.requests.settled(answer)
+        };
         let (Some(oldest), Some(ends)) = (ask(Offset::Beginning)?, ask(Offset::End)?) else {
             return Ok(Vec::new());
         };
@@ -134,41 +128,16 @@ impl LibrdkafkaConsumer {
             let Some(&end) = ends.get(&partition) else {
                 continue;
             };
-            let log: Range<i64> = start..end;
-            match self.positions.check(partition, &log) {
-                Check::Valid => {}
-                Check::Moved(event) => moved.push(event),
-                Check::Compare(offset) => match self.reread(partition, offset)? {
-                    Reread::Unanswered => self.is_out_of_range = true,
-                    Reread::Nothing => moved.extend(self.positions.compare(partition, &log, None)),
-                    Reread::Record(found) => {
-                        moved.extend(self.positions.compare(partition, &log, Some(found)));
-                    }
-                },
+            let (reader, requests) = (&self.reader, &self.requests);
+            let read = |offset| read_again(reader, requests, partition, offset);
+            match self.positions.reconcile(partition, start..end, read) {
+                Ok(event) => moved.extend(event),
+                Err(NotRead::Unanswered) => self.is_out_of_range = true,
+                Err(NotRead::Failed(error)) => return Err(error),
             }
         }
         self.assign()?;
         Ok(moved)
-    }
-
-    /// Reads the first record at `offset` or later, for which this partition alone is assigned.
-    fn reread(&self, partition: i32, offset: i64) -> Result<Reread> {
-        self.assign_at([(partition, Offset::Offset(offset))])?;
-        let start = Instant::now();
-        while start.elapsed() < ANSWER_TIMEOUT {
-            match self.reader.poll(RECONNECT_INTERVAL / 2) {
-                Some(Ok(message))
-                    if message.partition() == partition && message.offset() >= offset =>
-                {
-                    return Ok(Reread::Record(Fingerprint::of(&record(&message))));
-                }
-                Some(Err(KafkaError::PartitionEOF(at))) if at == partition => {
-                    return Ok(Reread::Nothing);
-                }
-                _ => {}
-            }
-        }
-        Ok(Reread::Unanswered)
     }
 
     /// Moves a position past what is not given at the end of a log: markers of transactions, and
@@ -260,6 +229,34 @@ impl Consumer for LibrdkafkaConsumer {
         self.requests
             .list_offsets(&self.reader, Offset::End, &pause)
     }
+}
+
+fn assign(reader: &ReadClient, requests: &TopicRequests, offsets: &Offsets) -> Result<()> {
+    list(&requests.topic, offsets)
+        .and_then(|list| reader.assign(&list))
+        .map_err(|error| failed(&requests.doing, &error))
+}
+
+/// Reads the first record at `offset` or later, for which this partition alone is assigned.
+fn read_again(
+    reader: &ReadClient,
+    requests: &TopicRequests,
+    partition: i32,
+    offset: i64,
+) -> Result<Option<Fingerprint>, NotRead> {
+    let from = Offsets::from([(partition, offset)]);
+    assign(reader, requests, &from).map_err(NotRead::Failed)?;
+    let start = Instant::now();
+    while start.elapsed() < ANSWER_TIMEOUT {
+        match reader.poll(RECONNECT_INTERVAL / 2) {
+            Some(Ok(it)) if it.partition() == partition && it.offset() >= offset => {
+                return Ok(Some(Fingerprint::of(&record(&it))));
+            }
+            Some(Err(KafkaError::PartitionEOF(at))) if at == partition => return Ok(None),
+            _ => {}
+        }
+    }
+    Err(NotRead::Unanswered)
 }
 
 fn record<'a>(message: &'a BorrowedMessage<'_>) -> Record<'a> {

@@ -8,24 +8,27 @@
 
 mod consumer;
 mod errors;
-mod group_offsets;
 mod producer;
 mod reader;
 mod status;
 mod topic;
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::Consumer as _;
+use rdkafka::consumer::{CommitMode, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::Offset;
 
 use self::consumer::LibrdkafkaConsumer;
-use self::group_offsets::LibrdkafkaGroupOffsets;
+use self::errors::{failed, is_transient};
 use self::reader::ReadClient;
-use self::status::{ClusterStatus, Context, Notify};
-use self::topic::ANSWER_TIMEOUT;
-use super::{Cluster, Consumer, GroupOffsets, Options, Producer, Reports, Start};
+use self::status::{ClusterStatus, Context};
+use self::topic::{ANSWER_TIMEOUT, TopicRequests, list, offsets};
+use super::{Cluster, Consumer, Event, GroupOffsets, Offsets, Options, Producer, Reports, Start};
 use crate::error::{Error, Result};
 use crate::name::Name;
 
@@ -127,7 +130,8 @@ impl LibrdkafkaCluster {
         config
     }
 
-    fn status(&self, notify: Option<Notify>) -> Arc<ClusterStatus> {
+    /// The status of a new client, whose events go to `notify`.
+    fn status(&self, notify: impl Fn(Event) + Send + Sync + 'static) -> Arc<ClusterStatus> {
         let prints_log = self.properties.iter().any(|(name, _)| name == "debug");
         Arc::new(ClusterStatus::new(self.servers.clone(), prints_log, notify))
     }
@@ -155,11 +159,11 @@ impl LibrdkafkaCluster {
         ];
         let mut config = self.config(&[], &unnamed);
         config.remove("sasl.mechanism").remove("sasl.password");
-        let status = self.status(None);
+        let status = self.status(drop);
         let Ok(reader) = ReadClient::create(&config, &status) else {
             return false;
         };
-        let pause = |pause| reader.serve(pause);
+        let pause = |pause| drop(reader.serve(pause));
         let answer = status.retry_for(ANSWER_TIMEOUT / 2, &pause, |timeout| {
             Ok(reader.fetch_metadata(Some(topic), timeout).ok())
         });
@@ -184,11 +188,78 @@ impl Cluster for LibrdkafkaCluster {
     }
 
     fn group_offsets(&self) -> Result<Box<dyn GroupOffsets>> {
-        let config = self.config(CONSUMER_SETTINGS, FIXED_CONSUMER_SETTINGS);
-        Ok(Box::new(LibrdkafkaGroupOffsets::new(
-            config,
-            self.status(None),
-        )))
+        Ok(Box::new(LibrdkafkaGroupOffsets {
+            config: self.config(CONSUMER_SETTINGS, FIXED_CONSUMER_SETTINGS),
+            status: self.status(drop),
+            readers: BTreeMap::new(),
+        }))
+    }
+}
+
+/// Offsets of consumer groups.
+struct LibrdkafkaGroupOffsets {
+    config: ClientConfig,
+    status: Arc<ClusterStatus>,
+    /// By group: a client can be of one group only.
+    readers: BTreeMap<String, ReadClient>,
+}
+
+impl LibrdkafkaGroupOffsets {
+    fn reader(&mut self, group: &str) -> Result<&ReadClient> {
+        if !self.readers.contains_key(group) {
+            let mut config = self.config.clone();
+            config.set("group.id", group);
+            let reader = ReadClient::create(&config, &self.status)?;
+            self.readers.insert(group.to_string(), reader);
+        }
+        Ok(&self.readers[group])
+    }
+}
+
+impl GroupOffsets for LibrdkafkaGroupOffsets {
+    fn committed(&mut self, group: &str, topic: &Name) -> Result<Offsets> {
+        let status = Arc::clone(&self.status);
+        let doing = format!(
+            "cannot read the offsets of group {group} at {}",
+            status.servers()
+        );
+        let reader = self.reader(group)?;
+        // That this user may not use the group is reported in place of a record, and no request is answered.
+        let denied = Cell::new(None);
+        let pause = |pause| {
+            let error = reader.serve(pause).filter(|error| !is_transient(error));
+            denied.set(
+                error
+                    .and_then(|error| error.rdkafka_error_code())
+                    .or(denied.get()),
+            );
+        };
+        let requests = TopicRequests::new(&status, doing, topic, reader.client(), &pause)?;
+        let committed = requests.ask(&pause, |timeout| {
+            if let Some(code) = denied.get() {
+                return Err(KafkaError::OffsetFetch(code));
+            }
+            // A group that this user may not use is an error of each partition.
+            offsets(&reader.committed_offsets(requests.all_at(Offset::Invalid)?, timeout)?)
+        })?;
+        status.on_started();
+        Ok(committed)
+    }
+
+    fn commit(&mut self, group: &str, topic: &Name, offsets: &Offsets) -> Result<()> {
+        let doing = format!(
+            "cannot commit offsets of group {group} at {}",
+            self.status.servers()
+        );
+        let reader = self.reader(group)?;
+        // A commit waits for as long as the group's coordinator is away, and librdkafka has no
+        // other that says how it went. So this asks first whether the coordinator answers.
+        list(topic.as_str(), offsets)
+            .and_then(|list| {
+                reader.committed_offsets(list.clone(), ANSWER_TIMEOUT)?;
+                reader.commit(&list, CommitMode::Sync)
+            })
+            .map_err(|error| failed(&doing, &error))
     }
 }
 

@@ -17,6 +17,7 @@ use super::topic::TopicRequests;
 use super::{LibrdkafkaCluster, create};
 use crate::client::reports::ReportRun;
 use crate::client::{MAX_RECORD_BYTES, Producer, Report, Reports, sentences};
+use crate::ending::spawn;
 use crate::error::{Error, Result};
 use crate::name::Name;
 
@@ -65,9 +66,7 @@ pub(super) fn start(
     reports: Reports,
 ) -> Result<Box<dyn Producer>> {
     let events = reports.clone();
-    let status = cluster.status(Some(Box::new(move |event| {
-        events.send(Report::Connection(event));
-    })));
+    let status = cluster.status(move |event| events.send(Report::Connection(event)));
     let doing = format!("cannot write to topic {topic} at {}", status.servers());
     let timeout = delivery_timeout.as_millis().to_string();
     let ours = [SETTINGS, &[("delivery.timeout.ms", &timeout)]].concat();
@@ -94,10 +93,7 @@ pub(super) fn start(
         wake: rx,
         is_asleep: Arc::clone(&is_asleep),
     };
-    thread::Builder::new()
-        .name("producer".into())
-        .spawn(move || poller.run())
-        .map_err(|why| Error::failed("cannot start a thread to send from", why))?;
+    spawn("producer", move || poller.run())?;
     Ok(Box::new(LibrdkafkaProducer {
         producer,
         sender: sender.clone(),
@@ -216,7 +212,7 @@ impl Poller {
 }
 
 /// Gathers what became of lines, and reports it.
-struct Deliveries {
+pub(super) struct Deliveries {
     /// What fails if a delivery does: `cannot write to topic bob at localhost:9092`.
     doing: String,
     timeout: Duration,
@@ -226,7 +222,7 @@ struct Deliveries {
 }
 
 impl Deliveries {
-    fn new(reports: Reports, doing: String, timeout: Duration) -> Deliveries {
+    pub(super) fn new(reports: Reports, doing: String, timeout: Duration) -> Deliveries {
         Deliveries {
             doing,
             timeout,
@@ -239,18 +235,20 @@ impl Deliveries {
     }
 
     /// Reports what has been gathered. Returns whether there was anything.
-    fn flush(&self) -> bool {
+    pub(super) fn flush(&self) -> bool {
         self.run().flush()
     }
 
     /// A line that has `bytes` bytes with its key was given up.
-    fn fail(&self, line: u64, value: &[u8], bytes: usize, code: Code, status: &ClusterStatus) {
-        let why = self.why(code, bytes, status);
-        self.run().failed(line, value, why);
-    }
-
-    fn why(&self, code: Code, bytes: usize, status: &ClusterStatus) -> Error {
-        match code {
+    pub(super) fn fail(
+        &self,
+        line: u64,
+        value: &[u8],
+        bytes: usize,
+        code: Code,
+        status: &ClusterStatus,
+    ) {
+        let why = match code {
             Code::MessageSizeTooLarge if bytes < SMALL_LINE_BYTES => Error::too_large().hint(
                 "The line is not large, its batch may be: -X batch.size=BYTES makes batches smaller.",
             ),
@@ -263,7 +261,8 @@ impl Deliveries {
                 Error::failed(&self.doing, "ended before it was acknowledged")
             }
             code => failed_by_code(&self.doing, code),
-        }
+        };
+        self.run().failed(line, value, why);
     }
 }
 
@@ -300,7 +299,7 @@ mod tests {
         let (tx, rx) = mpsc::channel::<Report>();
         let timeout = Duration::from_millis(1500);
         let deliveries = Deliveries::new(Reports::to(tx), "cannot write".into(), timeout);
-        let status = ClusterStatus::new(Vec::new(), false, None);
+        let status = ClusterStatus::new(Vec::new(), false, drop);
         for (code, bytes, said) in [
             (
                 Code::MessageTimedOut,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::KafkaError;
 
 use super::create;
 use super::status::{ClusterStatus, Context};
@@ -23,14 +24,15 @@ impl ReadClient {
     }
 
     /// Handles callbacks for a while; for a client without assigned partitions: records would be
-    /// lost.
-    pub(super) fn serve(&self, duration: Duration) {
+    /// lost. Returns an error that was reported in place of a record.
+    pub(super) fn serve(&self, duration: Duration) -> Option<KafkaError> {
         let end = Instant::now() + duration;
+        let mut error = None;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            drop(self.poll(left));
+            error = self.poll(left).and_then(Result::err).or(error);
             if left.is_zero() {
-                break;
+                return error;
             }
         }
     }

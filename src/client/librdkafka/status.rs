@@ -25,15 +25,13 @@ const CONNECTION_FAILURES: [Code; 6] = [
     Code::BadMessage,
 ];
 
-/// Takes the events of a client, from any thread.
-pub(super) type Notify = Box<dyn Fn(Event) + Send + Sync>;
-
 /// What is known about a client's connections.
 pub(super) struct ClusterStatus {
     servers: Vec<String>,
     /// The user wants librdkafka's log lines.
     prints_log: bool,
-    notify: Option<Notify>,
+    /// Takes the events of a client, from any thread.
+    notify: Box<dyn Fn(Event) + Send + Sync>,
     /// An outage was reported and is not over. Not in `observed`, as each delivery looks at it.
     is_away: AtomicBool,
     /// Locked for a moment by librdkafka's callbacks and by those who wait for an answer; never held
@@ -63,12 +61,12 @@ impl ClusterStatus {
     pub(super) fn new(
         servers: Vec<String>,
         prints_log: bool,
-        notify: Option<Notify>,
+        notify: impl Fn(Event) + Send + Sync + 'static,
     ) -> ClusterStatus {
         ClusterStatus {
             servers,
             prints_log,
-            notify,
+            notify: Box::new(notify),
             is_away: AtomicBool::new(false),
             observed: Mutex::default(),
         }
@@ -89,12 +87,6 @@ impl ClusterStatus {
 
     fn observed(&self) -> MutexGuard<'_, Observed> {
         self.observed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn notify(&self, event: Event) {
-        if let Some(notify) = &self.notify {
-            notify(event);
-        }
     }
 
     pub(super) fn is_untrusted(&self) -> bool {
@@ -166,9 +158,10 @@ impl ClusterStatus {
         observed.is_untrusted |= code == Code::SSL && refusal.is_some();
         observed.cause = Some(cause.clone());
         if !observed.is_started {
-            let misfit = (!observed.has_answered)
-                .then(|| self.misfit(code, reason))
-                .flatten();
+            let misfit = match observed.has_answered {
+                true => None,
+                false => self.misfit(code, reason),
+            };
             observed.fatal = refusal.or(misfit).or(observed.fatal.take());
             return;
         }
@@ -178,7 +171,7 @@ impl ClusterStatus {
             observed.refused_by = Some(cause.broker.clone());
             drop(observed);
             self.is_away.store(true, Ordering::Relaxed);
-            self.notify(Event::Refused {
+            (self.notify)(Event::Refused {
                 broker: cause.broker,
                 why: cause.why,
             });
@@ -187,54 +180,51 @@ impl ClusterStatus {
 
     /// The broker refuses this login, or this client the broker's certificate.
     fn refusal(&self, code: Code, reason: &str, cause: &Cause) -> Option<Error> {
-        match code {
-            Code::Authentication => Some(
-                Error::failed(
-                    format!("cannot log in to Kafka at {}", self.servers()),
-                    &cause.why,
-                )
-                .hint("Are sasl.username, sasl.password and sasl.mechanism right?"),
+        let (doing, why, hint) = match code {
+            Code::Authentication => (
+                format!("cannot log in to Kafka at {}", self.servers()),
+                cause.why.as_str(),
+                "Are sasl.username, sasl.password and sasl.mechanism right?",
             ),
-            Code::SSL if reason.contains("certificate verify failed") => Some(
-                Error::failed(
-                    self.cannot_reach(),
-                    "its certificate is not signed by an authority known here",
-                )
-                .hint("Name the authority's certificate (PEM) with -X ssl.ca.location=FILE."),
+            Code::SSL if reason.contains("certificate verify failed") => (
+                self.cannot_reach(),
+                "its certificate is not signed by an authority known here",
+                "Name the authority's certificate (PEM) with -X ssl.ca.location=FILE.",
             ),
-            _ => None,
-        }
+            _ => return None,
+        };
+        Some(Error::failed(doing, why).hint(hint))
     }
 
     /// What listens there does not speak as this client is set to, to judge by its first answer.
     fn misfit(&self, code: Code, reason: &str) -> Option<Error> {
-        let error = |why| Error::failed(self.cannot_reach(), why);
+        let is_plain = || {
+            let signs = ["wrong version number", "a PLAINTEXT broker listener"];
+            signs.iter().any(|sign| reason.contains(sign))
+        };
         let closed_in = |state| reason.contains("Disconnected: ") && reason.contains(state);
-        match code {
-            Code::SSL | Code::BrokerTransportFailure
-                if reason.contains("wrong version number")
-                    || reason.contains("a PLAINTEXT broker listener") =>
-            {
-                Some(
-                    error("it does not speak TLS at that port")
-                        .hint("Name its TLS port, or another security.protocol."),
-                )
+        let (why, hint) = match code {
+            Code::SSL | Code::BrokerTransportFailure if is_plain() => (
+                "it does not speak TLS at that port",
+                "Name its TLS port, or another security.protocol.",
+            ),
+            Code::BrokerTransportFailure if closed_in("APIVERSION_QUERY") => (
+                "it closed the connection on the first request, as a TLS port does",
+                "If that is its TLS port: -X security.protocol=ssl, or sasl_ssl where a login is \
+                 needed.",
+            ),
+            Code::BrokerTransportFailure if closed_in("UP)") => (
+                "it closed the connection, as a port does that wants a login",
+                "Set security.protocol, sasl.mechanism, sasl.username and sasl.password, with -X or in a \
+                 file with -F.",
+            ),
+            Code::BadMessage => {
+                let why = "what answers there does not speak Kafka's protocol";
+                return Some(Error::failed(self.cannot_reach(), why));
             }
-            Code::BrokerTransportFailure if closed_in("APIVERSION_QUERY") => Some(
-                error("it closed the connection on the first request, as a TLS port does").hint(
-                    "If that is its TLS port: -X security.protocol=ssl, or sasl_ssl where a login \
-                     is needed.",
-                ),
-            ),
-            Code::BrokerTransportFailure if closed_in("UP)") => Some(
-                error("it closed the connection, as a port does that wants a login").hint(
-                    "Set security.protocol, sasl.mechanism, sasl.username and sasl.password, \
-                         with -X or in a file with -F.",
-                ),
-            ),
-            Code::BadMessage => Some(error("what answers there does not speak Kafka's protocol")),
-            _ => None,
-        }
+            _ => return None,
+        };
+        Some(Error::failed(self.cannot_reach(), why).hint(hint))
     }
 
     pub(super) fn is_away(&self) -> bool {
@@ -247,18 +237,17 @@ impl ClusterStatus {
         if !observed.is_started || self.is_away.swap(true, Ordering::Relaxed) {
             return;
         }
-        let cause = observed.cause.clone().unwrap_or_else(|| Cause {
+        let Cause { broker, why } = observed.cause.clone().unwrap_or_else(|| Cause {
             broker: self.servers(),
             why: "the connection was closed".into(),
         });
-        observed.refused_by = observed.is_refusal.then(|| cause.broker.clone());
-        let Cause { broker, why } = cause;
+        observed.refused_by = observed.is_refusal.then(|| broker.clone());
         let event = match observed.is_refusal {
             true => Event::Refused { broker, why },
             false => Event::Lost { broker, why },
         };
         drop(observed);
-        self.notify(event);
+        (self.notify)(event);
     }
 
     /// A broker has answered.
@@ -266,11 +255,9 @@ impl ClusterStatus {
         if !self.is_away() || !self.is_away.swap(false, Ordering::Relaxed) {
             return;
         }
-        let broker = match self.observed().cause.take() {
-            Some(cause) => cause.broker,
-            None => self.servers(),
-        };
-        self.notify(Event::Back { broker });
+        let cause = self.observed().cause.take();
+        let broker = cause.map_or_else(|| self.servers(), |cause| cause.broker);
+        (self.notify)(Event::Back { broker });
     }
 
     /// The cluster has answered a request for metadata for the first time.
@@ -357,11 +344,8 @@ mod tests {
 
     fn status() -> (ClusterStatus, mpsc::Receiver<Event>) {
         let (tx, rx) = mpsc::channel();
-        let notify: Notify = Box::new(move |event| tx.send(event).unwrap());
-        (
-            ClusterStatus::new(vec!["k:9093".into()], false, Some(notify)),
-            rx,
-        )
+        let notify = move |event| tx.send(event).unwrap();
+        (ClusterStatus::new(vec!["k:9093".into()], false, notify), rx)
     }
 
     /// What a request without an answer ends with.

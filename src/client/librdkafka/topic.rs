@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rdkafka::client::Client;
 use rdkafka::consumer::Consumer as _;
-use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -95,12 +95,13 @@ impl TopicRequests {
         let Some((&partition, _)) = advertised.find(|(_, it)| !self.status.has_server(it)) else {
             return Ok(());
         };
-        let ask = |timeout| match client.fetch_watermarks(&self.topic, partition, timeout) {
-            Err(error) if is_transient(&error) => Ok(None),
-            // Any answer will do.
-            _ => Ok(Some(())),
-        };
-        self.answered(self.status.retry_for(ANSWER_TIMEOUT, pause, ask)?)
+        self.ask(pause, |timeout| {
+            match client.fetch_watermarks(&self.topic, partition, timeout) {
+                Err(error) if is_transient(&error) => Err(error),
+                // Any answer will do.
+                _ => Ok(()),
+            }
+        })
     }
 
     /// The oldest (`Offset::Beginning`) or the next (`Offset::End`) offset of each partition.
@@ -110,24 +111,48 @@ impl TopicRequests {
         which: Offset,
         pause: &dyn Fn(Duration),
     ) -> Result<Offsets> {
-        let ask = |timeout| self.ask_offsets(reader, which, timeout);
-        self.answered(self.status.retry_for(ANSWER_TIMEOUT, pause, ask)?)
+        self.ask(pause, |timeout| self.ask_offsets(reader, which, timeout))
     }
 
-    /// As [`list_offsets`](TopicRequests::list_offsets), once; none if an answer may come later.
+    /// As [`list_offsets`](TopicRequests::list_offsets), once.
     pub(super) fn ask_offsets(
         &self,
         reader: &ReadClient,
         which: Offset,
         timeout: Duration,
-    ) -> Result<Option<Offsets>> {
+    ) -> KafkaResult<Offsets> {
         // A request for the time -1 or -2 asks for all partitions at once; one for watermarks does not.
-        let wanted = self.leaders.keys().map(|&partition| (partition, which));
-        match reader.offsets_for_times(list(&self.topic, wanted)?, timeout) {
-            Ok(list) => Ok(offsets(&list).filter(|found| found.len() == self.leaders.len())),
+        let found = offsets(&reader.offsets_for_times(self.all_at(which)?, timeout)?)?;
+        match found.len() == self.leaders.len() {
+            true => Ok(found),
+            false => Err(KafkaError::OffsetFetch(Code::OffsetNotAvailable)),
+        }
+    }
+
+    /// Sends a request until it is answered.
+    pub(super) fn ask<T>(
+        &self,
+        pause: &dyn Fn(Duration),
+        mut request: impl FnMut(Duration) -> KafkaResult<T>,
+    ) -> Result<T> {
+        let ask = |timeout| self.settled(request(timeout));
+        let answer = self.status.retry_for(ANSWER_TIMEOUT, pause, ask)?;
+        answer.ok_or_else(|| self.status.unanswered(&self.doing, &self.leaders))
+    }
+
+    /// The answer to a request; none if the same request may succeed later.
+    pub(super) fn settled<T>(&self, answer: KafkaResult<T>) -> Result<Option<T>> {
+        match answer {
+            Ok(answer) => Ok(Some(answer)),
             Err(error) if is_transient(&error) => Ok(None),
             Err(error) => Err(failed(&self.doing, &error)),
         }
+    }
+
+    /// All partitions, each with this offset.
+    pub(super) fn all_at(&self, offset: Offset) -> KafkaResult<TopicPartitionList> {
+        let partition = |&partition| ((self.topic.clone(), partition), offset);
+        TopicPartitionList::from_topic_map(&self.leaders.keys().map(partition).collect())
     }
 
     /// Looks up the leaders again. Returns whether the cluster answered.
@@ -140,11 +165,6 @@ impl TopicRequests {
             self.leaders = leaders;
         }
         true
-    }
-
-    /// The answer, or the error for a request to leaders that had none.
-    pub(super) fn answered<T>(&self, answer: Option<T>) -> Result<T> {
-        answer.ok_or_else(|| self.status.unanswered(&self.doing, &self.leaders))
     }
 }
 
@@ -167,32 +187,19 @@ fn leaders(metadata: &Metadata, topic: &str) -> Result<Leaders, Code> {
 }
 
 /// Offsets of a topic in librdkafka's form.
-pub(super) fn list(
-    topic: &str,
-    offsets: impl IntoIterator<Item = (i32, Offset)>,
-) -> Result<TopicPartitionList> {
-    let mut list = TopicPartitionList::new();
-    for (partition, offset) in offsets {
-        list.add_partition_offset(topic, partition, offset)
-            .map_err(|error| {
-                let doing = format!(
-                    "cannot use the offset given for partition {partition} of topic {topic}"
-                );
-                failed(&doing, &error)
-            })?;
-    }
-    Ok(list)
+pub(super) fn list(topic: &str, offsets: &Offsets) -> KafkaResult<TopicPartitionList> {
+    let offset = |(&p, &offset)| ((topic.to_string(), p), Offset::Offset(offset));
+    TopicPartitionList::from_topic_map(&offsets.iter().map(offset).collect())
 }
 
-/// The offsets in a list; none if a partition has an error. Partitions without an offset are left
-/// out.
-pub(super) fn offsets(list: &TopicPartitionList) -> Option<Offsets> {
+/// The offsets in a list, or the error of a partition. Partitions without an offset are left out.
+pub(super) fn offsets(list: &TopicPartitionList) -> KafkaResult<Offsets> {
     let mut offsets = Offsets::new();
     for partition in list.elements() {
-        partition.error().ok()?;
+        partition.error()?;
         if let Offset::Offset(offset) = partition.offset() {
             offsets.insert(partition.partition(), offset);
         }
     }
-    Some(offsets)
+    Ok(offsets)
 }
