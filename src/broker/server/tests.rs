@@ -254,6 +254,12 @@ fn commits_that_cannot_be_kept_are_refused() {
     assert_eq!(commit("g", "bob"), None);
     assert_eq!(commit("h", "bob"), Some(KafkaCode::Unknown));
     assert_eq!(commit("g", "bob"), None);
+    // One that can be kept is kept, whatever comes with it.
+    client.load_metadata(&["alice"]).unwrap();
+    let both = ["alice", "bob"].map(|topic| CommitOffset::new(topic, 0, 2));
+    client.commit_offsets("g", &both).unwrap_err();
+    let kept = client.fetch_group_topic_offset("g", "bob").unwrap();
+    assert_eq!(kept[0].offset, 2);
 }
 
 #[test]
