@@ -70,28 +70,21 @@ impl Connection {
         let mut properties = self.properties()?;
         // The command line and a file take precedence over the environment. (Not clap's `env`: with
         // that, the variable would conflict with --embedded, too.)
-        let named = match (
-            self.bootstrap_servers.clone(),
-            servers_among(&mut properties),
-        ) {
-            (Some(servers), _) | (None, Some(servers)) => Some(servers),
-            (None, None) => std::env::var("KAFKA_BOOTSTRAP_SERVERS")
+        let among = servers_among(&mut properties);
+        let named = self.bootstrap_servers.clone().or(among).or_else(|| {
+            std::env::var("KAFKA_BOOTSTRAP_SERVERS")
                 .ok()
-                .filter(|servers| self.embedded.is_none() && !servers.is_empty()),
-        };
-        client::connect(&match named {
+                .filter(|servers| self.embedded.is_none() && !servers.is_empty())
+        });
+        // Properties are for a real Kafka, never for the small broker.
+        let default = || (!properties.is_empty()).then(|| format!("localhost:{PORT}"));
+        client::connect(&match named.or_else(default) {
             Some(servers) => Options {
                 servers: bootstrap_servers(&servers)?,
                 properties,
                 take_over: None,
             },
-            None if properties.is_empty() => self.local()?,
-            // Properties are for a real Kafka, never for the small broker.
-            None => Options {
-                servers: vec![format!("localhost:{PORT}")],
-                properties,
-                take_over: None,
-            },
+            None => self.local()?,
         })
     }
 
@@ -135,8 +128,7 @@ impl Connection {
             Host::Kafka => (server, None),
             Host::Foreign => {
                 say(
-                    "The small broker that serves here keeps its log in another folder: when it exits, \
-                     this program cannot take over.",
+                    "This program cannot take over the small broker on this port: its log is in another folder.",
                 );
                 (server, None)
             }
@@ -176,7 +168,7 @@ impl Connection {
 /// How lines are delivered.
 #[derive(Args, Debug)]
 pub struct Delivery {
-    /// Give a line up if it is not acknowledged after this many seconds
+    /// Give up a line that is not acknowledged after this many seconds
     #[arg(
         long = "delivery-timeout",
         value_name = "SECONDS",
@@ -213,7 +205,7 @@ fn bootstrap_servers(list: &str) -> Result<Vec<String>> {
 fn bootstrap_server(server: &str) -> Result<String> {
     let wrong = |what: &str| {
         Error::usage(format!(
-            "'{}' in -b, --bootstrap-servers is no HOST:PORT: {what}",
+            "'{}' in -b, --bootstrap-servers is not HOST:PORT: {what}",
             server.escape_debug()
         ))
     };
@@ -333,7 +325,7 @@ mod tests {
             "::1",
         ] {
             let error = bootstrap_servers(list).unwrap_err().to_string();
-            assert!(error.contains("is no HOST:PORT"), "{list}: {error}");
+            assert!(error.contains("is not HOST:PORT"), "{list}: {error}");
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Two halves. [`Outbox`] is for the thread that reads input: it numbers each line and hands it to the
 //! producer. [`Ledger`] is for the thread that owns the program's state: it receives the producer's
-//! [reports](Report) and knows which lines are still in flight. What connects the halves is one number,
-//! how many lines were taken, and whether more may be.
+//! [reports](Report) and knows which lines are still in flight. The halves share one atomic: the number of
+//! lines taken, and a bit that closes the outbox.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -18,16 +18,16 @@ use crate::lines::Line;
 use crate::name::Name;
 use crate::terminal::{is_typed, quoted};
 
-/// How many separate failures, and how many gaps in the acknowledgements, are listed at the end.
-const LISTED: usize = 20;
+/// The most failures, and the most lines in flight, that are listed at the end.
+const MAX_LISTED: usize = 20;
 
 /// How long a program that is interrupted waits for acknowledgements: it has a second in all.
 const INTERRUPTED_WAIT: Duration = Duration::from_millis(700);
 
-/// How many typed lines in flight are known by how they begin.
-const TYPED: usize = 1000;
+/// The most typed lines in flight whose beginnings are kept.
+const MAX_EXCERPTS: usize = 1000;
 
-/// In the number of lines taken: no more are.
+/// The bit of `taken` that says that no more lines are taken.
 const CLOSED: u64 = 1 << 63;
 
 /// Opens both halves, for `sender`'s lines to `topic`; a line is given up after `timeout`. The ledger's owner
@@ -101,9 +101,9 @@ pub struct Ledger {
     taken: Arc<AtomicU64>,
     /// Lines 1 to `settled` are acknowledged or failed.
     settled: u64,
-    /// Lines after that which are settled, too: ranges by their first line, each up to its last.
+    /// Settled ranges after that: first line → last line.
     settled_later: BTreeMap<u64, u64>,
-    /// How typed lines in flight begin; of the first [`TYPED`] of them.
+    /// How the first of the typed lines in flight begin.
     typed: BTreeMap<u64, String>,
     /// The first of the failures, adjacent ones of the same reason as one.
     failures: Vec<Failure>,
@@ -172,9 +172,9 @@ impl Ledger {
     }
 
     /// Takes note of what is reported about lines.
-    pub fn record(&mut self, report: &Report) {
+    pub fn apply(&mut self, report: &Report) {
         match report {
-            Report::Typed { line, excerpt } if self.typed.len() < TYPED => {
+            Report::Typed { line, excerpt } if self.typed.len() < MAX_EXCERPTS => {
                 self.typed.insert(*line, quoted(excerpt));
             }
             Report::Acknowledged { first, count, .. } => self.settle(*first, first + count - 1),
@@ -196,7 +196,7 @@ impl Ledger {
         self.failed += count;
         self.is_broken |= !why.is_too_large();
         let why = why.to_string();
-        let is_full = self.failures.len() == LISTED;
+        let is_full = self.failures.len() == MAX_LISTED;
         match self.failures.last_mut() {
             Some(before) if before.last + 1 == first && before.why == why => before.last = last,
             _ if is_full => self.unlisted += count,
@@ -230,21 +230,16 @@ impl Ledger {
         )
     }
 
-    /// Why a program that was interrupted before the end of its input did not do all it was asked for.
-    pub fn interrupted(&self) -> Error {
-        let taken = lines(self.taken());
-        let so_far = match self.is_settled() && self.failed == 0 {
-            true => format!("interrupted after {taken}, all delivered"),
-            false => format!("interrupted after {taken}"),
-        };
-        Error::failed(so_far, "the rest of the input was not read")
-    }
-
-    /// The verdict, after the reason for which no more lines came.
-    pub fn verdict_after(&self, reason: Result<()>) -> Result<()> {
-        match (reason, self.verdict()) {
-            (Err(reason), Err(verdict)) => Err(reason.beside(verdict)),
-            (reason, verdict) => reason.and(verdict),
+    /// The verdict, given why no more lines came.
+    pub fn verdict_after(&self, cause: Cause) -> Result<()> {
+        match (cause, self.verdict()) {
+            (Cause::Ended(Err(reason)), Err(verdict)) => Err(reason.beside(verdict)),
+            (Cause::Ended(reason), verdict) => reason.and(verdict),
+            (Cause::Interrupted, Ok(())) if !self.is_typed => Err(Error::failed(
+                format!("interrupted after {}, all delivered", lines(self.taken())),
+                "the rest of the input was not read",
+            )),
+            (Cause::Interrupted, verdict) => verdict,
         }
     }
 
@@ -266,20 +261,19 @@ impl Ledger {
             _ = write!(why, "\n  and {} more", self.unlisted);
         }
         let unknown = "not acknowledged yet";
-        if self.is_typed {
-            for excerpt in self.typed.values().take(LISTED) {
-                _ = write!(why, "\n  {excerpt}: {unknown}");
-            }
-        } else {
-            for (first, last) in in_flight.iter().take(LISTED) {
-                _ = write!(why, "\n  {}: {unknown}", span(*first, *last));
-            }
+        let names: Vec<String> = match self.is_typed {
+            true => self.typed.values().cloned().collect(),
+            false => in_flight.iter().map(|(a, b)| span(*a, *b)).collect(),
+        };
+        for name in names.iter().take(MAX_LISTED) {
+            _ = write!(why, "\n  {name}: {unknown}");
+        }
+        if names.len() > MAX_LISTED {
+            _ = write!(why, "\n  and later ones: {unknown}");
         }
         let were = if undelivered == 1 { "was" } else { "were" };
-        Err(Error::failed(
-            format!("{undelivered} of {} {were} not delivered", lines(taken)),
-            why,
-        ))
+        let what = format!("{undelivered} of {} {were} not delivered", lines(taken));
+        Err(Error::listed(what, &why))
     }
 
     fn name(&self, first: u64, last: u64, excerpt: &str) -> String {
@@ -301,6 +295,16 @@ impl Ledger {
             .map(|(before, last)| (before + 1, last))
             .filter(|(first, last)| first <= last)
     }
+}
+
+/// Why no more lines are taken.
+#[derive(Debug)]
+pub enum Cause {
+    /// The input has ended, or the program can't go on.
+    Ended(Result<()>),
+    /// The user, or the system, wants the program to end before its input does. For typed lines, where the user
+    /// stops is the end.
+    Interrupted,
 }
 
 /// What the owner of a publisher's ledger receives.
@@ -331,7 +335,7 @@ pub fn settle(
     mut notice: impl FnMut(&Event),
 ) -> Result<()> {
     // Why no more lines are taken, and until when the last ones may be settled.
-    let mut end: Option<(Result<()>, Instant)> = None;
+    let mut end: Option<(Cause, Instant)> = None;
     let mut is_interrupted = false;
     loop {
         let arrival = match &end {
@@ -342,31 +346,29 @@ pub fn settle(
         match arrival {
             Ok(Arrival::Report(Report::Connection(event))) => notice(&event),
             Ok(Arrival::Report(report)) => {
-                ledger.record(&report);
+                ledger.apply(&report);
                 if ledger.is_broken() && end.is_none() {
                     ledger.close();
-                    end = Some((Err(ledger.rest_is_unread()), Instant::now() + patience));
+                    let cause = Cause::Ended(Err(ledger.rest_is_unread()));
+                    end = Some((cause, Instant::now() + patience));
                 }
             }
             Ok(Arrival::InputEnded(result)) => {
-                end.get_or_insert((result, Instant::now() + patience));
+                end.get_or_insert((Cause::Ended(result), Instant::now() + patience));
             }
-            // Once more: the user does not want to wait.
+            // A second signal: do not wait.
             Ok(Arrival::Interrupted) if is_interrupted => break,
             Ok(Arrival::Interrupted) => {
                 is_interrupted = true;
                 ledger.close();
-                end = Some((Ok(()), Instant::now() + INTERRUPTED_WAIT));
+                let soon = Instant::now() + INTERRUPTED_WAIT;
+                let (_, at) = end.get_or_insert((Cause::Interrupted, soon));
+                *at = soon.min(*at);
             }
             Err(_) => break,
         }
     }
-    let reason = end.map_or(Ok(()), |(reason, _)| reason);
-    ledger.verdict_after(reason)?;
-    match is_interrupted && !ledger.is_typed {
-        true => Err(ledger.interrupted()),
-        false => Ok(()),
-    }
+    ledger.verdict_after(end.map_or(Cause::Interrupted, |(cause, _)| cause))
 }
 
 fn span(first: u64, last: u64) -> String {
@@ -408,7 +410,7 @@ mod tests {
         }
         for arrival in arrivals.try_iter() {
             match arrival {
-                Arrival::Report(report) => ledger.record(&report),
+                Arrival::Report(report) => ledger.apply(&report),
                 other => panic!("{other:?}"),
             }
         }
@@ -441,7 +443,7 @@ mod tests {
     fn all_acknowledged_is_no_error() {
         let mut ledger = ledger(false, 3);
         assert!(!ledger.is_settled());
-        ledger.record(&acknowledged(1, 3));
+        ledger.apply(&acknowledged(1, 3));
         assert!(ledger.is_settled());
         assert!(ledger.verdict().is_ok());
     }
@@ -471,12 +473,12 @@ mod tests {
             ),
         ] {
             let mut ledger = ledger(is_typed, 8);
-            ledger.record(&failed(2, Error::too_large().of_size(2_000_000)));
+            ledger.apply(&failed(2, Error::too_large().of_size(2_000_000)));
             assert!(!ledger.is_broken());
-            ledger.record(&acknowledged(1, 1));
-            ledger.record(&failed(4, no_broker()));
-            ledger.record(&failed(5, no_broker()));
-            ledger.record(&acknowledged(6, 1));
+            ledger.apply(&acknowledged(1, 1));
+            ledger.apply(&failed(4, no_broker()));
+            ledger.apply(&failed(5, no_broker()));
+            ledger.apply(&acknowledged(6, 1));
             let error = ledger.verdict().unwrap_err().to_string();
             for part in parts {
                 assert!(error.contains(part), "{part}: {error}");
@@ -488,13 +490,13 @@ mod tests {
     #[test]
     fn many_failures_take_bounded_memory_and_are_all_counted() {
         let mut ledger = ledger(true, 5_000);
-        assert_eq!(ledger.typed.len(), TYPED);
+        assert_eq!(ledger.typed.len(), MAX_EXCERPTS);
         for line in 1..=5_000 {
-            ledger.record(&failed(line, Error::failed("no", line)));
+            ledger.apply(&failed(line, Error::failed("no", line)));
         }
         assert_eq!(
             (ledger.failures.len(), ledger.typed.len(), ledger.settled),
-            (LISTED, 0, 5_000)
+            (MAX_LISTED, 0, 5_000)
         );
         let error = ledger.verdict().unwrap_err().to_string();
         assert!(error.contains("5000 of 5000 lines"), "{error}");
@@ -505,10 +507,10 @@ mod tests {
     fn lines_settled_in_any_order_are_settled_once_each() {
         let mut ledger = ledger(false, 10);
         for (first, count) in [(9, 2), (4, 1), (2, 2), (6, 3), (5, 1)] {
-            ledger.record(&acknowledged(first, count));
+            ledger.apply(&acknowledged(first, count));
             assert!(!ledger.is_settled());
         }
-        ledger.record(&acknowledged(1, 1));
+        ledger.apply(&acknowledged(1, 1));
         assert!(ledger.is_settled() && ledger.settled_later.is_empty());
     }
 
@@ -516,21 +518,20 @@ mod tests {
     fn undelivered_lines_are_named_after_the_reason_for_the_end() {
         let mut ledger = ledger(false, 1);
         let reason = || {
-            Err(Error::failed(
-                "cannot read standard input",
-                "no such device",
-            ))
+            let error = Error::failed("cannot read standard input", "no such device");
+            Cause::Ended(Err(error))
         };
+        let closed = || Cause::Ended(Err(Error::closed_pipe()));
         let error = ledger.verdict_after(reason()).unwrap_err().to_string();
         assert!(
             error.contains("no such device") && error.contains("line 1"),
             "{error}"
         );
-        let error = ledger.verdict_after(Err(Error::closed_pipe())).unwrap_err();
+        let error = ledger.verdict_after(closed()).unwrap_err();
         assert_eq!(error.exit_code(), 1);
-        ledger.record(&acknowledged(1, 1));
+        ledger.apply(&acknowledged(1, 1));
         assert!(ledger.verdict_after(reason()).is_err());
-        let error = ledger.verdict_after(Err(Error::closed_pipe())).unwrap_err();
+        let error = ledger.verdict_after(closed()).unwrap_err();
         assert_eq!(error.exit_code(), 0);
     }
 
@@ -584,6 +585,16 @@ mod tests {
             (
                 true,
                 vec![report(acknowledged(1, 2)), Arrival::Interrupted],
+                "",
+            ),
+            // All was read: there is no rest.
+            (
+                false,
+                vec![
+                    input_ended(),
+                    Arrival::Interrupted,
+                    report(acknowledged(1, 2)),
+                ],
                 "",
             ),
             (

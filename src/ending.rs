@@ -1,4 +1,4 @@
-//! How a program ends: by what its own thread returns, by a signal, or by a closed output.
+//! How a program ends: with its owner's result, on a signal, or when its output is closed.
 //!
 //! Each program has one owner of its state, and only that ends it: a signal or a closed output is a message
 //! to the owner.
@@ -6,6 +6,7 @@
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::{self, ExitCode};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
@@ -19,8 +20,11 @@ use signal_hook::iterator::Signals;
 
 use crate::error::{Error, Result};
 
-/// How long the last words wait for a terminal, in milliseconds.
-const LAST_WORDS_WAIT: u8 = 200;
+/// How long a message waits for standard error, in milliseconds.
+const MESSAGE_WAIT: u8 = 200;
+
+/// How many bytes a pipe takes without waiting, if it takes any: POSIX's least `PIPE_BUF`.
+const PIPE_BYTES: usize = 512;
 
 /// Runs a program, and turns its failure into a sentence and an exit code.
 pub fn run(program: impl FnOnce() -> Result<()>) -> ExitCode {
@@ -35,30 +39,32 @@ fn code(result: Result<()>) -> u8 {
         let program = std::env::args_os().next().map(PathBuf::from);
         let name = program.as_ref().and_then(|path| path.file_name());
         let name = name.map_or("kafka-chat".into(), |name| name.to_string_lossy());
-        if can_write_soon() {
-            say(format_args!("{name}: {error}"));
-        }
+        say(format_args!("{name}: {error}"));
     }
     error.exit_code()
 }
 
-/// Whether standard error takes the last words. A terminal that takes nothing (Ctrl-S) must not hold up the
-/// end; a pipe's reader is waited for.
-fn can_write_soon() -> bool {
-    let stderr = io::stderr();
-    let mut asked = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-    !stderr.is_terminal() || poll(&mut asked, LAST_WORDS_WAIT).is_ok_and(|ready| ready > 0)
+/// Prints a line on standard error. If that takes nothing (a terminal after Ctrl-S, a full pipe), the rest of
+/// the line is lost: it must not hold up a program, or its end.
+pub fn say(text: impl Display) {
+    for part in format!("{text}\n").as_bytes().chunks(PIPE_BYTES) {
+        if !can_say() || io::stderr().write_all(part).is_err() {
+            return;
+        }
+    }
 }
 
-/// Prints a line on standard error. If that is closed, nobody reads it.
-pub fn say(text: impl Display) {
-    _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+/// Whether standard error takes something, at once or very soon.
+pub fn can_say() -> bool {
+    let stderr = io::stderr();
+    let mut asked = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut asked, MESSAGE_WAIT).is_ok_and(|ready| ready > 0)
 }
 
 /// Sends `owner` a message for every Ctrl-C, SIGTERM and SIGHUP, from a thread of its own.
 ///
-/// Where neither output is a terminal, SIGHUP keeps its disposition: `nohup` has it ignored, and
-/// otherwise it ends the program without a word.
+/// If neither output is a terminal, SIGHUP is left alone: under `nohup` it stays ignored, otherwise it
+/// kills the process silently.
 pub fn on_signal<T: Send + 'static>(owner: Sender<T>, message: fn() -> T) -> Result<()> {
     let mut wanted = vec![SIGINT, SIGTERM];
     if io::stdout().is_terminal() || io::stderr().is_terminal() {
@@ -77,7 +83,7 @@ pub fn on_signal<T: Send + 'static>(owner: Sender<T>, message: fn() -> T) -> Res
 }
 
 /// Sends `owner` a message when nobody can read standard output any more, because the other end of its pipe
-/// or the terminal is closed; from a thread of its own. Never, where standard output is a file.
+/// or the terminal is closed; from a thread of its own. It never sends if standard output is a file.
 pub fn on_output_closed<T: Send + 'static>(owner: Sender<T>, message: fn() -> T) -> Result<()> {
     spawn("output", move || {
         let stdout = io::stdout();
@@ -100,22 +106,28 @@ impl Owner {
     /// Runs `own` on a thread called `name`, and ends the process with its result.
     pub fn start(name: &str, own: impl FnOnce() -> Result<()> + Send + 'static) -> Result<Owner> {
         let thread = thread::Builder::new().name(name.into());
+        // A panic must not leave a program that shows nothing and ignores signals.
+        let own = move || catch_unwind(AssertUnwindSafe(own)).unwrap_or_else(|_| Err(panicked()));
         let thread = thread.spawn(move || process::exit(code(own()).into()));
         thread.map(Owner).map_err(|why| cannot_start(name, why))
     }
 
-    /// Waits until the owner ends the process. Returns only if it has panicked instead.
+    /// Waits until the owner ends the process.
     pub fn wait(self) -> Result<()> {
         _ = self.0.join();
-        Err(Error::failed("the program ended", "its owner panicked"))
+        Err(panicked())
     }
 }
 
-/// Whether a worker is asked to stop.
+fn panicked() -> Error {
+    Error::failed("the program ended", "its owner panicked")
+}
+
+/// Tells a worker when to stop.
 pub struct Stop(Receiver<()>);
 
 impl Stop {
-    /// To be looked at by the worker, at least every 400 ms.
+    /// Whether it is time. The worker checks this at least every [`POLL_WAIT`](crate::client::POLL_WAIT).
     pub fn is_requested(&self) -> bool {
         matches!(self.0.try_recv(), Err(TryRecvError::Disconnected))
     }

@@ -34,6 +34,15 @@ impl Error {
         }
     }
 
+    /// As [`Error::failed`], with a list of reasons, each on a line of its own.
+    pub fn listed(doing: impl fmt::Display, reasons: &str) -> Error {
+        Error {
+            kind: Kind::Failed,
+            message: format!("{doing}:{reasons}"),
+            hint: None,
+        }
+    }
+
     /// The command line, or an answer to a question, can't be used as it is. Exit code 2.
     pub fn usage(message: impl fmt::Display) -> Error {
         Error {

@@ -27,24 +27,26 @@
 //! # Threads
 //!
 //! State has one owner, and other threads send it messages. A thread ends when its channel closes or with the
-//! process; only the thread named "the owner" ends a program.
+//! process. Only the owner of a program's state ends the program.
 //!
 //! | thread | program | owned by | waits for | ends |
 //! |---|---|---|---|---|
-//! | main | all | - | input; in `subscriber`, the end | with the input, then waits for the owner |
-//! | `publisher` | `publisher` | the program: it is the owner | reports, signals | with the program |
-//! | `chat` | `chat` | the program: it is the owner | [everything](chat) that can happen | with the program |
-//! | `consumer` | `subscriber`, `chat` | main; the chat's owner | records; the order to poll | when asked to; when its channel closes |
-//! | `positions` | `chat` | the chat's owner | its tasks, a second | when its channel closes |
-//! | `screen` | `chat` | the screen | what is to be printed | when the screen is dropped |
-//! | `signals`, `output` | all | the owner | signals, closed output | with the program |
+//! | main | all | - | input; in `subscriber`, whose owner it is, the end | with the input, then waits for the owner |
+//! | `publisher` | `publisher` | - (it is the owner) | reports, signals | with the program |
+//! | `chat` | `chat` | - (it is the owner) | [everything](chat) that can happen | with the program |
+//! | `consumer` | `subscriber`, `chat` | main; the chat's owner | records; a request to poll | when asked to; when its channel closes |
+//! | `positions` | `chat` | the chat's owner | tasks, or one second | when its channel closes |
+//! | `screen` | `chat` | the screen | a request to wake the editor; without one, what is to be printed | when the screen and the editor are dropped |
+//! | `signals` | all | the owner | signals | with the program |
+//! | `output` | `subscriber`, `chat` | the owner | closed output | with the program |
 //! | `producer` | `publisher`, `chat` | the producer | lines; acknowledgements | when the producer is dropped |
 //! | `crate kafka` | all, on the small broker | its connection | calls | when the connection is dropped and its last call returns |
 //! | `resolver` | all | one look-up of an address | the system's resolver | with its answer |
 //! | `broker` | the host of the small broker | the broker | connections | when the broker is stopped |
 //! | `broker connection` | the host | the broker | requests of one client | with the connection |
 //!
-//! librdkafka has threads of its own, one for each client and each broker it is connected to.
+//! librdkafka has threads of its own, one for each client and each broker it is connected to; the progress bar
+//! has one that draws.
 
 pub mod broker;
 pub mod chat;

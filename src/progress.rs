@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
+use crate::ending::can_say;
 use crate::lines::Line;
 
 /// Lines, bytes and rate; and how much of it is done, where the input is a file.
@@ -49,13 +50,17 @@ impl Progress {
     pub fn suspend(&self, print: impl FnOnce()) {
         match &self.shown {
             None => print(),
-            Some(shown) => shown.bar.suspend(print),
+            // Drawing holds the bar's lock, also while the terminal takes nothing.
+            Some(shown) if can_say() => shown.bar.suspend(print),
+            Some(_) => {}
         }
     }
 
     /// Takes it off the terminal for good.
     pub fn end(&self) {
-        if let Some(shown) = &self.shown {
+        if let Some(shown) = &self.shown
+            && can_say()
+        {
             shown.bar.finish_and_clear();
         }
     }

@@ -1,15 +1,11 @@
 //! How much a subscriber is asked to read, and the loop that reads and prints it.
 
 use std::ops::ControlFlow;
-use std::time::Duration;
 
-use crate::client::{Consumer, Offsets};
+use crate::client::{Consumer, Event, Offsets, POLL_WAIT};
 use crate::ending::{Stop, say};
 use crate::error::{Error, Result};
 use crate::terminal::Output;
-
-/// How long a poll waits for messages.
-const POLL_WAIT: Duration = Duration::from_millis(400);
 
 /// The end of a reading: a number of messages, the ends of the log at the start, or neither.
 #[derive(Debug)]
@@ -45,10 +41,20 @@ impl ReadLimit {
             });
             // What was received is printed, whatever the poll ended with.
             printed.and_then(|()| output.flush())?;
-            polled?.iter().for_each(say);
+            for event in polled? {
+                say(&event);
+                self.on_event(&event);
+            }
             output.hint_once(hint);
         }
         self.verdict(&consumer.position())
+    }
+
+    /// A log that was cut, or created again, may end before the end that it had at the start.
+    fn on_event(&mut self, event: &Event) {
+        if let (Event::Missed { partition, end, .. }, Some(ends)) = (event, &mut self.ends) {
+            ends.entry(*partition).and_modify(|it| *it = *end.min(it));
+        }
     }
 
     /// The verdict on ending at this position: a failure if there was a limit, and it is not reached.
@@ -77,9 +83,10 @@ impl ReadLimit {
 
     /// Whether all has been read, at this position.
     ///
-    /// It is the position that decides, not what was counted: a log may lack offsets.
+    /// The position decides, not what was counted: a log may lack offsets. A partition that has vanished has
+    /// no position, and nothing more to read.
     pub fn is_reached(&self, position: &Offsets) -> bool {
-        let at = |(partition, end)| position.get(partition) >= Some(end);
+        let at = |(partition, end)| position.get(partition).is_none_or(|at| at >= end);
         self.left == Some(0) || self.ends.as_ref().is_some_and(|ends| ends.iter().all(at))
     }
 }
@@ -105,6 +112,20 @@ mod tests {
         assert!(limit.takes(0, 2));
         assert!(!limit.takes(0, 3) && !limit.takes(1, 0) && !limit.takes(2, 0));
         assert!(limit.is_reached(&Offsets::from([(0, 4), (1, 0), (2, 9)])));
+    }
+
+    #[test]
+    fn a_partition_that_has_vanished_and_a_log_that_was_cut_are_read_to_their_end() {
+        let mut limit = ReadLimit::new(None, Some(Offsets::from([(0, 3), (1, 9)])));
+        assert!(!limit.is_reached(&Offsets::from([(0, 3), (1, 2)])));
+        assert!(limit.is_reached(&Offsets::from([(0, 3)])));
+        limit.on_event(&Event::Missed {
+            partition: 1,
+            wanted: 5,
+            resumed: 2,
+            end: 2,
+        });
+        assert!(limit.is_reached(&Offsets::from([(0, 3), (1, 2)])));
     }
 
     #[test]

@@ -18,10 +18,10 @@ struct Arguments {
     /// Where to start: after the newest message, or at the oldest one kept
     #[arg(long, value_name = "WHERE", default_value = "latest")]
     from: From,
-    /// End after N messages
+    /// Stop after N messages
     #[arg(short = 'n', long, value_name = "N")]
     count: Option<u64>,
-    /// End where the log ended at the start
+    /// Stop at the end that the log had at the start
     #[arg(short = 'e', long)]
     until_end: bool,
     /// Print the sender's name before each message

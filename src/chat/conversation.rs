@@ -25,11 +25,11 @@ const NO_NAME: &str = "(unsigned)";
 /// What to do with lines that carry no name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unsigned {
-    /// They are not shown; that they exist is said once.
+    /// They are not shown; one notice says that they exist.
     Hidden,
     /// They are shown, without a sender.
     Shown,
-    /// They are the peer's, who alone writes to the topic: the tutorial's way.
+    /// They count as the peer's: the tutorial's programs send no names.
     Peers,
 }
 
@@ -56,7 +56,7 @@ pub(super) enum Item {
     },
     /// Something about the conversation, in one line that is safe to show.
     Notice(String),
-    /// Everything before these offsets is done with, once all items before this one are shown.
+    /// Everything before these offsets is read and shown, once all items before this one are.
     Passed(Offsets),
 }
 
@@ -66,7 +66,7 @@ pub(super) struct Conversation {
     me: Name,
     peer: Name,
     unsigned: Unsigned,
-    /// Until what was in the log at the start has been read, or what there is when the log is read again.
+    /// `Some` while catching up: at the start, and after the log is read again.
     away: Option<Away>,
     passed: Offsets,
     named: BTreeSet<String>,
@@ -107,7 +107,7 @@ impl Conversation {
     }
 
     /// Takes a record of the topic that the user reads.
-    pub(super) fn record(&mut self, line: Line) -> Vec<Item> {
+    pub(super) fn on_record(&mut self, line: Line) -> Vec<Item> {
         let sender = match (line.key.as_slice(), self.unsigned) {
             (key, _) if key == self.peer.as_bytes() => self.peer.to_string(),
             (b"", Unsigned::Peers) => self.peer.to_string(),
@@ -143,9 +143,8 @@ impl Conversation {
         items
     }
 
-    /// The log no longer has all that it had, and ends at `end` by now. If reading `goes_back`, what the log
-    /// has may have been shown already, or may be new to the user: it counts as written while they were
-    /// away, of which the last lines are shown.
+    /// The log lost records, and now ends at `end`. If reading `goes_back`, its records may be new or already
+    /// shown: they count as written while the user was away.
     pub(super) fn missed(&mut self, partition: i32, goes_back: bool, end: i64) {
         match &mut self.away {
             Some(away) => {
@@ -156,7 +155,7 @@ impl Conversation {
             }
             None if goes_back => {
                 let ends = [(partition, end)].into();
-                self.away = Some(Away::until(ends, "in the log, which is read again"));
+                self.away = Some(Away::until(ends, "from the log, read again"));
             }
             None => {}
         }
@@ -188,7 +187,7 @@ impl Conversation {
             });
         }
         if key == self.me.as_bytes() {
-            // It is the user's own doing, and nobody to answer.
+            // The user's own lines need no notice.
             return None;
         }
         let name: Option<Name> = std::str::from_utf8(key)
@@ -206,19 +205,18 @@ impl Conversation {
                 .then(|| "others are writing to you, too; no more of them will be named".into());
         }
         let notice = match &name {
-            // A name may look like an option.
-            Some(name) if name.as_str().starts_with('-') || self.me.as_str().starts_with('-') => {
-                format!(
-                    "{name} is writing to you; to answer: chat -- {} {name}",
-                    self.me
-                )
+            Some(name) => {
+                // A name may look like an option.
+                let is_option = |name: &Name| name.as_str().starts_with('-');
+                let dashes = match is_option(name) || is_option(&self.me) {
+                    true => "-- ",
+                    false => "",
+                };
+                let me = &self.me;
+                format!("{name} is writing to you; to answer: chat {dashes}{me} {name}")
             }
-            Some(name) => format!(
-                "{name} is writing to you; to answer: chat {} {name}",
-                self.me
-            ),
             None => format!(
-                "someone is writing to you as {shown}, which can't be a name: it can't be answered"
+                "someone writes to you as {shown}, which is not a valid name, so you cannot answer"
             ),
         };
         self.named.insert(shown);
@@ -259,8 +257,9 @@ impl Away {
 }
 
 fn reached(position: &Offsets, ends: &Offsets) -> bool {
-    ends.iter()
-        .all(|(partition, end)| *end == 0 || position.get(partition) >= Some(end))
+    // A partition without a position has vanished.
+    let is_read = |(partition, end)| position.get(partition).is_none_or(|at| at >= end);
+    ends.iter().all(is_read)
 }
 
 #[cfg(test)]
@@ -285,7 +284,7 @@ mod tests {
         key: &str,
         value: &str,
     ) -> Vec<String> {
-        in_words(chat.record(Line {
+        in_words(chat.on_record(Line {
             partition,
             offset,
             key: key.into(),
@@ -381,7 +380,7 @@ mod tests {
         ] {
             let notice = take(&mut open(Unsigned::Hidden), 0, 0, key, "hi");
             let expected = format!(
-                "* someone is writing to you as {shown}, which can't be a name: it can't be answered"
+                "* someone writes to you as {shown}, which is not a valid name, so you cannot answer"
             );
             assert_eq!(notice, [expected]);
         }
@@ -495,7 +494,7 @@ mod tests {
             (true, "100 lines while you were away, and 1900 earlier ones"),
             (
                 false,
-                "100 lines in the log, which is read again, and 1900 earlier ones",
+                "100 lines from the log, read again, and 1900 earlier ones",
             ),
         ] {
             let mut chat = alice(Unsigned::Hidden, &[(0, 2000), (1, 2000)]);

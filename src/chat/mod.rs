@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
-use crate::client::{Cluster, Consumer, Reports, Start};
+use crate::client::{Cluster, Consumer, POLL_WAIT, Reports, Start};
 use crate::delivery::{self, Outbox};
 use crate::ending::{self, spawn};
 use crate::error::{Error, Result};
@@ -32,9 +32,6 @@ use crate::terminal::Terminal;
 use conversation::Line;
 pub use conversation::Unsigned;
 use owner::{Arrival, Chat, Polled};
-
-/// How long a poll waits for messages.
-const POLL_WAIT: Duration = Duration::from_millis(400);
 
 /// How many bytes of records one poll takes, about.
 const POLL_BYTES: usize = 256 * 1024;
@@ -109,13 +106,13 @@ pub fn run(cluster: Box<dyn Cluster>, parties: Parties, delivery_timeout: Durati
     let (mut outbox, ledger) =
         delivery::open(cluster.as_ref(), to_peer, delivery_timeout, reports)?;
 
-    let (mut terminal, screen) = Terminal::open(me, Arc::new(to(&tx, Arrival::Screen)))?;
+    let (mut terminal, screen) = Terminal::open(me, Arc::new(notifier(&tx, Arrival::Screen)))?;
     let polls = start_consumer(consumer, tx.clone())?;
-    let tasks = positions::start(groups, parties.clone(), to(&tx, Arrival::Position))?;
+    let tasks = positions::start(groups, parties.clone(), notifier(&tx, Arrival::Position))?;
     ending::on_signal(tx.clone(), || Arrival::Signal)?;
     ending::on_output_closed(tx.clone(), || Arrival::OutputClosed)?;
-    let lines = (ledger, delivery_timeout * 2);
-    let chat = Chat::new(&parties, ends, lines, screen, (polls, tasks));
+    let patience = delivery_timeout * 2;
+    let chat = Chat::new(&parties, ends, ledger, patience, screen, polls, tasks);
     let owner = ending::Owner::start("chat", move || {
         let result = chat.run(&arrivals);
         // If this process runs the small broker, it is stopped here, in order.
@@ -129,8 +126,9 @@ pub fn run(cluster: Box<dyn Cluster>, parties: Parties, delivery_timeout: Durati
     owner.wait()
 }
 
-/// Sends the owner what `arrival` makes of something. Without an owner the program is about to end.
-fn to<T>(owner: &Sender<Arrival>, arrival: fn(T) -> Arrival) -> impl Fn(T) + use<T> {
+/// Returns a function that wraps a value in `arrival` and sends it to the owner. Without an owner the program
+/// is about to end.
+fn notifier<T>(owner: &Sender<Arrival>, arrival: fn(T) -> Arrival) -> impl Fn(T) + use<T> {
     let owner = owner.clone();
     move |what| drop(owner.send(arrival(what)))
 }
@@ -157,9 +155,13 @@ fn start_consumer(mut consumer: Box<dyn Consumer>, owner: Sender<Arrival>) -> Re
     _ = owner.send(Arrival::Polled(start));
     spawn("consumer", move || {
         for () in asked {
-            let arrival = poll(consumer.as_mut()).map_or_else(Arrival::ReadFailed, Arrival::Polled);
-            let is_over = matches!(arrival, Arrival::ReadFailed(_));
-            if owner.send(arrival).is_err() || is_over {
+            let mut polled = Polled::default();
+            let result = poll(consumer.as_mut(), &mut polled);
+            // What was read before an error is shown.
+            let is_sent = owner.send(Arrival::Polled(polled)).is_ok();
+            if let Err(error) = result {
+                return drop(owner.send(Arrival::ReadFailed(error)));
+            } else if !is_sent {
                 return;
             }
         }
@@ -167,12 +169,11 @@ fn start_consumer(mut consumer: Box<dyn Consumer>, owner: Sender<Arrival>) -> Re
     Ok(polls)
 }
 
-fn poll(consumer: &mut dyn Consumer) -> Result<Polled> {
-    let mut lines = Vec::new();
+fn poll(consumer: &mut dyn Consumer, polled: &mut Polled) -> Result<()> {
     let mut bytes = 0;
     let events = consumer.poll(POLL_WAIT, &mut |record| {
         bytes += record.key.len() + record.value.len();
-        lines.push(Line {
+        polled.lines.push(Line {
             partition: record.partition,
             offset: record.offset,
             key: record.key.to_vec(),
@@ -182,10 +183,8 @@ fn poll(consumer: &mut dyn Consumer) -> Result<Polled> {
             true => ControlFlow::Continue(()),
             false => ControlFlow::Break(()),
         }
-    })?;
-    Ok(Polled {
-        events,
-        lines,
-        position: consumer.position(),
-    })
+    });
+    polled.position = consumer.position();
+    polled.events = events?;
+    Ok(())
 }

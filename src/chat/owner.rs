@@ -9,7 +9,7 @@ use super::conversation::{Conversation, Item, Line};
 use super::peer::Peer;
 use super::positions::{Outcome, Task};
 use crate::client::{Event, Offsets, Report};
-use crate::delivery::Ledger;
+use crate::delivery::{Cause, Ledger};
 use crate::error::{Error, Result};
 use crate::terminal::{Screen, ScreenEvent, quoted};
 
@@ -35,7 +35,7 @@ pub(super) enum Arrival {
     Position(Outcome),
     /// No more input comes, and why.
     InputEnded(Result<()>),
-    /// Ctrl-C at a moment without an editor, SIGTERM or SIGHUP.
+    /// Ctrl-C while no line is edited, SIGTERM or SIGHUP.
     Signal,
     /// Nobody reads standard output any more.
     OutputClosed,
@@ -68,8 +68,8 @@ pub(super) struct Chat {
     patience: Duration,
     stage: Stage,
     screen: Screen,
-    /// Has the consumer poll once.
-    polls: Sender<()>,
+    /// Each message makes the consumer poll once.
+    poll_requests: Sender<()>,
     /// The consumer waits for the screen to have room.
     is_poll_due: bool,
     tasks: Sender<Task>,
@@ -78,7 +78,7 @@ pub(super) struct Chat {
     is_committing: bool,
     failed_commits: u32,
     /// The connection is lost, and the user knows.
-    is_away: bool,
+    is_disconnected: bool,
 }
 
 /// How far the end of a chat has come, and why it ends.
@@ -86,11 +86,11 @@ pub(super) struct Chat {
 enum Stage {
     Open,
     /// No more input comes, but the last lines of a pipe are waited for, and messages are still shown.
-    Draining(Instant, Result<()>),
+    Draining(Instant, Cause),
     /// The last lines are waited for briefly.
-    Closing(Instant, Result<()>),
+    Closing(Instant, Cause),
     /// The last commit is waited for.
-    Finishing(Instant, Result<()>),
+    Finishing(Instant, Cause),
     Ended(Result<()>),
 }
 
@@ -99,9 +99,11 @@ impl Chat {
     pub(super) fn new(
         parties: &Parties,
         ends: Offsets,
-        (ledger, patience): (Ledger, Duration),
+        ledger: Ledger,
+        patience: Duration,
         screen: Screen,
-        (polls, tasks): (Sender<()>, Sender<Task>),
+        poll_requests: Sender<()>,
+        tasks: Sender<Task>,
     ) -> Chat {
         let (me, peer) = (parties.me.clone(), parties.peer.clone());
         let topic = parties.writes().clone();
@@ -112,13 +114,13 @@ impl Chat {
             patience,
             stage: Stage::Open,
             screen,
-            polls,
+            poll_requests,
             is_poll_due: false,
             tasks,
             committed: Offsets::new(),
             is_committing: false,
             failed_commits: 0,
-            is_away: false,
+            is_disconnected: false,
         }
     }
 
@@ -136,10 +138,14 @@ impl Chat {
                 if let Some(unread) = self.peer.as_ref().and_then(Peer::unread) {
                     self.screen.notice(&unread);
                 }
-                self.screen.restore();
                 return result;
             }
         }
+    }
+
+    /// Whether messages are still shown.
+    fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Open | Stage::Draining(..))
     }
 
     /// When [`Arrival::Deadline`] is due.
@@ -158,17 +164,20 @@ impl Chat {
             Arrival::Screen(ScreenEvent::Notice(text)) => self.screen.notice(&text),
             Arrival::Position(outcome) => self.position(outcome, now),
             Arrival::InputEnded(Ok(())) if !self.ledger.is_typed() => self.drain(Ok(()), now),
-            Arrival::InputEnded(reason) => self.close(reason, now),
+            Arrival::InputEnded(result) => self.close(Cause::Ended(result), now),
             Arrival::ReadFailed(error) | Arrival::Screen(ScreenEvent::Failed(error)) => {
-                self.close(Err(error), now);
+                self.close(Cause::Ended(Err(error)), now);
             }
-            Arrival::OutputClosed => self.close(Ok(()), now),
+            Arrival::OutputClosed => self.close(Cause::Ended(Ok(())), now),
             Arrival::Signal => self.interrupt(now),
             Arrival::Deadline => self.next_stage(now),
         }
-        while let Stage::Draining(..) | Stage::Closing(..) = self.stage
-            && self.ledger.is_settled()
-        {
+        // A batch that is just being written is waited for, too: it would be shown again.
+        while match self.stage {
+            Stage::Draining(..) => self.ledger.is_settled(),
+            Stage::Closing(..) => self.ledger.is_settled() && self.screen.is_settled(),
+            _ => false,
+        } {
             self.next_stage(now);
         }
         self.screen.flush();
@@ -176,15 +185,18 @@ impl Chat {
         if self.is_poll_due && self.screen.has_room() {
             self.is_poll_due = false;
             // If the consumer has ended, it has said why.
-            _ = self.polls.send(());
+            _ = self.poll_requests.send(());
         }
     }
 
     fn polled(&mut self, polled: Polled) {
+        if !self.is_open() {
+            return;
+        }
         for event in polled.events {
             match &event {
-                Event::Lost { .. } => self.is_away = true,
-                Event::Back { .. } => self.is_away = false,
+                Event::Lost { .. } => self.is_disconnected = true,
+                Event::Back { .. } => self.is_disconnected = false,
                 Event::Refused { .. } => {}
                 Event::Missed {
                     partition,
@@ -196,7 +208,7 @@ impl Chat {
             self.screen.notice(&event.to_string());
         }
         for line in polled.lines {
-            let items = self.conversation.record(line);
+            let items = self.conversation.on_record(line);
             self.show(items);
         }
         let items = self.conversation.polled(&polled.position);
@@ -217,7 +229,7 @@ impl Chat {
     }
 
     fn report(&mut self, report: &Report, now: Instant) {
-        self.ledger.record(report);
+        self.ledger.apply(report);
         match report {
             Report::Acknowledged {
                 count,
@@ -229,7 +241,7 @@ impl Chat {
                     peer.sent(*partition, *offset, *count);
                 }
             }
-            // As a publisher: the next line would fare no better.
+            // As in `publisher`: the next line would fail, too, so reading stops.
             Report::Failed { .. } if !self.ledger.is_typed() && self.ledger.is_broken() => {
                 self.drain(Err(self.ledger.rest_is_unread()), now);
             }
@@ -245,7 +257,7 @@ impl Chat {
                     more => format!("{excerpt} and {more} more were not delivered: {why}"),
                 });
             }
-            // The consumer's connection tells enough.
+            // The consumer reports the same events.
             Report::Typed { .. } | Report::Connection(_) => {}
         }
     }
@@ -260,20 +272,20 @@ impl Chat {
             // It is tried again, and that the connection is lost was said already.
             Outcome::Committed(Err(error)) => {
                 self.is_committing = false;
-                self.failed_commits += u32::from(!self.is_away);
-                if self.failed_commits == FAILED_COMMITS && !self.is_away {
+                self.failed_commits += u32::from(!self.is_disconnected);
+                if self.failed_commits == FAILED_COMMITS && !self.is_disconnected {
                     let notice = format!("cannot save what you have read: {error}");
                     self.screen.notice(&notice);
                 }
             }
             Outcome::Peer(position) => {
-                let news = match (&mut self.peer, position) {
-                    (Some(peer), Ok(offsets)) => peer.position(offsets, now),
-                    (Some(peer), Err(error)) if !self.is_away => peer.unknown(&error),
-                    _ => None,
-                };
-                // Who leaves need not know who has just come.
-                if let (Some(news), Stage::Open | Stage::Draining(..)) = (news, &self.stage) {
+                let is_reported = !self.is_disconnected;
+                let news = self.peer.as_mut().and_then(|peer| match position {
+                    Ok(offsets) => peer.position(offsets, now),
+                    Err(error) => peer.unknown(is_reported.then_some(&error)),
+                });
+                // No news about the peer while the chat closes.
+                if let Some(news) = news.filter(|_| self.is_open()) {
                     self.screen.notice(&news);
                 }
             }
@@ -281,12 +293,9 @@ impl Chat {
         }
     }
 
-    /// Has what was shown committed, if it is not yet.
+    /// Requests a commit of what was shown, unless it is committed.
     fn commit(&mut self) {
-        if let Stage::Open | Stage::Draining(..) = self.stage
-            && !self.is_committing
-            && *self.screen.shown() != self.committed
-        {
+        if self.is_open() && !self.is_committing && *self.screen.shown() != self.committed {
             self.is_committing = true;
             // The thread ends only with the chat.
             _ = self.tasks.send(Task::Commit(self.screen.shown().clone()));
@@ -294,55 +303,50 @@ impl Chat {
     }
 
     /// Waits for the last lines of a pipe, as long as a line may take.
-    fn drain(&mut self, reason: Result<()>, now: Instant) {
+    fn drain(&mut self, result: Result<()>, now: Instant) {
         if let Stage::Open = self.stage {
             self.ledger.close();
-            self.stage = Stage::Draining(now + self.patience, reason);
+            self.stage = Stage::Draining(now + self.patience, Cause::Ended(result));
         }
     }
 
     /// Begins the end, which takes less than a second.
-    fn close(&mut self, reason: Result<()>, now: Instant) {
+    fn close(&mut self, cause: Cause, now: Instant) {
         if let Stage::Open | Stage::Draining(..) = self.stage {
             self.ledger.close();
             self.screen.close();
-            self.stage = Stage::Closing(now + ACKNOWLEDGEMENT_WAIT, reason);
+            self.stage = Stage::Closing(now + ACKNOWLEDGEMENT_WAIT, cause);
         }
     }
 
-    /// Ends because the user, or the system, wants it. For a pipe that is a failure: there may be more.
+    /// Ends because the user, or the system, wants it.
     fn interrupt(&mut self, now: Instant) {
-        match self.stage {
-            Stage::Open | Stage::Draining(..) => {
-                self.ledger.close();
-                let is_typed = self.ledger.is_typed();
-                let failure = (!is_typed).then(|| self.ledger.interrupted());
-                self.close(failure.map_or(Ok(()), Err), now);
-            }
-            // Once more: the user does not want to wait.
-            Stage::Closing(..) => {
-                self.next_stage(now);
-                self.next_stage(now);
-            }
-            Stage::Finishing(..) => self.next_stage(now),
-            Stage::Ended(_) => {}
+        match std::mem::replace(&mut self.stage, Stage::Open) {
+            Stage::Open => self.close(Cause::Interrupted, now),
+            Stage::Draining(_, cause) => self.close(cause, now),
+            // A second signal: do not wait.
+            Stage::Closing(_, cause) | Stage::Finishing(_, cause) => self.end(cause),
+            ended @ Stage::Ended(_) => self.stage = ended,
         }
+    }
+
+    fn end(&mut self, cause: Cause) {
+        self.stage = Stage::Ended(self.ledger.verdict_after(cause));
     }
 
     fn next_stage(&mut self, now: Instant) {
         match std::mem::replace(&mut self.stage, Stage::Open) {
             Stage::Open => {}
-            Stage::Draining(_, reason) => self.close(reason, now),
-            Stage::Closing(until, reason) => {
-                let shown = self.screen.shown().clone();
-                _ = self.tasks.send(Task::Finish(shown));
-                // What the acknowledgements have left of the time.
+            Stage::Draining(_, cause) => self.close(cause, now),
+            Stage::Closing(until, cause) => {
+                let shown = self.screen.shown();
+                let to_commit = (*shown != self.committed).then(|| shown.clone());
+                _ = self.tasks.send(Task::Finish(to_commit));
+                // Time that acknowledgements did not need goes to the last commit.
                 let end = until - ACKNOWLEDGEMENT_WAIT + END_WAIT;
-                self.stage = Stage::Finishing(end, reason);
+                self.stage = Stage::Finishing(end, cause);
             }
-            Stage::Finishing(_, reason) => {
-                self.stage = Stage::Ended(self.ledger.verdict_after(reason));
-            }
+            Stage::Finishing(_, cause) => self.end(cause),
             ended @ Stage::Ended(_) => self.stage = ended,
         }
     }
@@ -370,9 +374,9 @@ mod tests {
         let (screen, print) = Screen::for_test();
         let (poll, polls) = mpsc::channel();
         let (task, tasks) = mpsc::channel();
-        let (ends, lines) = ([(0, 0)].into(), (ledger, Duration::from_secs(100)));
+        let (ends, patience) = ([(0, 0)].into(), Duration::from_secs(100));
         Alice {
-            chat: Chat::new(&parties, ends, lines, screen, (poll, task)),
+            chat: Chat::new(&parties, ends, ledger, patience, screen, poll, task),
             print: Box::new(print),
             polls,
             tasks,
@@ -392,7 +396,8 @@ mod tests {
             }
             effects.extend(self.tasks.try_iter().map(|task| match task {
                 Task::Commit(offsets) => format!("commit {offsets:?}"),
-                Task::Finish(offsets) => format!("finish {offsets:?}"),
+                Task::Finish(None) => "finish".into(),
+                Task::Finish(Some(offsets)) => format!("finish {offsets:?}"),
             }));
             effects.extend(self.polls.try_iter().map(|()| "poll".into()));
             if let Stage::Ended(result) = &self.chat.stage {
@@ -542,7 +547,7 @@ mod tests {
             vec![
                 (
                     unknown(),
-                    vec!["what bob has read can't be known: cannot read: denied"],
+                    vec!["cannot tell what bob has read: cannot read: denied"],
                 ),
                 (unknown(), vec![]),
             ],
@@ -565,6 +570,28 @@ mod tests {
             ),
         ];
         check(alice(true, 4), case);
+    }
+
+    #[test]
+    fn a_piped_chat_waits_for_a_message_that_is_just_being_written() {
+        let mut alice = alice(false, 1);
+        let now = Instant::now();
+        alice.chat.handle(polled(1, &["hi"], vec![]), now);
+        let (_, passes) = (alice.print)().unwrap();
+        alice.chat.handle(Arrival::InputEnded(Ok(())), now);
+        alice.chat.handle(acknowledged(1, 1), now);
+        assert_eq!(alice.tasks.try_iter().count(), 0);
+        assert_eq!(alice.polls.try_iter().count(), 1);
+        let printed = Arrival::Screen(ScreenEvent::Printed(passes));
+        assert_eq!(alice.handle(printed), ["finish {0: 1}"]);
+    }
+
+    #[test]
+    fn nothing_is_shown_and_nothing_polled_once_a_chat_is_closed() {
+        let mut alice = alice(true, 1);
+        alice.handle(Arrival::Signal);
+        let lost = polled(1, &["hi"], vec![lost()]);
+        assert_eq!(alice.handle(lost), Vec::<String>::new());
     }
 
     #[test]
@@ -601,13 +628,13 @@ mod tests {
     fn a_chat_ends_in_order_whatever_ends_it() {
         let ended = || Arrival::InputEnded(Ok(()));
         let finished = || Arrival::Position(Outcome::Finished);
-        let undelivered = "end: 1 of 1 line was not delivered: ";
+        let undelivered = "end: 1 of 1 line was not delivered:";
         let table: Vec<(bool, u64, Case)> = vec![
             // The user leaves; nothing is in flight.
             (
                 true,
                 0,
-                vec![(ended(), vec!["finish {}"]), (finished(), vec!["end"])],
+                vec![(ended(), vec!["finish"]), (finished(), vec!["end"])],
             ),
             // The last line is acknowledged, and unread or read.
             (
@@ -616,7 +643,7 @@ mod tests {
                 vec![
                     (peer(0), vec![]),
                     (ended(), vec![]),
-                    (acknowledged(1, 1), vec!["finish {}"]),
+                    (acknowledged(1, 1), vec!["finish"]),
                     (finished(), vec!["1 line not read by bob yet", "end"]),
                 ],
             ),
@@ -626,7 +653,7 @@ mod tests {
                 vec![
                     (peer(0), vec![]),
                     (ended(), vec![]),
-                    (acknowledged(1, 1), vec!["finish {}"]),
+                    (acknowledged(1, 1), vec!["finish"]),
                     // Who leaves is not told who comes.
                     (peer(2), vec![]),
                     (finished(), vec!["end"]),
@@ -638,7 +665,7 @@ mod tests {
                 1,
                 vec![
                     (Arrival::Signal, vec![]),
-                    (Arrival::Deadline, vec!["finish {}"]),
+                    (Arrival::Deadline, vec!["finish"]),
                     (Arrival::Deadline, vec![undelivered]),
                 ],
             ),
@@ -648,7 +675,7 @@ mod tests {
                 1,
                 vec![
                     (Arrival::Signal, vec![]),
-                    (Arrival::Signal, vec!["finish {}", undelivered]),
+                    (Arrival::Signal, vec![undelivered]),
                 ],
             ),
             // A pipe's lines are waited for, and messages shown meanwhile.
@@ -671,7 +698,7 @@ mod tests {
                 1,
                 vec![
                     (acknowledged(1, 1), vec![]),
-                    (Arrival::Signal, vec!["finish {}"]),
+                    (Arrival::Signal, vec!["finish"]),
                     (
                         finished(),
                         vec![
@@ -686,7 +713,7 @@ mod tests {
                 2,
                 vec![
                     (failed(1, 1, denied()), vec![]),
-                    (acknowledged(2, 1), vec!["finish {}"]),
+                    (acknowledged(2, 1), vec!["finish"]),
                     (
                         finished(),
                         vec![
@@ -707,7 +734,7 @@ mod tests {
                              message.max.bytes says otherwise",
                         ],
                     ),
-                    (ended(), vec!["finish {}"]),
+                    (ended(), vec!["finish"]),
                     (finished(), vec![undelivered]),
                 ],
             ),
@@ -716,7 +743,7 @@ mod tests {
                 true,
                 0,
                 vec![
-                    (Arrival::OutputClosed, vec!["finish {}"]),
+                    (Arrival::OutputClosed, vec!["finish"]),
                     (finished(), vec!["end"]),
                 ],
             ),
@@ -726,7 +753,7 @@ mod tests {
                 vec![
                     (
                         Arrival::Screen(ScreenEvent::Failed(Error::failed("cannot write", "full"))),
-                        vec!["finish {}"],
+                        vec!["finish"],
                     ),
                     (ended(), vec![]),
                     (finished(), vec!["end: cannot write: full"]),
@@ -738,7 +765,7 @@ mod tests {
                 vec![
                     (
                         Arrival::ReadFailed(Error::failed("cannot read", "denied")),
-                        vec!["finish {}"],
+                        vec!["finish"],
                     ),
                     (finished(), vec!["end: cannot read: denied"]),
                 ],

@@ -83,11 +83,11 @@ impl Peer {
         }
     }
 
-    /// The position that the peer's chat with the user has committed, looked up about once a second.
-    /// Returns what that tells.
+    /// The position that the peer's chat with the user has committed, looked up about once a second. Returns
+    /// a notice if there is news.
     ///
-    /// A position alone can't tell a chat that is open from one that was: only when it moves, or exists for the
-    /// first time, the peer is here.
+    /// A committed position does not show whether the chat is still open, so the peer counts as here only when
+    /// it moves or first appears.
     pub(super) fn position(&mut self, committed: Offsets, now: Instant) -> Option<String> {
         self.failures = 0;
         for run in &mut self.sent {
@@ -121,11 +121,13 @@ impl Peer {
     }
 
     /// The position could not be looked up. Returns what to say about it, once.
-    pub(super) fn unknown(&mut self, why: &Error) -> Option<String> {
+    ///
+    /// `why` is none if that was said already, because the connection is lost.
+    pub(super) fn unknown(&mut self, why: Option<&Error>) -> Option<String> {
         self.failures += 1;
-        let is_news = self.committed.is_none() || self.failures == UNKNOWN_AFTER;
-        (is_news && !std::mem::replace(&mut self.has_said_unknown, true))
-            .then(|| format!("what {} has read can't be known: {why}", self.peer))
+        let why = why.filter(|_| self.committed.is_none() || self.failures >= UNKNOWN_AFTER)?;
+        (!std::mem::replace(&mut self.has_said_unknown, true))
+            .then(|| format!("cannot tell what {} has read: {why}", self.peer))
     }
 
     /// What to say at the end about lines that the peer has not read. Nothing, if that is not known.
@@ -230,12 +232,12 @@ mod tests {
         let denied = Error::failed("cannot read the offsets", "not allowed");
         let mut peer = bob();
         peer.sent(0, 0, 5);
-        let said = peer.unknown(&denied).unwrap();
+        let said = peer.unknown(Some(&denied)).unwrap();
         assert!(
-            said.contains("what bob has read") && said.contains("not allowed"),
+            said.contains("cannot tell what bob has read") && said.contains("not allowed"),
             "{said}"
         );
-        assert_eq!(peer.unknown(&denied), None);
+        assert_eq!(peer.unknown(Some(&denied)), None);
         assert_eq!(peer.unread(), None);
     }
 
@@ -245,9 +247,12 @@ mod tests {
         let mut peer = bob();
         watch(&mut peer, &[&[(0, 0)]]);
         peer.sent(0, 0, 5);
-        assert_eq!((peer.unknown(&lost), peer.unknown(&lost)), (None, None));
+        assert_eq!(
+            (peer.unknown(Some(&lost)), peer.unknown(Some(&lost))),
+            (None, None)
+        );
         assert!(peer.unread().is_some());
-        assert!(peer.unknown(&lost).is_some());
+        assert!(peer.unknown(Some(&lost)).is_some());
         assert_eq!(peer.unread(), None);
         watch(&mut peer, &[&[(0, 4)]]);
         assert_eq!(peer.unread().as_deref(), Some("1 line not read by bob yet"));

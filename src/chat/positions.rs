@@ -16,9 +16,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub(super) enum Task {
     /// Commit this position, with the next round. Answered by [`Outcome::Committed`].
     Commit(Offsets),
-    /// Commit this position and look up the peer's, now and for the last time. Answered by
+    /// Commit this position, if there is news, and look up the peer's, now and for the last time. Answered by
     /// [`Outcome::Finished`].
-    Finish(Offsets),
+    Finish(Option<Offsets>),
 }
 
 /// What came of it.
@@ -64,7 +64,7 @@ impl<N: Fn(Outcome)> Worker<N> {
                 match tasks.recv_timeout(next.saturating_duration_since(Instant::now())) {
                     Ok(Task::Commit(offsets)) => to_commit = Some(offsets),
                     Ok(Task::Finish(offsets)) => {
-                        self.round(Some(offsets));
+                        self.round(offsets);
                         return (self.notify)(Outcome::Finished);
                     }
                     Err(RecvTimeoutError::Timeout) => break,

@@ -78,6 +78,9 @@ pub const DELIVERY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a named broker may take to be reached and to answer.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a consumer's poll waits for records: a program can end between two.
+pub const POLL_WAIT: Duration = Duration::from_millis(400);
+
 /// How often a broker is probed that closes the connection instead of answering, and the pause in between.
 const PROBES: u32 = 5;
 const PROBE_PAUSE: Duration = Duration::from_millis(50);

@@ -24,7 +24,7 @@ use terminal_size::{Width, terminal_size_of};
 
 use super::output::{failure, write_all};
 use super::screen::{Batch, Screen};
-use super::settings::{self, Held};
+use super::settings::{self, SettingsLock};
 use super::{Notify, ScreenEvent};
 use crate::client::Offsets;
 use crate::ending::spawn;
@@ -67,7 +67,7 @@ impl LineEditor {
         let Ok(mut printer) = editor.create_external_printer() else {
             return Ok(None);
         };
-        settings::find()?;
+        settings::save()?;
         let (wake, woken) = mpsc::sync_channel(1);
         // On a thread of its own: it waits while the editor does anything but wait for a key.
         spawn("screen", move || {
@@ -153,7 +153,7 @@ struct Painter {
     /// The positions of the batch that the editor took last, and may not have written yet.
     in_print: RefCell<Option<Offsets>>,
     /// While the editor enters or leaves raw mode.
-    held: RefCell<Option<Held>>,
+    held: RefCell<Option<SettingsLock>>,
     cursor: Cell<Cursor>,
 }
 
@@ -178,8 +178,9 @@ impl Highlighter for Painter {
         }
         // The editor paints only after it has written what it took before.
         self.confirm();
-        let is_entering = self.held.take().is_some();
-        if !is_entering && settings::is_closed() {
+        // Kept until the batch is taken: the program may end at this moment.
+        let entering = self.held.take();
+        if entering.is_none() && settings::is_closed() {
             // Stopped by Ctrl-Z, and continued only to be ended: the editor is back in raw mode.
             settings::restore();
             return Cow::Borrowed(prompt);
@@ -188,7 +189,7 @@ impl Highlighter for Painter {
             return Cow::Borrowed(prompt);
         };
         self.in_print.replace(Some(batch.passes));
-        // Come again: to say that this is written, and for the next one. If one is on its way, that will do.
+        // Repaint again, to confirm this batch and take the next. A full channel means that a repaint is due.
         _ = self.wake.try_send(());
         Cow::Owned(String::from_utf8_lossy(&batch.bytes).into_owned() + prompt)
     }

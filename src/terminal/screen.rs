@@ -20,7 +20,7 @@ const BATCHES: usize = 4;
 /// How many bytes may wait before no more should be read.
 const ROOM_BYTES: usize = 256 * 1024;
 
-/// How many bytes may wait before notices are dropped: nobody has seen the screen move for long.
+/// How many bytes may wait before notices are dropped: the screen has been blocked for a long time.
 const NOTICE_ROOM_BYTES: usize = 8 * ROOM_BYTES;
 
 /// Ends what the editor may have switched on: synchronized output and bracketed paste.
@@ -36,7 +36,7 @@ pub(super) struct Batch {
     pub(super) is_notice: bool,
 }
 
-/// Where messages and notices are printed. None of its functions waits for the terminal.
+/// Where messages and notices are printed. None of its functions waits for the terminal, or only briefly.
 pub struct Screen {
     style: Style,
     waiting: VecDeque<Batch>,
@@ -56,14 +56,14 @@ impl Screen {
     /// Prints through a line editor, which takes batches from the receiver.
     pub(super) fn in_editor(wake: SyncSender<()>) -> (Screen, Receiver<Batch>) {
         let (batches, taken) = mpsc::sync_channel(BATCHES);
-        let style = Style::of_output(true);
+        let style = Style::of_chat();
         (Screen::new(style, batches, Some(wake)), taken)
     }
 
     /// Prints through a thread that writes.
     pub(super) fn plain(notify: Notify) -> Result<Screen> {
         let (batches, taken) = mpsc::sync_channel::<Batch>(BATCHES);
-        let style = Style::of_output(std::io::IsTerminal::is_terminal(&io::stdout()));
+        let style = Style::of_chat();
         spawn("screen", move || {
             for batch in taken {
                 let event = match write(&batch) {
@@ -116,7 +116,7 @@ impl Screen {
         });
     }
 
-    /// Everything before these offsets is done with as soon as all that was given before is written.
+    /// Everything before these offsets is read and shown as soon as all that was given before is written.
     pub fn passed(&mut self, offsets: Offsets) {
         match self.waiting.back_mut() {
             _ if self.is_closed => {}
@@ -170,9 +170,11 @@ impl Screen {
 
     /// Hands over what waits, as far as it is taken. Call it after anything was given.
     pub fn flush(&mut self) {
+        if self.is_closed {
+            return;
+        }
         while let Some(batch) = self.waiting.pop_front() {
             let bytes = batch.bytes.len();
-            // Full, or closed because writing has failed.
             if let Err(error) = self.batches.try_send(batch) {
                 let (mpsc::TrySendError::Full(batch) | mpsc::TrySendError::Disconnected(batch)) =
                     error;
@@ -197,13 +199,13 @@ impl Screen {
         }
     }
 
-    /// The positions up to which everything was written to where standard output leads. Partitions of
-    /// which nothing was given are missing.
+    /// The positions up to which everything was written to standard output. Partitions without output are
+    /// absent.
     pub fn shown(&self) -> &Offsets {
         &self.shown
     }
 
-    /// Whether more should be read: what waits takes memory.
+    /// Whether the consumer may poll: what waits takes memory.
     pub fn has_room(&self) -> bool {
         self.waiting_bytes < ROOM_BYTES
     }
@@ -219,8 +221,15 @@ impl Screen {
         self.waiting_bytes = 0;
     }
 
-    /// The last thing before the process exits.
-    pub fn restore(&self) {
+    /// Whether all that was handed over is written. What an editor never took does not count: it will not be.
+    pub fn is_settled(&self) -> bool {
+        self.wake.is_some() || self.in_print == 0
+    }
+}
+
+impl Drop for Screen {
+    /// The last thing before the process exits: somebody may have typed since the screen was closed.
+    fn drop(&mut self) {
         settings::restore();
     }
 }

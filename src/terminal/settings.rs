@@ -9,6 +9,7 @@
 //! A process has one terminal, so the lock is a static.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,33 +23,36 @@ use crate::error::{Error, Result};
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
 const CLOSE_RETRY: Duration = Duration::from_millis(1);
 
-/// The settings found at the start. Held only to read or to write them.
-static FOUND: Mutex<Option<Termios>> = Mutex::new(None);
+/// The settings found at the start. SettingsLock only to read or to write them.
+static ORIGINAL: Mutex<Option<Termios>> = Mutex::new(None);
 
-/// The right to change settings, and whether lines are being edited. Held by the main thread for as long as
+/// The right to change settings, and whether lines are being edited. SettingsLock by the main thread for as long as
 /// the editor takes to enter or leave raw mode, and by the thread that ends the program until the end.
 static EDITOR: Mutex<bool> = Mutex::new(false);
 
+/// The program is about to end, even if [`close`] did not get the lock.
+static IS_CLOSED: AtomicBool = AtomicBool::new(false);
+
 /// The right to change settings, while it is held.
-pub(super) type Held = MutexGuard<'static, bool>;
+pub(super) type SettingsLock = MutexGuard<'static, bool>;
 
 /// Takes note of the settings as they are.
-pub(super) fn find() -> Result<()> {
+pub(super) fn save() -> Result<()> {
     let found = tcgetattr(io::stdin())
         .map_err(|error| Error::failed("cannot read the terminal's settings", error))?;
-    *lock(&FOUND) = Some(found);
+    *lock(&ORIGINAL) = Some(found);
     Ok(())
 }
 
 /// Before the editor enters raw mode.
-pub(super) fn enter() -> Held {
+pub(super) fn enter() -> SettingsLock {
     let mut is_editing = lock(&EDITOR);
     if !*is_editing {
         *is_editing = true;
         // What is typed between two lines is for the editor: it must not be echoed among messages, and
         // Ctrl-D must not become an end of input that nobody reads. Ctrl-C has to stay a signal. A terminal
         // that does not take these settings still works.
-        if let Some(mut between) = lock(&FOUND).clone() {
+        if let Some(mut between) = lock(&ORIGINAL).clone() {
             between
                 .local_flags
                 .remove(LocalFlags::ECHO | LocalFlags::ICANON);
@@ -59,25 +63,27 @@ pub(super) fn enter() -> Held {
 }
 
 /// Before the editor leaves raw mode.
-pub(super) fn leave() -> Held {
+pub(super) fn leave() -> SettingsLock {
     lock(&EDITOR)
 }
 
-/// No more lines are edited.
+/// No more lines are edited. The editor has left raw mode without the lock: hence the first of two restores, in
+/// case the lock is kept.
 pub(super) fn stop_editing() {
     restore();
     *lock(&EDITOR) = false;
     restore();
 }
 
-/// Whether the program is about to end. To be asked by the main thread while it does not hold the lock.
+/// Whether the program is about to end.
 pub(super) fn is_closed() -> bool {
-    matches!(EDITOR.try_lock(), Err(TryLockError::WouldBlock))
+    IS_CLOSED.load(Ordering::SeqCst)
 }
 
 /// Restores the settings, and keeps the editor from changing them until the process exits. Returns whether
 /// a line was being edited.
 pub(super) fn close() -> bool {
+    IS_CLOSED.store(true, Ordering::SeqCst);
     restore();
     let end = Instant::now() + CLOSE_TIMEOUT;
     let was_editing = loop {
@@ -101,7 +107,7 @@ fn keep(is_editing: MutexGuard<'static, bool>) -> bool {
 
 /// Gives the terminal the settings it had at the start, if they were noted.
 pub(super) fn restore() {
-    if let Some(found) = &*lock(&FOUND) {
+    if let Some(found) = &*lock(&ORIGINAL) {
         // If this fails, the terminal is closed.
         _ = tcsetattr(io::stdin(), SetArg::TCSANOW, found);
     }

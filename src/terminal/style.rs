@@ -43,19 +43,22 @@ impl Style {
         }
     }
 
+    /// The same for a chat, which shows senders on a terminal.
+    pub(super) fn of_chat() -> Style {
+        Style::of_output(io::stdout().is_terminal())
+    }
+
     /// Appends a message as a line.
     pub(super) fn message(self, out: &mut Vec<u8>, sender: &[u8], text: &[u8]) {
         if self.shows_senders {
-            let colour = match self.has_colours {
-                true => colour_of(sender),
-                false => "",
+            let (colour, reset) = match self.has_colours {
+                true => (colour_of(sender), RESET),
+                false => ("", ""),
             };
             out.extend(colour.as_bytes());
             out.extend(self.shown(sender).iter());
             out.extend(b": ");
-            if self.has_colours {
-                out.extend(RESET.as_bytes());
-            }
+            out.extend(reset.as_bytes());
         }
         out.extend(self.shown(text).iter());
         out.push(b'\n');

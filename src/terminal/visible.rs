@@ -13,7 +13,7 @@ const QUOTED_CHARS: usize = 40;
 /// - Bidi controls, zero-width and other invisible characters, and C1 controls become `<U+202E>`.
 /// - What is no UTF-8 becomes U+FFFD.
 /// - Some invisible characters belong to how people write, and stay where they do: a variation
-///   selector behind a character that can have one, and one joiner or non-joiner between two
+///   selector after a character that can have one, and one joiner or non-joiner between two
 ///   characters of a script or emoji that joins. Anywhere else they hide something.
 ///
 /// Everything else, in any script, is unchanged. It says nothing about widths.
@@ -29,7 +29,7 @@ pub fn visible(bytes: &[u8]) -> Cow<'_, str> {
     while let Some(c) = rest.next() {
         let after = rest.clone().next();
         let stays = match c {
-            // A selector behind a joiner selects nothing, and does not stay itself.
+            // A selector after a joiner selects nothing, and does not stay itself.
             '\u{200C}' | '\u{200D}' => {
                 before.is_some_and(joins) && after.is_some_and(|c| joins(c) && is_plain(c))
             }
@@ -197,7 +197,7 @@ mod tests {
             ),
             ("joiner at the end", "👩\u{200d}".as_bytes(), "👩<U+200D>"),
             (
-                "selector behind a letter",
+                "selector after a letter",
                 "b\u{fe0f}ob".as_bytes(),
                 "b<U+FE0F>ob",
             ),

@@ -93,7 +93,7 @@ fn a_bootstrap_server_that_is_no_host_and_port_is_a_usage_error() {
         Program::ours("subscriber", &["bob", "-b", server])
             .run()
             .code(2)
-            .says(&["is no HOST:PORT"]);
+            .says(&["is not HOST:PORT"]);
     }
 }
 

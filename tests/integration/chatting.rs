@@ -472,6 +472,21 @@ fn a_chat_on_a_stopped_terminal_ends_and_has_sent_its_lines() {
 }
 
 #[test]
+fn a_publisher_whose_progress_is_on_a_stopped_terminal_ends() {
+    let on = Kafka::embedded();
+    let _host = on.host();
+    let (input, mut piped) = std::io::pipe().unwrap();
+    let program = on.program("publisher", &[&user("alice"), &user("bob")]);
+    let mut publisher = program.fed_on_a_terminal(input);
+    piped.write_all(b"one\n").unwrap();
+    publisher.wait_for("1 lines");
+    publisher.stop_output();
+    publisher.signal("TERM");
+    let (status, _) = publisher.wait_for_end();
+    assert_eq!(status.code(), Some(1), "{}", publisher.report());
+}
+
+#[test]
 fn a_chat_ends_when_its_output_is_closed() {
     let on = Kafka::embedded();
     for is_away in [false, true] {

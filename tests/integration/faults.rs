@@ -74,11 +74,12 @@ impl Round<'_> {
         self.load.allow(self.end);
     }
 
-    /// Allows the first half of the lines, and waits until the reader prints more than before: a fault
-    /// must not hit programs that have not recovered from the last one.
+    /// Allows the first half of the lines, and waits until all are given and the reader prints more than
+    /// before: a fault must not hit programs that have not recovered from the last one.
     fn allow_half(&self) {
         let printed = self.reader.stdout.bytes().len();
         self.load.allow(self.middle);
+        self.load.wait_until_given(self.middle - 1);
         self.reader.wait_for_bytes(printed + 1);
     }
 

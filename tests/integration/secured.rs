@@ -329,7 +329,7 @@ mod tls {
         let login = alice();
         let login: Vec<&str> = login.iter().map(String::as_str).collect();
         let chat = on.chat_with(&me, "hidden", &login);
-        let notice = "what hidden has read can't be known";
+        let notice = "cannot tell what hidden has read";
         chat.wait_for(notice);
         chat.line("hello");
         on.program("subscriber", &["hidden", "--from", "earliest", "-n", "1"])

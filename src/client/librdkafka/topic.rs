@@ -129,14 +129,20 @@ impl TopicRequests {
         }
     }
 
-    /// Sends a request until it is answered.
+    /// Sends a request until it is answered. Leaders at addresses that the user named may be about to be elected,
+    /// and have as long as a topic; others are probably advertised under an address that does not work.
     pub(super) fn ask<T>(
         &self,
         pause: &dyn Fn(Duration),
         mut request: impl FnMut(Duration) -> KafkaResult<T>,
     ) -> Result<T> {
+        let are_named = self.leaders.values().all(|it| self.status.has_server(it));
+        let limit = match are_named {
+            true => TOPIC_TIMEOUT,
+            false => ANSWER_TIMEOUT,
+        };
         let ask = |timeout| self.settled(request(timeout));
-        let answer = self.status.retry_for(ANSWER_TIMEOUT, pause, ask)?;
+        let answer = self.status.retry_for(limit, pause, ask)?;
         answer.ok_or_else(|| self.status.unanswered(&self.doing, &self.leaders))
     }
 
