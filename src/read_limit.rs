@@ -65,7 +65,7 @@ impl ReadLimit {
         }
         Err(Error::failed(
             "interrupted",
-            "not all that was asked for was read",
+            "--count or --until-end was not reached",
         ))
     }
 

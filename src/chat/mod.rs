@@ -53,7 +53,7 @@ impl Parties {
     /// Fails if the two are the same.
     pub fn new(me: Name, peer: Name, unsigned: bool, tutorial: bool) -> Result<Parties> {
         if me == peer {
-            return Err(Error::usage(format!("{me} can't chat with themselves")));
+            return Err(Error::usage(format!("the two names are the same: {me}")));
         }
         Ok(Parties {
             me,

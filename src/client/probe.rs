@@ -110,7 +110,7 @@ fn ask_one(server: &str, patience: Duration) -> Result<BrokerInfo> {
         _ if is_timeout(&error) => {
             let limit = seconds(patience);
             let why = format!("it takes connections, but gave no answer within {limit}");
-            Err(Error::failed(&doing, why).hint("Is a Kafka broker there, and is it well?"))
+            Err(Error::failed(&doing, why).hint("Is that a Kafka broker, and is it overloaded?"))
         }
         _ => Ok(Vec::new()),
     })?;
@@ -194,8 +194,7 @@ pub fn connect(server: &str, patience: Duration) -> Result<TcpStream> {
             Err(error) => why = error.to_string(),
         }
     }
-    Err(Error::failed(doing, why)
-        .hint("Is the broker running, and is the address that of -b HOST:PORT?"))
+    Err(Error::failed(doing, why).hint("Is the broker running, and is the address after -b right?"))
 }
 
 /// The addresses of `server`. The system's resolver has no timeout, so it runs on a thread that can

@@ -9,8 +9,7 @@ use crate::error::Error;
 /// characters of any script, and one more to see that there are more.
 pub const EXCERPT_BYTES: usize = 164;
 
-/// What is reported about lines, by whoever hands them to a producer and by the producer, in the order
-/// in which it becomes known.
+/// What becomes of lines, in the order in which it becomes known. All but [`Report::Typed`] is from a producer.
 #[derive(Debug, Clone)]
 pub enum Report {
     /// A line that a person typed was handed over.

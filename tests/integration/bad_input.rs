@@ -59,7 +59,7 @@ fn a_chat_with_oneself_is_a_usage_error() {
     Program::ours("chat", &["alice", "alice"])
         .run()
         .code(2)
-        .says(&["alice can't chat with themselves"]);
+        .says(&["the two names are the same: alice"]);
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn a_data_directory_that_cannot_be_written_is_named() {
         .code(1)
         .says(&[
             &inner.display().to_string(),
-            "Name a directory that can be written with --data-dir",
+            "Name a writable directory with --data-dir",
         ]);
 }
 

@@ -60,7 +60,7 @@ class Node:
         self.log = self.folder / "log"
 
     def pid(self):
-        """Its process id, or None if it does not run. Another process that has got the id does not count."""
+        """Its process id, or None if it does not run. A process that reuses the id does not count."""
         try:
             pid = int((self.folder / "pid").read_text())
             return pid if str(self.properties) in command_line(pid) else None
@@ -145,7 +145,7 @@ class Cluster:
         taken = set(range(port, port + brokers)) if port else set()
         for one in sorted(taken):
             if not 0 < one <= 65_535 or not is_free(one):
-                raise Failure(f"port {one} is not free")
+                raise Failure(f"port {one} is taken, perhaps by the small broker of a running chat; end it, or choose --port")
         listeners = kafka_security.LISTENERS if secure else {"PLAINTEXT": "127.0.0.1"}
         hosts = listeners | {"INTERNAL": "127.0.0.1"}
         if is_kraft(version):

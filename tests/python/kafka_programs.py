@@ -27,10 +27,15 @@ def say(text):
 def exit_code_of(main):
     """Runs a program's main function. Failures are printed; signals unwind it, so that it can clean up."""
 
+    names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
     def interrupt(number, _frame):
+        # Once: the clean-up must not be interrupted.
+        for name in names:
+            signal.signal(name, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for name in names:
         signal.signal(name, interrupt)
     try:
         return main()

@@ -1,4 +1,4 @@
-"""What a secured cluster has that a plain one has not: certificates, users with passwords, and ACLs."""
+"""What a secured cluster adds: certificates, users with passwords, and ACLs."""
 
 import shutil
 import subprocess

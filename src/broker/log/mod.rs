@@ -80,8 +80,7 @@ impl Log {
         };
         Log::lock_and_load(dir, address, config).map_err(|error| {
             if error.kind() != ErrorKind::WouldBlock {
-                return failed(&error)
-                    .hint("Name a directory that can be written with --data-dir.");
+                return failed(&error).hint("Name a writable directory with --data-dir DIR.");
             }
             // Where locks are mandatory, the file cannot be read either: then it stays unsaid.
             let other = fs::read_to_string(dir.join(LOCK_FILE)).unwrap_or_default();

@@ -416,18 +416,19 @@ fn an_append_wakes_up_the_threads_that_watch_the_topic() {
     let log = open(&dir, &small());
     let bob = bob(&log);
     let (tx, rx) = mpsc::channel();
+    let deadline = Duration::from_secs(60);
     let watcher = {
         let bob = Arc::clone(&bob);
         thread::spawn(move || {
             bob.watch();
             tx.send(()).unwrap();
             while bob.offsets().unwrap().is_empty() {
-                thread::park();
+                // Longer than anybody waits for it to wake up.
+                thread::park_timeout(2 * deadline);
             }
             tx.send(()).unwrap();
         })
     };
-    let deadline = Duration::from_secs(60);
     rx.recv_timeout(deadline).expect("the thread watches");
     bob.append(&mut numbered(0)).unwrap();
     rx.recv_timeout(deadline).expect("the thread wakes up");

@@ -20,7 +20,7 @@ pub(super) fn bad_setting(error: &KafkaError) -> Error {
     let error = Error::usage(&reason);
     match reason.to_lowercase().contains("openssl") {
         true => error.hint(
-            "This build has no TLS and no SASL SCRAM: build it with cargo install --features tls.",
+            "This build has no TLS and no SASL SCRAM. In the source folder: cargo install --path . --features tls",
         ),
         false => error,
     }

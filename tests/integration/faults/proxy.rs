@@ -270,7 +270,7 @@ impl Connection {
 }
 
 impl Shared {
-    /// Puts the proxy's port where an answer names the broker's, behind its host, so that clients
+    /// Puts the proxy's port where an answer names the broker's, after its host, so that clients
     /// don't go past us: it is a number of four bytes in every version.
     fn stand_in(&self, frame: &mut [u8]) {
         let broker = |port: u16| [&b"127.0.0.1"[..], &u32::from(port).to_be_bytes()].concat();
