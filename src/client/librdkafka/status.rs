@@ -1,5 +1,6 @@
 //! Whether the cluster can be reached: what librdkafka's callbacks say, as events and errors.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +12,6 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::errors::Cause;
-use super::topic::Leaders;
 use crate::client::{Event, sentences};
 use crate::error::{Error, Result};
 
@@ -24,6 +24,9 @@ const CONNECTION_FAILURES: [Code; 6] = [
     Code::OperationTimedOut,
     Code::BadMessage,
 ];
+
+/// The partitions of a topic, each with the address that its leader is advertised under.
+pub(super) type Leaders = BTreeMap<i32, String>;
 
 /// What is known about a client's connections.
 pub(super) struct ClusterStatus {

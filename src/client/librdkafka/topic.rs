@@ -1,6 +1,5 @@
 //! Waiting for a topic and its leaders, and asking for its offsets.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::errors::{failed, failed_by_code, is_transient};
 use super::reader::ReadClient;
-use super::status::{ClusterStatus, Context};
+use super::status::{ClusterStatus, Context, Leaders};
 use crate::client::{Offsets, sentences};
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -25,9 +24,6 @@ const WARM_UP_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How long a topic may take to be created, with a leader for every partition.
 const TOPIC_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The partitions of a topic, each with the address that its leader is advertised under.
-pub(super) type Leaders = BTreeMap<i32, String>;
 
 /// A topic, and requests about it.
 pub(super) struct TopicRequests {
