@@ -23,10 +23,10 @@ use crate::error::{Error, Result};
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
 const CLOSE_RETRY: Duration = Duration::from_millis(1);
 
-/// The settings found at the start. SettingsLock only to read or to write them.
+/// The settings found at the start. Locked only to read or to write them.
 static ORIGINAL: Mutex<Option<Termios>> = Mutex::new(None);
 
-/// The right to change settings, and whether lines are being edited. SettingsLock by the main thread for as long as
+/// The right to change settings, and whether lines are being edited. Locked by the main thread for as long as
 /// the editor takes to enter or leave raw mode, and by the thread that ends the program until the end.
 static EDITOR: Mutex<bool> = Mutex::new(false);
 
