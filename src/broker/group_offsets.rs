@@ -152,6 +152,16 @@ mod tests {
         GroupOffsets::open(&dir.path().join("offsets"), 100).unwrap()
     }
 
+    /// The file of three commits, and the size of each.
+    fn three_commits(dir: &TempDir, path: &Path) -> (Vec<u8>, usize) {
+        for offset in 0..3 {
+            open(dir).commit("g", "t", at(offset)).unwrap();
+        }
+        let whole = fs::read(path).unwrap();
+        let record = whole.len() / 3;
+        (whole, record)
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
@@ -185,11 +195,7 @@ mod tests {
     fn a_tail_torn_at_any_byte_is_cut_and_commits_go_on() {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("offsets");
-        for offset in 0..3 {
-            open(&dir).commit("g", "t", at(offset)).unwrap();
-        }
-        let whole = fs::read(&path).unwrap();
-        let record = whole.len() / 3;
+        let (whole, record) = three_commits(&dir, &path);
         for cut in 0..=whole.len() {
             fs::write(&path, &whole[..cut]).unwrap();
             let expected = (cut / record).checked_sub(1).map(|n| at(n as i64));
@@ -206,11 +212,7 @@ mod tests {
     fn a_changed_byte_takes_its_record_and_what_follows() {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("offsets");
-        for offset in 0..3 {
-            open(&dir).commit("g", "t", at(offset)).unwrap();
-        }
-        let whole = fs::read(&path).unwrap();
-        let record = whole.len() / 3;
+        let (whole, record) = three_commits(&dir, &path);
         for byte in 0..whole.len() {
             let mut changed = whole.clone();
             changed[byte] ^= 1;

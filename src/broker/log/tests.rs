@@ -75,6 +75,15 @@ fn files(dir: &TempDir) -> Vec<PathBuf> {
     files
 }
 
+/// Four messages in one closed log, and the file that they are in.
+fn four_messages(dir: &TempDir) -> (Vec<Vec<u8>>, PathBuf) {
+    let messages: Vec<_> = (0..4).map(numbered).collect();
+    bob(&open(dir, &small()))
+        .append(&mut messages.concat())
+        .unwrap();
+    (messages, files(dir).remove(0))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
@@ -116,11 +125,7 @@ proptest! {
 #[test]
 fn a_tail_torn_at_any_byte_is_cut_and_the_log_goes_on() {
     let dir = TempDir::new().unwrap();
-    let messages: Vec<_> = (0..4).map(numbered).collect();
-    bob(&open(&dir, &small()))
-        .append(&mut messages.concat())
-        .unwrap();
-    let file = files(&dir).remove(0);
+    let (messages, file) = four_messages(&dir);
     let whole = fs::read(&file).unwrap();
     for cut in 0..=whole.len() {
         fs::write(&file, &whole[..cut]).unwrap();
@@ -141,11 +146,7 @@ fn a_tail_torn_at_any_byte_is_cut_and_the_log_goes_on() {
 #[test]
 fn a_byte_changed_in_the_last_segment_cuts_the_log_before_its_message() {
     let dir = TempDir::new().unwrap();
-    let messages: Vec<_> = (0..4).map(numbered).collect();
-    bob(&open(&dir, &small()))
-        .append(&mut messages.concat())
-        .unwrap();
-    let file = files(&dir).remove(0);
+    let (messages, file) = four_messages(&dir);
     let whole = fs::read(&file).unwrap();
     for at in 0..whole.len() {
         let mut changed = whole.clone();
