@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::client::{Cluster, EXCERPT_BYTES, Event, Producer, Report, Reports};
+use crate::client::{Cluster, Event, Producer, Report, Reports, excerpt};
 use crate::error::{Error, Result};
 use crate::lines::Line;
 use crate::name::Name;
@@ -74,10 +74,9 @@ impl Outbox {
         match line {
             Line::Whole(text) => {
                 if self.is_typed {
-                    let excerpt = text[..text.len().min(EXCERPT_BYTES)].to_vec();
                     self.reports.send(Report::Typed {
                         line: number,
-                        excerpt,
+                        excerpt: excerpt(text).to_vec(),
                     });
                 }
                 self.producer.send(number, text);

@@ -56,9 +56,13 @@ pub fn say(text: impl Display) {
 
 /// Whether standard error takes something, at once or very soon.
 pub fn can_say() -> bool {
-    let stderr = io::stderr();
-    let mut asked = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-    poll(&mut asked, MESSAGE_WAIT).is_ok_and(|ready| ready > 0)
+    can_take(io::stderr(), MESSAGE_WAIT)
+}
+
+/// Whether an output takes something within so many milliseconds.
+pub(crate) fn can_take(output: impl AsFd, wait: u8) -> bool {
+    let mut asked = [PollFd::new(output.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut asked, wait).is_ok_and(|ready| ready > 0)
 }
 
 /// Sends `owner` a message for every Ctrl-C, SIGTERM and SIGHUP, from a thread of its own.

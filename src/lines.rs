@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, Read};
 
-use crate::client::{EXCERPT_BYTES, MAX_RECORD_BYTES};
+use crate::client::{MAX_RECORD_BYTES, excerpt};
 use crate::error::{Error, Result};
 
 /// How many bytes of a line that is too long are read at a time, only to be counted.
@@ -28,7 +28,7 @@ impl<'a> Line<'a> {
         if text.len() > MAX_RECORD_BYTES {
             Line::TooLong {
                 bytes: text.len() as u64,
-                start: &text[..EXCERPT_BYTES],
+                start: excerpt(text),
             }
         } else {
             Line::Whole(text)
@@ -73,7 +73,7 @@ impl<R: BufRead> Lines<R> {
         if self.ends() {
             self.line.pop();
         } else if read == most {
-            self.start = self.line[..EXCERPT_BYTES].to_vec();
+            self.start = excerpt(&self.line).to_vec();
             let bytes = self.skip(read)?;
             let start = &self.start;
             return Ok(Some(Line::TooLong { bytes, start }));
@@ -126,6 +126,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::client::EXCERPT_BYTES;
 
     fn all(input: &[u8], buffer: usize) -> Vec<Vec<u8>> {
         let mut lines = Lines::new(BufReader::with_capacity(buffer, input));

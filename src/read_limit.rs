@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::client::{Consumer, Event, Offsets, POLL_WAIT};
+use crate::client::{Consumer, Event, Offsets, POLL_WAIT, is_before, is_read_to};
 use crate::ending::{Stop, say};
 use crate::error::{Error, Result};
 use crate::terminal::Output;
@@ -71,10 +71,8 @@ impl ReadLimit {
 
     /// Whether the record at this place still belongs to what was asked for; if so, it counts.
     pub fn takes(&mut self, partition: i32, offset: i64) -> bool {
-        let ends = self.ends.as_ref();
-        if self.left == Some(0)
-            || ends.is_some_and(|ends| ends.get(&partition).is_none_or(|&end| offset >= end))
-        {
+        let is_later = |ends: &Offsets| !is_before(ends, partition, offset);
+        if self.left == Some(0) || self.ends.as_ref().is_some_and(is_later) {
             return false;
         }
         self.left = self.left.map(|left| left - 1);
@@ -82,12 +80,9 @@ impl ReadLimit {
     }
 
     /// Whether all has been read, at this position.
-    ///
-    /// The position decides, not what was counted: a log may lack offsets. A partition that has vanished has
-    /// no position, and nothing more to read.
     pub fn is_reached(&self, position: &Offsets) -> bool {
-        let at = |(partition, end)| position.get(partition).is_none_or(|at| at >= end);
-        self.left == Some(0) || self.ends.as_ref().is_some_and(|ends| ends.iter().all(at))
+        let is_read = |ends: &Offsets| is_read_to(ends, position);
+        self.left == Some(0) || self.ends.as_ref().is_some_and(is_read)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::client::Offsets;
+use crate::client::{Offsets, is_before, is_read_to};
 use crate::delivery::lines;
 use crate::name::Name;
 use crate::terminal::quoted;
@@ -131,8 +131,8 @@ impl Conversation {
 
     /// After every poll, and once before the first: which offsets come next.
     pub(super) fn polled(&mut self, position: &Offsets) -> Vec<Item> {
-        let reached = |away: &Away| reached(position, &away.ends);
-        let mut items = match self.away.as_ref().is_some_and(reached) {
+        let is_read = |away: &Away| is_read_to(&away.ends, position);
+        let mut items = match self.away.as_ref().is_some_and(is_read) {
             true => self.welcome(),
             false => Vec::new(),
         };
@@ -239,7 +239,7 @@ impl Away {
 
     /// Keeps a message of so many bytes for later. Returns whether there is room for more.
     fn take(&mut self, message: Item, bytes: usize, partition: i32, offset: i64) -> bool {
-        if self.ends.get(&partition).is_none_or(|&end| offset >= end) {
+        if !is_before(&self.ends, partition, offset) {
             self.since.push(message);
             self.since_bytes += bytes;
             return self.since.len() < AWAY_LINES && self.since_bytes < AWAY_BYTES;
@@ -254,12 +254,6 @@ impl Away {
         }
         true
     }
-}
-
-fn reached(position: &Offsets, ends: &Offsets) -> bool {
-    // A partition without a position has vanished.
-    let is_read = |(partition, end)| position.get(partition).is_none_or(|at| at >= end);
-    ends.iter().all(is_read)
 }
 
 #[cfg(test)]

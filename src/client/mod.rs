@@ -61,10 +61,24 @@ use self::kafka_crate::KafkaCrateCluster;
 use crate::error::{Error, Result};
 use crate::name::Name;
 pub use probe::{BrokerInfo, ask, connect as reach};
-pub use reports::{EXCERPT_BYTES, Report, Reports};
+pub use reports::{EXCERPT_BYTES, Report, Reports, excerpt};
 
 /// Offsets by partition: positions, committed offsets, or the ends of a log.
 pub type Offsets = BTreeMap<i32, i64>;
+
+/// Whether a reader whose next offsets are `position` has read everything before `ends`.
+///
+/// Positions decide, not a count of records: a log may lack offsets. A partition that has vanished has no
+/// position, and nothing more to read.
+pub fn is_read_to(ends: &Offsets, position: &Offsets) -> bool {
+    let is_read = |(partition, end)| position.get(partition).is_none_or(|at| at >= end);
+    ends.iter().all(is_read)
+}
+
+/// Whether the record at this place was in the log when it ended at `ends`.
+pub fn is_before(ends: &Offsets, partition: i32, offset: i64) -> bool {
+    ends.get(&partition).is_some_and(|&end| offset < end)
+}
 
 /// The most bytes that the key and the value of one record may have together.
 ///

@@ -9,6 +9,11 @@ use crate::error::Error;
 /// characters of any script, and one more to see that there are more.
 pub const EXCERPT_BYTES: usize = 164;
 
+/// How a line begins: at most [`EXCERPT_BYTES`] of it.
+pub fn excerpt(line: &[u8]) -> &[u8] {
+    &line[..line.len().min(EXCERPT_BYTES)]
+}
+
 /// What becomes of lines, in the order in which it becomes known. All but [`Report::Typed`] is from a producer.
 #[derive(Debug, Clone)]
 pub enum Report {
@@ -107,7 +112,7 @@ impl ReportRun {
             _ => self.begin(Report::Failed {
                 first: line,
                 count: 1,
-                excerpt: value[..value.len().min(EXCERPT_BYTES)].to_vec(),
+                excerpt: excerpt(value).to_vec(),
                 why: cause,
             }),
         }

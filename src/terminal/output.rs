@@ -1,12 +1,11 @@
 //! Standard output alone, for a program in which nothing is typed.
 
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::AsFd;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::style::Style;
+use crate::ending::can_take;
 use crate::error::{Error, Result};
 
 /// How many bytes are written at a time.
@@ -65,9 +64,7 @@ impl Output {
 
 /// Whether standard output takes something at once.
 pub(super) fn can_write() -> bool {
-    let stdout = io::stdout();
-    let mut asked = [PollFd::new(stdout.as_fd(), PollFlags::POLLOUT)];
-    poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    can_take(io::stdout(), 0)
 }
 
 /// Writes to standard output, now.

@@ -93,17 +93,12 @@ impl Screen {
     /// A screen without a terminal, and what takes its batches: their texts, and up to where they pass.
     #[cfg(test)]
     pub(crate) fn for_test() -> (Screen, impl FnMut() -> Option<(String, Offsets)>) {
-        let style = Style {
-            is_terminal: true,
-            takes_notices: true,
-            has_colours: false,
-            shows_senders: true,
-        };
         let (batches, taken) = mpsc::sync_channel(BATCHES);
         let take = move || {
             let batch: Batch = taken.try_recv().ok()?;
             Some((String::from_utf8(batch.bytes).ok()?, batch.passes))
         };
+        let style = super::style::ON_TERMINAL;
         (Screen::new(style, batches, None), take)
     }
 
@@ -245,13 +240,7 @@ fn write(batch: &Batch) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const ON_TERMINAL: Style = Style {
-        is_terminal: true,
-        takes_notices: true,
-        has_colours: false,
-        shows_senders: true,
-    };
+    use crate::terminal::style::ON_TERMINAL;
 
     /// A screen in whose editor a line is edited, the batches that the editor takes, and what wakes it.
     fn editing() -> (Screen, Receiver<Batch>, Receiver<()>) {

@@ -31,6 +31,15 @@ pub(super) struct Style {
     pub(super) shows_senders: bool,
 }
 
+/// A terminal without colours, for tests.
+#[cfg(test)]
+pub(super) const ON_TERMINAL: Style = Style {
+    is_terminal: true,
+    takes_notices: true,
+    has_colours: false,
+    shows_senders: true,
+};
+
 impl Style {
     /// The style for this process's standard output and standard error.
     pub(super) fn of_output(shows_senders: bool) -> Style {
@@ -107,12 +116,6 @@ fn colours_wanted() -> bool {
 mod tests {
     use super::*;
 
-    const ON_TERMINAL: Style = Style {
-        is_terminal: true,
-        takes_notices: true,
-        has_colours: false,
-        shows_senders: true,
-    };
     const WITH_COLOURS: Style = Style {
         has_colours: true,
         ..ON_TERMINAL
