@@ -387,6 +387,8 @@ fn a_signal_between_two_lines_leaves_the_terminal_as_it_was() {
     let on = Kafka::embedded();
     for signal in ["TERM", "HUP"] {
         let mut alice = on.chat(&user("alice"), &user("bob"));
+        // The editor would wait to print it for as long as the output is stopped.
+        alice.wait_for("has not opened a chat with you yet");
         alice.keys("one");
         alice.wait_for("> one");
         alice.between_two_lines(|| {
