@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::libc::O_NOCTTY;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -35,6 +36,9 @@ const ESCAPE: u8 = 0x1b;
 /// What a terminal sends before and after a paste, if it was asked to mark pastes.
 pub(crate) const PASTE_START: &str = "\x1b[200~";
 pub(crate) const PASTE_END: &str = "\x1b[201~";
+
+/// How long an editor may take to read Enter before it is taken to wait for an output that is stopped.
+const STOPPED_PAINTING: Duration = Duration::from_secs(2);
 
 /// How many lines are kept that have scrolled off the screen.
 const SCROLLBACK: usize = 20_000;
@@ -218,12 +222,29 @@ impl Tty {
     #[track_caller]
     pub(crate) fn between_two_lines(&self, act: impl FnOnce()) {
         let editing = tcgetattr(&*self.pty).unwrap();
-        let device = self.stop_output();
-        self.keys(ENTER);
+        let mut attempt = || {
+            let device = self.stop_output();
+            self.keys(ENTER);
+            let end = Instant::now() + STOPPED_PAINTING;
+            while Instant::now() < end {
+                if tcgetattr(&*self.pty).unwrap() != editing {
+                    return Some(device);
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            // The editor was just painting, and waits for the output. It takes that Enter now, and an empty
+            // line is not sent.
+            tcflow(&device, FlowArg::TCOON).unwrap();
+            self.keys("x");
+            self.wait_for("> x");
+            self.keys(CTRL_U);
+            self.wait("the empty prompt", |screen| {
+                !contents(screen).contains("> x")
+            });
+            None
+        };
         let what = || format!("between two lines\n{}", self.report());
-        poll_until(PATIENCE, what, || {
-            (tcgetattr(&*self.pty).unwrap() != editing).then_some(())
-        });
+        let device = poll_until(PATIENCE, what, &mut attempt);
         act();
         tcflow(&device, FlowArg::TCOON).unwrap();
     }
