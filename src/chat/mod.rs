@@ -77,6 +77,18 @@ impl Parties {
         if self.swapped { &self.me } else { &self.peer }
     }
 
+    /// How to see a message whole that the chat cuts.
+    fn see_whole(&self) -> String {
+        let topic = self.reads();
+        // A name may look like an option.
+        let dashes = if topic.as_str().starts_with('-') {
+            "-- "
+        } else {
+            ""
+        };
+        format!("to see all of it: subscriber --from earliest {dashes}{topic}")
+    }
+
     /// The consumer group whose offset is the user's position: up to where `peer` has been read.
     fn position(&self) -> String {
         format!("chat:{}:{}", self.me, self.peer)
@@ -106,7 +118,8 @@ pub fn run(cluster: Box<dyn Cluster>, parties: Parties, delivery_timeout: Durati
     let (mut outbox, ledger) =
         delivery::open(cluster.as_ref(), to_peer, delivery_timeout, reports)?;
 
-    let (mut terminal, screen) = Terminal::open(me, Arc::new(notifier(&tx, Arrival::Screen)))?;
+    let on_screen = Arc::new(notifier(&tx, Arrival::Screen));
+    let (mut terminal, screen) = Terminal::open(me, parties.see_whole(), on_screen)?;
     let polls = start_consumer(consumer, tx.clone())?;
     let tasks = positions::start(groups, parties.clone(), notifier(&tx, Arrival::Position))?;
     ending::on_signal(tx.clone(), || Arrival::Signal)?;

@@ -22,6 +22,7 @@ use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Config, Context, Editor, ExternalPrinter, GraphemeClusterMode, Helper};
 use terminal_size::{Width, terminal_size_of};
 
+use super::layout::Layout;
 use super::output::{failure, write_all};
 use super::screen::{Batch, Screen};
 use super::settings::{self, SettingsLock};
@@ -52,12 +53,16 @@ pub(super) struct LineEditor {
 impl LineEditor {
     /// An editor on standard input and output, and the screen that prints through it; `None` if these are
     /// no terminal that it can serve.
-    pub(super) fn open(me: &Name, notify: Notify) -> Result<Option<(LineEditor, Screen)>> {
+    pub(super) fn open(
+        me: &Name,
+        layout: &Layout,
+        notify: Notify,
+    ) -> Result<Option<(LineEditor, Screen)>> {
         let failed = |error| Error::failed("cannot open the line editor", error);
         let config = Config::builder()
             .auto_add_history(true)
             .bell_style(BellStyle::None)
-            // The painter has no colours, but the editor asks it only with this.
+            // The painter knows whether colours are wanted; the editor asks it only with this.
             .color_mode(ColorMode::Forced)
             .max_history_size(HISTORY_LINES)
             .map_err(failed)?
@@ -77,10 +82,11 @@ impl LineEditor {
                 }
             }
         })?;
-        let (screen, batches) = Screen::in_editor(wake.clone());
+        let (screen, batches) = Screen::in_editor(layout.clone(), wake.clone());
         let prompt = format!("{me}> ");
         editor.set_helper(Some(Painter {
             prompt: prompt.clone(),
+            layout: layout.clone(),
             batches,
             wake,
             notify: notify.clone(),
@@ -147,6 +153,7 @@ impl LineEditor {
 /// cleared the rows from there on.
 struct Painter {
     prompt: String,
+    layout: Layout,
     batches: Receiver<Batch>,
     wake: SyncSender<()>,
     notify: Notify,
@@ -158,6 +165,14 @@ struct Painter {
 }
 
 impl Painter {
+    /// The prompt as it is shown: no message can look like it.
+    fn styled<'p>(&self, prompt: &'p str) -> Cow<'p, str> {
+        match self.layout.style.of_prompt() {
+            ("", _) => Cow::Borrowed(prompt),
+            (on, off) => Cow::Owned(format!("{on}{}{off} ", prompt.trim_end())),
+        }
+    }
+
     /// What the editor took is written.
     fn confirm(&self) {
         if let Some(passes) = self.in_print.take() {
@@ -183,15 +198,16 @@ impl Highlighter for Painter {
         if entering.is_none() && settings::is_closed() {
             // Stopped by Ctrl-Z, and continued only to be ended: the editor is back in raw mode.
             settings::restore();
-            return Cow::Borrowed(prompt);
+            return self.styled(prompt);
         }
         let Ok(batch) = self.batches.try_recv() else {
-            return Cow::Borrowed(prompt);
+            return self.styled(prompt);
         };
         self.in_print.replace(Some(batch.passes));
         // Repaint again, to confirm this batch and take the next. A full channel means that a repaint is due.
         _ = self.wake.try_send(());
-        Cow::Owned(String::from_utf8_lossy(&batch.bytes).into_owned() + prompt)
+        let bytes = self.layout.print(&batch.pieces);
+        Cow::Owned(String::from_utf8_lossy(&bytes).into_owned() + &self.styled(prompt))
     }
 
     /// The editor asks this after each of its changes.
@@ -286,6 +302,7 @@ mod tests {
         let (tx, events) = mpsc::channel();
         let painter = Painter {
             prompt: "alice> ".into(),
+            layout: Layout::for_test(),
             batches: waiting,
             wake,
             notify: Arc::new(move |event| tx.send(event).unwrap()),
@@ -297,23 +314,27 @@ mod tests {
     }
 
     fn batch(text: &str, end: i64) -> Batch {
-        Batch {
-            bytes: text.into(),
-            passes: [(0, end)].into(),
-            is_notice: false,
-        }
+        let (mut screen, batches) = Screen::in_editor(Layout::for_test(), mpsc::sync_channel(1).0);
+        screen.message(b"bob", text.as_bytes(), (0, end - 1));
+        screen.flush();
+        batches.recv().unwrap()
+    }
+
+    /// A row, and the prompt after it.
+    fn shown(row: &str) -> String {
+        format!("\x1b[?7l{row}\n\x1b[?7halice> ")
     }
 
     #[test]
     fn a_batch_counts_as_printed_when_the_editor_paints_again() {
         let (painter, batches, woken, events) = painter();
-        batches.send(batch("bob: hi\n", 1)).unwrap();
-        batches.send(batch("bob: ho\n", 2)).unwrap();
+        batches.send(batch("hi", 1)).unwrap();
+        batches.send(batch("ho", 2)).unwrap();
         let paint = || painter.highlight_prompt("alice> ", true).into_owned();
-        assert_eq!(paint(), "bob: hi\nalice> ");
+        assert_eq!(paint(), shown("bob: hi"));
         assert!(events.try_recv().is_err());
         woken.try_recv().unwrap();
-        assert_eq!(paint(), "bob: ho\nalice> ");
+        assert_eq!(paint(), shown("bob: ho"));
         let printed = |event| match event {
             ScreenEvent::Printed(offsets) => offsets[&0],
             other => panic!("{other:?}"),
@@ -328,13 +349,10 @@ mod tests {
     #[test]
     fn messages_wait_while_the_history_is_searched() {
         let (painter, batches, ..) = painter();
-        batches.send(batch("bob: hi\n", 1)).unwrap();
+        batches.send(batch("hi", 1)).unwrap();
         let search = "(reverse-i-search)`': ";
         assert_eq!(painter.highlight_prompt(search, false), search);
-        assert_eq!(
-            painter.highlight_prompt("alice> ", true),
-            "bob: hi\nalice> "
-        );
+        assert_eq!(painter.highlight_prompt("alice> ", true), shown("bob: hi"));
     }
 
     #[test]

@@ -10,12 +10,14 @@
 //! |---|---|
 //! | `editor` | the line editor, and how messages get between its prompt and what was printed before |
 //! | `screen` | what is to be printed, and what was |
+//! | `layout` | how a chat breaks lines into rows |
 //! | `settings` | the terminal's settings, and who may change them |
 //! | `output` | standard output for a program in which nothing is typed |
 //! | `style` | how messages and notices look |
 //! | `visible` | how others' bytes can be shown safely |
 
 mod editor;
+mod layout;
 mod output;
 mod screen;
 mod settings;
@@ -30,6 +32,7 @@ use crate::error::{Error, Result};
 use crate::lines::{Line, Lines};
 use crate::name::Name;
 use editor::LineEditor;
+use layout::Layout;
 pub use output::Output;
 pub use screen::Screen;
 pub use visible::{quoted, visible};
@@ -65,13 +68,19 @@ impl Terminal {
     /// Standard input and output, with a line editor if both are a terminal that it can serve, and the
     /// screen that belongs to them.
     ///
+    /// `see_whole` says how to see a message whole that is longer than half a screen.
+    ///
     /// Until the first line is asked for, the terminal itself echoes what is typed.
-    pub fn open(me: &Name, notify: Notify) -> Result<(Terminal, Screen)> {
-        match LineEditor::open(me, notify.clone())? {
+    pub fn open(me: &Name, see_whole: String, notify: Notify) -> Result<(Terminal, Screen)> {
+        let layout = Layout::of_chat(see_whole);
+        match LineEditor::open(me, &layout, notify.clone())? {
             Some((editor, screen)) => Ok((Terminal(Input::Editor(Box::new(editor))), screen)),
             None => {
                 let lines = Lines::new(io::stdin().lock());
-                Ok((Terminal(Input::Plain(lines)), Screen::plain(notify)?))
+                Ok((
+                    Terminal(Input::Plain(lines)),
+                    Screen::plain(layout, notify)?,
+                ))
             }
         }
     }

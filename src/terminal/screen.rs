@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 
+use super::layout::{Layout, Piece, WRAP_ON};
 use super::output::{WRITE_BYTES, can_write, failure, write_all};
-use super::style::Style;
 use super::{Notify, ScreenEvent, settings};
 use crate::client::Offsets;
 use crate::ending::{say, spawn};
@@ -23,22 +23,51 @@ const ROOM_BYTES: usize = 256 * 1024;
 /// How many bytes may wait before notices are dropped: the screen has been blocked for a long time.
 const NOTICE_ROOM_BYTES: usize = 8 * ROOM_BYTES;
 
+/// How many bytes a message or a notice takes beside its text, about.
+const PIECE_BYTES: usize = 32;
+
 /// Ends what the editor may have switched on: synchronized output and bracketed paste.
-const EDITOR_OFF: &str = "\x1b[?2026l\x1b[?2004l\r\n";
+const EDITOR_OFF: &str = "\x1b[?2026l\x1b[?2004l";
 
 /// What is written in one go.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    pub(super) bytes: Vec<u8>,
+    pub(super) pieces: Vec<Piece>,
+    /// How much memory they take, about.
+    bytes: usize,
     /// The positions that are reached when it is written.
     pub(super) passes: Offsets,
     /// It goes to standard error.
     pub(super) is_notice: bool,
 }
 
+impl Batch {
+    fn add(&mut self, piece: Piece) {
+        self.bytes += PIECE_BYTES
+            + match &piece {
+                Piece::Message { sender, text } => sender.len() + text.len(),
+                Piece::Notice(text) => text.len(),
+            };
+        self.pieces.push(piece);
+    }
+
+    /// What it says, without any layout.
+    #[cfg(test)]
+    pub(super) fn text(&self) -> String {
+        let text = |piece: &Piece| match piece {
+            Piece::Message { sender, text } => {
+                let line = [sender, text.as_slice()].join(&b": "[..]);
+                String::from_utf8(line).unwrap() + "\n"
+            }
+            Piece::Notice(text) => format!("{text}\n"),
+        };
+        self.pieces.iter().map(text).collect()
+    }
+}
+
 /// Where messages and notices are printed. None of its functions waits for the terminal, or only briefly.
 pub struct Screen {
-    style: Style,
+    layout: Layout,
     waiting: VecDeque<Batch>,
     waiting_bytes: usize,
     batches: SyncSender<Batch>,
@@ -54,31 +83,30 @@ pub struct Screen {
 
 impl Screen {
     /// Prints through a line editor, which takes batches from the receiver.
-    pub(super) fn in_editor(wake: SyncSender<()>) -> (Screen, Receiver<Batch>) {
+    pub(super) fn in_editor(layout: Layout, wake: SyncSender<()>) -> (Screen, Receiver<Batch>) {
         let (batches, taken) = mpsc::sync_channel(BATCHES);
-        let style = Style::of_chat();
-        (Screen::new(style, batches, Some(wake)), taken)
+        (Screen::new(layout, batches, Some(wake)), taken)
     }
 
     /// Prints through a thread that writes.
-    pub(super) fn plain(notify: Notify) -> Result<Screen> {
+    pub(super) fn plain(layout: Layout, notify: Notify) -> Result<Screen> {
         let (batches, taken) = mpsc::sync_channel::<Batch>(BATCHES);
-        let style = Style::of_chat();
+        let printing = layout.clone();
         spawn("screen", move || {
             for batch in taken {
-                let event = match write(&batch) {
+                let event = match write(&printing.print(&batch.pieces), batch.is_notice) {
                     Ok(()) => ScreenEvent::Printed(batch.passes),
                     Err(error) => ScreenEvent::Failed(failure("write to standard output", error)),
                 };
                 notify(event);
             }
         })?;
-        Ok(Screen::new(style, batches, None))
+        Ok(Screen::new(layout, batches, None))
     }
 
-    fn new(style: Style, batches: SyncSender<Batch>, wake: Option<SyncSender<()>>) -> Screen {
+    fn new(layout: Layout, batches: SyncSender<Batch>, wake: Option<SyncSender<()>>) -> Screen {
         Screen {
-            style,
+            layout,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             batches,
@@ -96,19 +124,17 @@ impl Screen {
         let (batches, taken) = mpsc::sync_channel(BATCHES);
         let take = move || {
             let batch: Batch = taken.try_recv().ok()?;
-            Some((String::from_utf8(batch.bytes).ok()?, batch.passes))
+            Some((batch.text(), batch.passes))
         };
-        let style = super::style::ON_TERMINAL;
-        (Screen::new(style, batches, None), take)
+        (Screen::new(Layout::for_test(), batches, None), take)
     }
 
     /// Prints a message as a line; `at` is its partition and offset.
     pub fn message(&mut self, sender: &[u8], text: &[u8], at: (i32, i64)) {
-        let style = self.style;
-        self.add(false, |batch| {
-            style.message(&mut batch.bytes, sender, text);
+        let (sender, text) = (sender.to_vec(), text.to_vec());
+        if let Some(batch) = self.add(false, Piece::Message { sender, text }) {
             batch.passes.insert(at.0, at.1 + 1);
-        });
+        }
     }
 
     /// Everything before these offsets is read and shown as soon as all that was given before is written.
@@ -125,30 +151,30 @@ impl Screen {
     ///
     /// After [`close`](Screen::close) it is written at once, unless the terminal takes nothing.
     pub fn notice(&mut self, text: &str) {
-        let style = self.style;
-        let mut notice = Vec::new();
-        style.notice(&mut notice, text);
-        if self.is_closed && style.takes_notices {
+        let takes_notices = self.layout.style.takes_notices;
+        let notice = Piece::Notice(text.into());
+        if self.is_closed && takes_notices {
             if can_write() {
                 // A terminal that is closed shows nothing more.
-                _ = write_all(&notice);
+                _ = write_all(&self.layout.print(&[notice]));
             }
-        } else if !style.takes_notices && (self.is_closed || self.wake.is_some()) {
+        } else if !takes_notices && (self.is_closed || self.wake.is_some()) {
             say(text);
         } else if self.waiting_bytes < NOTICE_ROOM_BYTES {
-            self.add(!style.takes_notices, |batch| batch.bytes.extend(notice));
+            self.add(!takes_notices, notice);
         }
     }
 
-    fn add(&mut self, is_notice: bool, print: impl FnOnce(&mut Batch)) {
+    /// Returns the batch that the piece is in, unless the screen is closed.
+    fn add(&mut self, is_notice: bool, piece: Piece) -> Option<&mut Batch> {
         if self.is_closed {
-            return;
+            return None;
         }
         let most = match self.wake {
             Some(_) => EDITOR_BYTES,
             None => WRITE_BYTES,
         };
-        let fits = |batch: &Batch| batch.is_notice == is_notice && batch.bytes.len() < most;
+        let fits = |batch: &Batch| batch.is_notice == is_notice && batch.bytes < most;
         if !self.waiting.back().is_some_and(fits) {
             self.waiting.push_back(Batch {
                 passes: std::mem::take(&mut self.passes_after),
@@ -156,11 +182,11 @@ impl Screen {
                 ..Batch::default()
             });
         }
-        if let Some(batch) = self.waiting.back_mut() {
-            let before = batch.bytes.len();
-            print(batch);
-            self.waiting_bytes += batch.bytes.len() - before;
-        }
+        let batch = self.waiting.back_mut()?;
+        let before = batch.bytes;
+        batch.add(piece);
+        self.waiting_bytes += batch.bytes - before;
+        Some(batch)
     }
 
     /// Hands over what waits, as far as it is taken. Call it after anything was given.
@@ -169,7 +195,7 @@ impl Screen {
             return;
         }
         while let Some(batch) = self.waiting.pop_front() {
-            let bytes = batch.bytes.len();
+            let bytes = batch.bytes;
             if let Err(error) = self.batches.try_send(batch) {
                 let (mpsc::TrySendError::Full(batch) | mpsc::TrySendError::Disconnected(batch)) =
                     error;
@@ -209,7 +235,7 @@ impl Screen {
     /// follow; messages are no longer shown, nor passed, so that they are unread the next time.
     pub fn close(&mut self) {
         if !self.is_closed && self.wake.is_some() && settings::close() && can_write() {
-            _ = write_all(EDITOR_OFF.as_bytes());
+            _ = write_all(format!("{EDITOR_OFF}{WRAP_ON}\r\n").as_bytes());
         }
         self.is_closed = true;
         self.waiting.clear();
@@ -229,28 +255,24 @@ impl Drop for Screen {
     }
 }
 
-fn write(batch: &Batch) -> io::Result<()> {
-    match batch.is_notice {
-        false => write_all(&batch.bytes),
+fn write(bytes: &[u8], is_notice: bool) -> io::Result<()> {
+    match is_notice {
+        false => write_all(bytes),
         // If standard error is closed, nobody reads it.
-        true => io::stderr().lock().write_all(&batch.bytes).or(Ok(())),
+        true => io::stderr().lock().write_all(bytes).or(Ok(())),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::terminal::style::ON_TERMINAL;
 
     /// A screen in whose editor a line is edited, the batches that the editor takes, and what wakes it.
     fn editing() -> (Screen, Receiver<Batch>, Receiver<()>) {
         let (wake, woken) = mpsc::sync_channel(1);
         let (batches, taken) = mpsc::sync_channel(BATCHES);
-        (Screen::new(ON_TERMINAL, batches, Some(wake)), taken, woken)
-    }
-
-    fn text(batch: &Batch) -> &str {
-        std::str::from_utf8(&batch.bytes).unwrap()
+        let screen = Screen::new(Layout::for_test(), batches, Some(wake));
+        (screen, taken, woken)
     }
 
     #[test]
@@ -263,7 +285,7 @@ mod tests {
         screen.flush();
         woken.try_recv().unwrap();
         let batch = taken.try_recv().unwrap();
-        assert_eq!(text(&batch), "bob: hi\nbob: ho\n");
+        assert_eq!(batch.text(), "bob: hi\nbob: ho\n");
         // While the editor has the batch.
         screen.passed([(0, 9)].into());
         assert_eq!(*screen.shown(), [(0, 5)].into());
@@ -291,7 +313,7 @@ mod tests {
     fn what_waits_when_the_user_leaves_stays_unread() {
         // Without an editor: to close one is to lock this process's terminal.
         let (batches, taken) = mpsc::sync_channel(BATCHES);
-        let mut screen = Screen::new(ON_TERMINAL, batches, None);
+        let mut screen = Screen::new(Layout::for_test(), batches, None);
         screen.message(b"bob", b"seen", (0, 0));
         screen.flush();
         let seen = taken.try_recv().unwrap();
@@ -317,8 +339,8 @@ mod tests {
         screen.notice("the broker is gone");
         let mut printed = String::new();
         while let Ok(batch) = taken.try_recv() {
-            assert!(batch.bytes.len() < EDITOR_BYTES + 200);
-            printed += text(&batch);
+            assert!(batch.bytes < EDITOR_BYTES + 200);
+            printed += &batch.text();
             screen.printed(batch.passes);
             screen.flush();
         }

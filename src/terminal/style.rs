@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal};
 
 use super::visible::visible;
 
+const BOLD: &str = "\x1b[1m";
 const DIM: &str = "\x1b[2m";
 const RESET: &str = "\x1b[0m";
 /// Colours that can be read on light and on dark.
@@ -60,10 +61,7 @@ impl Style {
     /// Appends a message as a line.
     pub(super) fn message(self, out: &mut Vec<u8>, sender: &[u8], text: &[u8]) {
         if self.shows_senders {
-            let (colour, reset) = match self.has_colours {
-                true => (colour_of(sender), RESET),
-                false => ("", ""),
-            };
+            let (colour, reset) = self.of_sender(sender);
             out.extend(colour.as_bytes());
             out.extend(self.shown(sender).iter());
             out.extend(b": ");
@@ -71,6 +69,28 @@ impl Style {
         }
         out.extend(self.shown(text).iter());
         out.push(b'\n');
+    }
+
+    /// What goes before and after a sender's name.
+    pub(super) fn of_sender(self, sender: &[u8]) -> (&'static str, &'static str) {
+        self.switch(colour_of(sender))
+    }
+
+    /// What goes before and after a row of a notice.
+    pub(super) fn of_notices(self) -> (&'static str, &'static str) {
+        self.switch(if self.takes_notices { DIM } else { "" })
+    }
+
+    /// What goes before and after the prompt.
+    pub(super) fn of_prompt(self) -> (&'static str, &'static str) {
+        self.switch(BOLD)
+    }
+
+    fn switch(self, on: &'static str) -> (&'static str, &'static str) {
+        match self.has_colours && !on.is_empty() {
+            true => (on, RESET),
+            false => ("", ""),
+        }
     }
 
     fn shown(self, bytes: &[u8]) -> Cow<'_, [u8]> {
@@ -85,10 +105,7 @@ impl Style {
 
     /// Appends a notice, which may have several lines.
     pub(super) fn notice(self, out: &mut Vec<u8>, text: &str) {
-        let (dim, reset) = match self.has_colours && self.takes_notices {
-            true => (DIM, RESET),
-            false => ("", ""),
-        };
+        let (dim, reset) = self.of_notices();
         let mut notice = String::new();
         for line in text.lines() {
             // Writing to a String can't fail.

@@ -6,7 +6,7 @@ use ::kafka::producer::{Producer, Record, RequiredAcks};
 
 use crate::support::{A_DAY, Kafka, Running, contains, user};
 use crate::tty::{
-    CTRL_C, CTRL_D, CTRL_G, CTRL_R, CTRL_U, ENTER, LEFT, PASTE_END, PASTE_START, Tty,
+    CTRL_C, CTRL_D, CTRL_G, CTRL_R, CTRL_U, ENTER, LEFT, PASTE_END, PASTE_START, Tty, unbroken,
 };
 
 /// A chat, a publisher that writes to its user as the peer, and the names of both.
@@ -146,7 +146,8 @@ fn what_arrives_never_touches_the_line_being_typed() {
     chat.wait_for("49 🎉");
     chat.keys("X");
     chat.wait_for("> abcXdef");
-    let history = chat.history();
+    // A message of several rows is indented.
+    let history = unbroken(&chat.history());
     let mut rest = history.as_str();
     for message in &messages {
         let line = format!("{peer}: {message}\n");

@@ -23,6 +23,7 @@ mod kafka;
 mod one_way;
 mod others;
 mod program;
+mod screen;
 #[cfg(feature = "librdkafka")]
 mod secured;
 mod support;

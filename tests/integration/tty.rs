@@ -1,5 +1,6 @@
 //! A program on a pseudo-terminal, and the screen that a person would see.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, PipeReader, Read, Write};
 use std::num::NonZero;
@@ -115,7 +116,13 @@ impl Program {
         let settings = tcgetattr(&pty).unwrap();
         let device = ttyname(&pts).unwrap();
         let mut command = self.into_command();
-        command.env("TERM", "xterm-256color").env_remove("NO_COLOR");
+        let set: Vec<OsString> = command.get_envs().map(|(name, _)| name.into()).collect();
+        if !set.contains(&"TERM".into()) {
+            command.env("TERM", "xterm-256color");
+        }
+        if !set.contains(&"NO_COLOR".into()) {
+            command.env_remove("NO_COLOR");
+        }
         let name = format!("{command:?}");
         let child = redirect(command.into())
             .spawn(pts)
@@ -310,7 +317,7 @@ impl Tty {
     #[track_caller]
     pub(crate) fn wait_for(&self, text: &str) {
         self.wait(&format!("{text:?} on the screen"), |screen| {
-            contents(screen).contains(text)
+            shows(&contents(screen), text)
         });
     }
 
@@ -333,7 +340,7 @@ impl Tty {
     pub(crate) fn has_shown(&self, parts: &[&str]) {
         let history = self.history();
         for part in parts {
-            assert!(history.contains(part), "no {part:?}\n{}", self.report());
+            assert!(shows(&history, part), "no {part:?}\n{}", self.report());
         }
     }
 
@@ -346,7 +353,7 @@ impl Tty {
     /// Fails unless this was shown so many times.
     #[track_caller]
     pub(crate) fn has_shown_times(&self, part: &str, times: usize) {
-        let found = self.history().matches(part).count();
+        let found = unbroken(&self.history()).matches(part).count();
         assert_eq!(found, times, "of {part:?}\n{}", self.report());
     }
 
@@ -409,6 +416,16 @@ impl Drop for Tty {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whether `part` is in a text of a screen, as it is or broken at spaces into rows.
+fn shows(text: &str, part: &str) -> bool {
+    text.contains(part) || unbroken(text).contains(part)
+}
+
+/// Without the breaks between the rows of a message or a notice.
+pub(crate) fn unbroken(text: &str) -> String {
+    text.replace("\n  ", " ")
 }
 
 fn some(size: u16) -> NonZero<u16> {

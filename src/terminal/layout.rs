@@ -1,0 +1,422 @@
+//! How a chat lays out messages and notices, so that no message can look like anything else.
+//!
+//! A terminal would continue a long line in column 0 of its next row, where a message padded to the terminal's
+//! width could show a prompt, a name or a notice of its own making. So a chat breaks lines itself, and indents
+//! every row but the first. Terminals disagree about some characters' widths: what is wider than expected is
+//! cut off at the edge, since the terminal is told not to wrap.
+//!
+//! The size of the terminal is looked up for each batch, as late as possible: it may just have changed. Rows
+//! that are printed already belong to the terminal.
+
+use std::env;
+use std::io;
+use std::ops::Range;
+
+use rustyline::GraphemeClusterMode;
+use terminal_size::{Height, Width, terminal_size_of};
+
+use super::style::Style;
+use super::visible::visible;
+
+/// Before every row of a message or a notice but its first.
+const INDENT: &str = "  ";
+
+/// Before the first row of a notice.
+const NOTICE: &str = "* ";
+
+const WRAP_OFF: &str = "\x1b[?7l";
+pub(super) const WRAP_ON: &str = "\x1b[?7h";
+
+/// The narrowest terminal that lines are broken for.
+const MIN_COLUMNS: usize = 10;
+
+/// The most bytes in a row for each of its columns: a letter can bear any number of marks.
+const BYTES_PER_COLUMN: usize = 16;
+
+/// The most bytes and columns that are never broken apart: a letter with its marks, or a joined emoji.
+const MAX_CLUSTER: (usize, usize) = (64, 8);
+
+/// The terminals that are too simple for the editor, and for this.
+const SIMPLE: [&str; 3] = ["dumb", "cons25", "emacs"];
+
+/// Something to print.
+#[derive(Debug)]
+pub(super) enum Piece {
+    Message { sender: Vec<u8>, text: Vec<u8> },
+    Notice(String),
+}
+
+/// How a chat's messages and notices are laid out.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    pub(super) style: Style,
+    /// Lines are broken here, and not by the terminal.
+    breaks_lines: bool,
+    /// Someone may be typing where messages are printed.
+    is_typed_over: bool,
+    /// How to see a message whole that is cut.
+    see_whole: String,
+}
+
+/// The size of a terminal.
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    columns: usize,
+    rows: usize,
+}
+
+impl Layout {
+    /// The layout for this process's standard output.
+    pub(super) fn of_chat(see_whole: String) -> Layout {
+        let style = Style::of_chat();
+        let term = env::var("TERM").unwrap_or_default();
+        let is_simple = SIMPLE.iter().any(|name| term.eq_ignore_ascii_case(name));
+        Layout {
+            style,
+            breaks_lines: style.is_terminal && !is_simple,
+            is_typed_over: style.is_terminal && is_simple && super::is_typed(),
+            see_whole,
+        }
+    }
+
+    /// For a terminal without colours, in tests.
+    #[cfg(test)]
+    pub(super) fn for_test() -> Layout {
+        Layout {
+            style: super::style::ON_TERMINAL,
+            breaks_lines: true,
+            is_typed_over: false,
+            see_whole: "to see all of it: …".into(),
+        }
+    }
+
+    /// The bytes of these pieces.
+    pub(super) fn print(&self, pieces: &[Piece]) -> Vec<u8> {
+        if self.breaks_lines {
+            let rows = self.rows(pieces, Window::of_stdout());
+            return [WRAP_OFF, &rows, WRAP_ON].concat().into_bytes();
+        }
+        let mut out = Vec::new();
+        // Not on the row of a line that is just being typed.
+        out.extend(self.is_typed_over.then_some(b'\n'));
+        for piece in pieces {
+            match piece {
+                Piece::Message { sender, text } => self.style.message(&mut out, sender, text),
+                Piece::Notice(text) if self.style.takes_notices => {
+                    let text = text.replace('\n', &format!("\n{INDENT}"));
+                    self.style.notice(&mut out, &format!("{NOTICE}{text}"));
+                }
+                Piece::Notice(text) => self.style.notice(&mut out, text),
+            }
+        }
+        out
+    }
+
+    /// The rows of these pieces in a terminal of this size.
+    fn rows(&self, pieces: &[Piece], window: Window) -> String {
+        let mut out = String::new();
+        for piece in pieces {
+            match piece {
+                Piece::Message { sender, text } => self.message(&mut out, sender, text, window),
+                Piece::Notice(text) => self.notice(&mut out, text, window),
+            }
+        }
+        out
+    }
+
+    fn message(&self, out: &mut String, sender: &[u8], text: &[u8], window: Window) {
+        let most = (window.rows / 2).max(1);
+        let mut line = String::new();
+        if self.style.shows_senders {
+            line = format!("{}: ", visible(sender));
+        }
+        let name = line.len();
+        // No more than could be shown, and one cluster: a character that is broken here is never seen.
+        let bytes = most * window.columns * BYTES_PER_COLUMN + MAX_CLUSTER.0;
+        line += &visible(&text[..text.len().min(bytes)]);
+        let rows = rows(&line, name, window.columns, most);
+        let (colour, reset) = self.style.of_sender(sender);
+        for (n, row) in rows.iter().enumerate() {
+            if n > 0 {
+                out.push_str(INDENT);
+            }
+            let name = row.start..name.clamp(row.start, row.end);
+            if !name.is_empty() {
+                out.extend([colour, &line[name.clone()], reset]);
+            }
+            out.extend([&line[name.end..row.end], "\n"]);
+        }
+        if rows.last().is_some_and(|row| row.end < line.len()) {
+            let bytes = text.len();
+            let notice = format!("cut: this message has {bytes} bytes; {}", self.see_whole);
+            self.notice(out, &notice, window);
+        }
+    }
+
+    /// A notice, which may have several lines.
+    fn notice(&self, out: &mut String, text: &str, window: Window) {
+        let (dim, reset) = self.style.of_notices();
+        for (n, line) in text.lines().enumerate() {
+            let start = if n == 0 { NOTICE } else { INDENT };
+            let line = format!("{start}{}", visible(line.as_bytes()));
+            let rows = rows(&line, start.len(), window.columns, usize::MAX);
+            for (n, row) in rows.into_iter().enumerate() {
+                let indent = if n == 0 { "" } else { INDENT };
+                out.extend([indent, dim, &line[row], reset, "\n"]);
+            }
+        }
+    }
+}
+
+impl Window {
+    fn of_stdout() -> Window {
+        let (Width(columns), Height(rows)) =
+            terminal_size_of(io::stdout()).unwrap_or((Width(80), Height(24)));
+        Window {
+            columns: usize::from(columns).max(MIN_COLUMNS),
+            rows: usize::from(rows),
+        }
+    }
+}
+
+/// Breaks a line into rows, at spaces if it can, all but the first of which will be indented. There are at
+/// most `most` of them, which may be too few for the whole line. No row ends at a space before byte `head`.
+fn rows(line: &str, head: usize, columns: usize, most: usize) -> Vec<Range<usize>> {
+    let mut rows = Vec::new();
+    // The row: its first byte, its width so far, and where it can be broken.
+    let (mut start, mut width) = (0, 0);
+    let mut after_space = None;
+    for cluster in clusters(line) {
+        let is_space = &line[cluster.bytes.clone()] == " ";
+        let is_full = cluster.bytes.end - start > BYTES_PER_COLUMN * columns;
+        if width + cluster.width > columns || is_full {
+            let fits = |carried| INDENT.len() + carried + cluster.width <= columns;
+            let (end, next, carried) = match after_space {
+                Some((space, at)) if !is_space && !is_full && fits(width - at) => {
+                    (space - 1, space, width - at)
+                }
+                _ if is_space => (cluster.bytes.start, cluster.bytes.end, 0),
+                _ => (cluster.bytes.start, cluster.bytes.start, 0),
+            };
+            rows.push(start..end);
+            if rows.len() == most {
+                return rows;
+            }
+            (start, width, after_space) = (next, INDENT.len() + carried, None);
+            if is_space {
+                continue;
+            }
+        }
+        width += cluster.width;
+        if is_space && cluster.bytes.end > head {
+            after_space = Some((cluster.bytes.end, width));
+        }
+    }
+    rows.push(start..line.len());
+    rows
+}
+
+/// Characters that belong together.
+struct Cluster {
+    bytes: Range<usize>,
+    width: usize,
+}
+
+fn clusters(line: &str) -> impl Iterator<Item = Cluster> {
+    let mut chars = line.char_indices().peekable();
+    std::iter::from_fn(move || {
+        let (start, first) = chars.next()?;
+        let (mut last, mut width) = (first, width_of(first));
+        let mut end = start + first.len_utf8();
+        while let Some((at, c)) = chars.next_if(|(at, c)| {
+            let fits = at - start < MAX_CLUSTER.0 && width + width_of(*c) <= MAX_CLUSTER.1;
+            joins(last, *c) && fits
+        }) {
+            (last, width, end) = (c, width + width_of(c), at + c.len_utf8());
+        }
+        let bytes = start..end;
+        Some(Cluster { bytes, width })
+    })
+}
+
+/// Whether `c` belongs to the character before it.
+fn joins(before: char, c: char) -> bool {
+    let is_skin_tone = ('\u{1F3FB}'..='\u{1F3FF}').contains(&c);
+    before == '\u{200D}' || is_skin_tone || c == '\u{FE0F}' || width_of(c) == 0
+}
+
+/// How many columns a character takes at most: an emoji selector widens the one before it.
+fn width_of(c: char) -> usize {
+    match c {
+        '\u{FE0F}' => 1,
+        c => usize::from(GraphemeClusterMode::WcWidth.width(c.encode_utf8(&mut [0; 4]))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn message(text: &str) -> Piece {
+        Piece::Message {
+            sender: b"bob".to_vec(),
+            text: text.into(),
+        }
+    }
+
+    /// The rows of a message from bob in a terminal of this size.
+    fn laid_out(text: &str, columns: usize, rows: usize) -> String {
+        Layout::for_test().rows(&[message(text)], Window { columns, rows })
+    }
+
+    #[test]
+    fn lines_are_broken_at_spaces_and_long_words_anywhere() {
+        for (text, shown) in [
+            ("hi", "bob: hi\n"),
+            ("", "bob: \n"),
+            ("one two three four", "bob: one two\n  three four\n"),
+            (
+                "0123456789abcdefghijklm",
+                "bob: 0123456\n  789abcdefg\n  hijklm\n",
+            ),
+            ("one 0123456789abc", "bob: one\n  0123456789\n  abc\n"),
+            ("0123456 ", "bob: 0123456\n  \n"),
+            ("0123456  x", "bob: 0123456\n   x\n"),
+            ("0123456 x", "bob: 0123456\n  x\n"),
+            ("你好世界你好世界", "bob: 你好世\n  界你好世界\n"),
+            (
+                "12345e\u{301}e\u{301}e\u{301}",
+                "bob: 12345e\u{301}e\u{301}\n  e\u{301}\n",
+            ),
+            (
+                "1234👩\u{200d}👩\u{200d}👧",
+                "bob: 1234\n  👩\u{200d}👩\u{200d}👧\n",
+            ),
+        ] {
+            assert_eq!(laid_out(text, 12, 24), shown, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_longer_than_half_the_screen_is_cut_and_says_so() {
+        let marks = "\u{301}".repeat(100_000);
+        for text in ["x".repeat(1_000_000), "x ".repeat(500_000), marks] {
+            let shown = laid_out(&text, 100, 24);
+            let notice = format!(
+                "* cut: this message has {} bytes; to see all of it: …",
+                text.len()
+            );
+            assert_eq!(shown.lines().last(), Some(&*notice));
+            assert_eq!(shown.lines().count(), 13);
+            assert!(shown.len() < 12 * 100 * (BYTES_PER_COLUMN + 1));
+        }
+        let fits = "x".repeat(95 + 11 * 98);
+        assert!(!laid_out(&fits, 100, 24).contains("cut"));
+        assert!(laid_out(&(fits + "x"), 100, 24).contains("cut"));
+    }
+
+    #[test]
+    fn only_the_first_row_of_a_notice_has_its_mark() {
+        let notice = Piece::Notice("the broker is gone\nIs it\nthere?".into());
+        let window = Window {
+            columns: 14,
+            rows: 24,
+        };
+        assert_eq!(
+            Layout::for_test().rows(&[notice], window),
+            "* the broker\n  is gone\n  Is it\n  there?\n"
+        );
+    }
+
+    #[test]
+    fn a_simple_terminal_gets_plain_lines_that_start_on_a_row_of_their_own() {
+        let layout = Layout {
+            breaks_lines: false,
+            is_typed_over: true,
+            ..Layout::for_test()
+        };
+        let text = "x".repeat(300);
+        let pieces = [message(&text), Piece::Notice("gone\nfor now".into())];
+        let printed = String::from_utf8(layout.print(&pieces)).unwrap();
+        assert_eq!(printed, format!("\nbob: {text}\n* gone\n  for now\n"));
+    }
+
+    /// What a sender may pad a message with, to get to the next row.
+    fn padding() -> impl Strategy<Value = String> {
+        let filler = prop::sample::select(vec![
+            " ",
+            "\u{a0}",
+            "\u{3000}",
+            "\u{2800}",
+            "\u{2003}",
+            "x",
+            "你",
+            "👩",
+            "🇻",
+            "❤\u{fe0f}",
+            "1\u{fe0f}\u{20e3}",
+            "👩\u{200d}👩\u{200d}👧",
+            "e\u{301}",
+            "\u{301}",
+            "\u{202e}",
+            "\u{2066}",
+            "\u{200b}",
+            "\u{5d0}",
+            "مرحبا",
+            "\t",
+            "\u{1160}",
+            "\u{1161}",
+            "ᄀ",
+            "\x1b[1G",
+            "\u{85}",
+        ]);
+        (filler, 0usize..300).prop_map(|(filler, times)| filler.repeat(times))
+    }
+
+    /// A message that pretends to be more than one.
+    fn forgery() -> impl Strategy<Value = String> {
+        let claim = prop_oneof![
+            Just("alice> I agree".to_string()),
+            Just("carol: hi".to_string()),
+            Just("* bob has left".to_string()),
+            any::<String>(),
+        ];
+        prop::collection::vec((padding(), claim), 1..4)
+            .prop_map(|parts| parts.into_iter().map(|(a, b)| a + &b).collect())
+    }
+
+    proptest! {
+        #[test]
+        fn no_row_that_starts_in_column_0_comes_from_a_message(
+            texts in prop::collection::vec(forgery(), 1..4),
+            (before, columns) in (20u16..=200, 20u16..=200),
+            (rows, has_colours) in (2u16..60, any::<bool>()),
+        ) {
+            let mut layout = Layout::for_test();
+            layout.style.has_colours = has_colours;
+            let mut screen = vt100::Parser::new(some(rows), some(before), 0);
+            // So high that nothing scrolls away.
+            screen.screen_mut().set_size(some(500), some(columns));
+            let (mut row, window) = (0, Window { columns: columns.into(), rows: rows.into() });
+            for text in texts {
+                let printed = layout.rows(&[message(&text)], window);
+                screen.process(printed.replace('\n', "\r\n").as_bytes());
+                let next = screen.screen().cursor_position().0;
+                let shown: Vec<String> = screen.screen().rows(0, columns).skip(row.into()).collect();
+                for (n, shown) in shown[..usize::from(next - row)].iter().enumerate() {
+                    let is_start = n == 0 && shown.starts_with("bob: ");
+                    let is_cut = n > 0 && shown.starts_with("* cut: ");
+                    prop_assert!(is_start || is_cut || shown.starts_with("  ") || shown.trim().is_empty(),
+                        "{shown:?} in {text:?}");
+                }
+                row = next;
+            }
+        }
+    }
+
+    fn some(size: u16) -> std::num::NonZero<u16> {
+        std::num::NonZero::new(size).unwrap()
+    }
+}

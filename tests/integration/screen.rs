@@ -1,0 +1,96 @@
+//! What a chat's screen looks like, whatever others send.
+
+use crate::support::{Kafka, user};
+use crate::tty::ENTER;
+
+/// What gets a message to the next row of a terminal: one column each, or two.
+const PADDINGS: [(&str, usize); 7] = [
+    (" ", 1),
+    ("x", 1),
+    ("\u{a0}", 1),
+    ("\u{2800}", 1),
+    ("\u{3000}", 2),
+    ("\u{4f60}", 2),
+    ("e\u{301}", 1),
+];
+
+#[test]
+fn no_row_of_a_message_looks_like_anything_else_at_any_width() {
+    let on = Kafka::embedded();
+    let _host = on.host();
+    for (no_color, me, peer) in [("", "alice", "bob"), ("1", "anna", "ben")] {
+        let chat = on.program("chat", &[me, peer]).env("NO_COLOR", no_color);
+        let chat = chat.on_a_terminal();
+        chat.wait_for(&format!("{me}>"));
+        let mut writer = on.program("publisher", &[peer, me]).start();
+        for columns in [57, 24, 200, 33, 100] {
+            chat.resize(24, columns);
+            for (n, (padding, width)) in PADDINGS.into_iter().enumerate() {
+                let head = format!("{peer}: I agree").len();
+                let times = (usize::from(columns) - head).div_ceil(width);
+                let padding = padding.repeat(times);
+                for claim in [
+                    &*format!("{me}> to pay"),
+                    "carol: to what?",
+                    "* bob has left",
+                ] {
+                    writer.write(format!("I agree{padding}{claim}\n"));
+                }
+                writer.write(format!("the end {columns} {n}\n"));
+                chat.wait_for(&format!("the end {columns} {n}"));
+                for row in chat.screen().lines() {
+                    let starts = [&*format!("{me}> "), &format!("{peer}: "), "* ", "  "];
+                    let is_known = starts.iter().any(|start| row.starts_with(start));
+                    let is_empty = row.is_empty() || row == format!("{me}>");
+                    let is_claim = row.starts_with("* bob has left") || row.contains("> to pay");
+                    assert!(
+                        is_empty || is_known && (!is_claim || row.starts_with("  ")),
+                        "{row:?} with {columns} columns\n{}",
+                        chat.report()
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_message_longer_than_half_the_screen_is_cut_and_subscriber_shows_it_whole() {
+    let on = Kafka::embedded();
+    let _host = on.host();
+    let (me, peer) = (user("alice"), user("bob"));
+    let chat = on.chat(&me, &peer);
+    on.send(&peer, &me, "x".repeat(1_000_000) + "\nshort\n");
+    chat.wait_for(": short");
+    let hint = format!(
+        "cut: this message has 1000000 bytes; to see all of it: subscriber --from earliest {me}"
+    );
+    let history = chat.history().replace("\n  ", " ");
+    assert!(
+        history.contains(&format!("\n* {hint}\n")),
+        "{}",
+        chat.report()
+    );
+    let rows = chat
+        .history()
+        .lines()
+        .filter(|row| row.contains("xxx"))
+        .count();
+    assert_eq!(rows, 12, "{}", chat.report());
+}
+
+#[test]
+fn a_message_on_a_simple_terminal_starts_on_a_row_of_its_own() {
+    let on = Kafka::embedded();
+    let _host = on.host();
+    let (me, peer) = (user("alice"), user("bob"));
+    let chat = on.program("chat", &[&me, &peer]).env("TERM", "dumb");
+    let chat = chat.on_a_terminal();
+    chat.wait_for("* ");
+    chat.keys("half a li");
+    chat.wait_for("half a li");
+    on.send(&peer, &me, "hello\n");
+    chat.wait_for(&format!("half a li\n{peer}: hello"));
+    chat.keys(&format!("ne{ENTER}"));
+    assert_eq!(on.first_lines(&peer, 1), "half a line\n");
+}
