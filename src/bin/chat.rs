@@ -12,7 +12,8 @@ use kafka_chat::error::Result;
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Example: chat alice bob, and elsewhere: chat bob alice"
+    after_help = "Example: chat alice bob, and elsewhere: chat bob alice\n\
+                  To leave: Ctrl-D, or Ctrl-C on an empty line"
 )]
 struct Arguments {
     /// Your name; asked for if left out

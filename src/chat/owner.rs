@@ -17,6 +17,8 @@ use crate::terminal::{Screen, ScreenEvent, quoted};
 const END_WAIT: Duration = Duration::from_millis(800);
 /// How much of that it waits for acknowledgements.
 const ACKNOWLEDGEMENT_WAIT: Duration = Duration::from_millis(600);
+/// How a user ends a chat.
+const HOW_TO_LEAVE: &str = "to leave: Ctrl-D, or Ctrl-C on an empty line";
 /// After how many failures in a row it is said that the position can't be committed.
 const FAILED_COMMITS: u32 = 3;
 
@@ -126,6 +128,9 @@ impl Chat {
 
     /// Handles what arrives until the chat has ended, and returns how.
     pub(super) fn run(mut self, arrivals: &Receiver<Arrival>) -> Result<()> {
+        if self.ledger.is_typed() {
+            self.screen.notice(HOW_TO_LEAVE);
+        }
         loop {
             let arrival = match self.deadline() {
                 None => arrivals.recv().ok(),

@@ -19,7 +19,10 @@ use rustyline::highlight::{CmdKind, Highlighter};
 use rustyline::hint::Hinter;
 use rustyline::history::MemHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
-use rustyline::{Config, Context, Editor, ExternalPrinter, GraphemeClusterMode, Helper};
+use rustyline::{
+    Cmd, ConditionalEventHandler, Config, Context, Editor, Event, EventContext, EventHandler,
+    ExternalPrinter, GraphemeClusterMode, Helper, KeyEvent, Movement, RepeatCount,
+};
 use terminal_size::{Width, terminal_size_of};
 
 use super::layout::Layout;
@@ -69,6 +72,11 @@ impl LineEditor {
             .build();
         let history = MemHistory::with_config(&config);
         let mut editor = Editor::with_history(config, history).map_err(failed)?;
+        let interrupt = EventHandler::Conditional(Box::new(Interrupt));
+        editor.bind_sequence(KeyEvent::ctrl('C'), interrupt);
+        // All of a paste, and not only its last row.
+        let clear = Cmd::Kill(Movement::BeginningOfBuffer);
+        editor.bind_sequence(KeyEvent::ctrl('U'), clear);
         let Ok(mut printer) = editor.create_external_printer() else {
             return Ok(None);
         };
@@ -104,7 +112,7 @@ impl LineEditor {
         Ok(Some((editor, screen)))
     }
 
-    /// The next line, or none at the end of input, which Ctrl-C at the prompt is, too.
+    /// The next line, or none at the end of input, which Ctrl-C on an empty line is, too.
     pub(super) fn next_line(&mut self) -> Result<Option<Line<'_>>> {
         while self.typed.is_empty() {
             match self.read() {
@@ -146,6 +154,18 @@ impl LineEditor {
             }
         }
         read
+    }
+}
+
+/// Ctrl-C clears what is typed, off the screen, too. On an empty line it is the end.
+struct Interrupt;
+
+impl ConditionalEventHandler for Interrupt {
+    fn handle(&self, _: &Event, _: RepeatCount, _: bool, editor: &EventContext) -> Option<Cmd> {
+        Some(match editor.line().is_empty() {
+            true => Cmd::Interrupt,
+            false => Cmd::Kill(Movement::WholeBuffer),
+        })
     }
 }
 

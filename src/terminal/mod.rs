@@ -85,7 +85,7 @@ impl Terminal {
         }
     }
 
-    /// The next line of input, or none at its end, which Ctrl-C at the prompt is, too.
+    /// The next line of input, or none at its end, which Ctrl-C on an empty line is, too.
     ///
     /// A paste of several lines gives them one by one. An empty line at the prompt is none.
     pub fn next_line(&mut self) -> Result<Option<Line<'_>>> {

@@ -356,7 +356,7 @@ fn messages_are_visible_text_on_a_terminal_and_raw_bytes_in_a_pipe() {
 /// Ends a chat in every way, with a line half typed.
 fn end_in_every_way(mut open: impl FnMut() -> Tty) {
     let ways: [fn(&Tty); 5] = [
-        |chat| chat.keys(CTRL_C),
+        |chat| chat.keys(&format!("{CTRL_C}{CTRL_C}")),
         |chat| chat.keys(&format!("{CTRL_U}{CTRL_D}")),
         |chat| chat.signal("TERM"),
         |chat| chat.signal("INT"),

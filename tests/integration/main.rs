@@ -20,6 +20,7 @@ mod chatting;
 mod faults;
 mod hosting;
 mod kafka;
+mod leaving;
 mod one_way;
 mod others;
 mod program;

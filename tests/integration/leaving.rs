@@ -1,0 +1,73 @@
+//! How a user clears a line, and leaves a chat.
+
+use crate::support::{Kafka, user};
+use crate::tty::{CTRL_C, CTRL_U, ENTER, LEFT, PASTE_END, PASTE_START, Tty};
+
+/// A chat on the broker, and the name of its peer.
+fn chat(on: &Kafka) -> (Tty, String) {
+    let peer = user("bob");
+    (on.chat(&user("alice"), &peer), peer)
+}
+
+/// Pastes more lines than the screen has rows.
+fn paste_fifty_lines(chat: &Tty) {
+    let lines: Vec<String> = (0..50).map(|n| format!("pasted line {n}")).collect();
+    chat.keys(&format!("{PASTE_START}{}{PASTE_END}", lines.join("\n")));
+    chat.wait_for("pasted line 49");
+}
+
+#[test]
+fn the_first_screen_and_the_help_say_how_to_leave() {
+    let on = Kafka::embedded();
+    let (chat, _) = chat(&on);
+    chat.wait_for("* to leave: Ctrl-D, or Ctrl-C on an empty line");
+    let help = on.program("chat", &["--help"]).run().code(0);
+    assert!(
+        help.report()
+            .contains("To leave: Ctrl-D, or Ctrl-C on an empty line")
+    );
+}
+
+#[test]
+fn a_chat_that_reads_a_pipe_does_not_say_how_to_leave() {
+    let on = Kafka::embedded();
+    let program = on.program("chat", &[&user("alice"), &user("bob")]);
+    program.input("hi\n").run().code(0).does_not_say("to leave");
+}
+
+#[test]
+fn ctrl_c_takes_a_draft_off_the_screen_and_ends_only_on_an_empty_line() {
+    let on = Kafka::embedded();
+    let _host = on.host();
+    let (chat, peer) = chat(&on);
+    chat.keys("a draft, in the middle of which");
+    chat.keys(&LEFT.repeat(5));
+    chat.wait_for("> a draft, in the middle of which");
+    chat.keys(CTRL_C);
+    chat.wait("prompt without the draft", |screen| {
+        !screen.contents().contains("draft")
+    });
+    chat.line("sent");
+    assert_eq!(on.first_lines(&peer, 1), "sent\n");
+    chat.keys("another draft");
+    chat.wait_for("> another draft");
+    chat.keys(&format!("{CTRL_C}{CTRL_C}"));
+    chat.ends_with(0).has_not_shown("draft");
+    assert_eq!(on.log(&peer), "sent\n");
+}
+
+#[test]
+fn a_paste_of_many_lines_is_cleared_whole() {
+    for key in [CTRL_C, CTRL_U] {
+        let on = Kafka::embedded();
+        let (chat, peer) = chat(&on);
+        paste_fifty_lines(&chat);
+        chat.keys(key);
+        chat.wait("prompt without the paste", |screen| {
+            !screen.contents().contains("pasted")
+        });
+        chat.keys(ENTER);
+        chat.line("typed");
+        assert_eq!(on.first_lines(&peer, 1), "typed\n");
+    }
+}
