@@ -9,6 +9,7 @@
 //! | `conversation` | who is shown, what is said about others, what was written while the user was away |
 //! | `peer` | whether the peer is here, and what the peer has not read |
 //! | `positions` | when positions are committed and looked up |
+//! | `typed` | which typed lines are not sent |
 //!
 //! The owner has the records of one poll before it asks for the next, and asks only when the screen has room:
 //! so memory is bounded, and what was not read stays in Kafka.
@@ -17,6 +18,7 @@ mod conversation;
 mod owner;
 mod peer;
 mod positions;
+mod typed;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -28,13 +30,17 @@ use crate::delivery::{self, Outbox};
 use crate::ending::{self, spawn};
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::terminal::Terminal;
+use crate::terminal::{self, InputLine, Notify, ScreenEvent, Terminal};
 use conversation::Line;
 pub use conversation::Unsigned;
 use owner::{Arrival, Chat, Polled};
+use typed::Typed;
 
 /// How many bytes of records one poll takes, about.
 const POLL_BYTES: usize = 256 * 1024;
+
+/// How a user ends a chat.
+const HOW_TO_LEAVE: &str = "to leave: Ctrl-D, or Ctrl-C on an empty line";
 
 /// Who talks with whom, and over which topics.
 #[derive(Debug, Clone)]
@@ -118,8 +124,8 @@ pub fn run(cluster: Box<dyn Cluster>, parties: Parties, delivery_timeout: Durati
     let (mut outbox, ledger) =
         delivery::open(cluster.as_ref(), to_peer, delivery_timeout, reports)?;
 
-    let on_screen = Arc::new(notifier(&tx, Arrival::Screen));
-    let (mut terminal, screen) = Terminal::open(me, parties.see_whole(), on_screen)?;
+    let notify: Notify = Arc::new(notifier(&tx, Arrival::Screen));
+    let (mut terminal, screen) = Terminal::open(me, parties.see_whole(), notify.clone())?;
     let polls = start_consumer(consumer, tx.clone())?;
     let tasks = positions::start(groups, parties.clone(), notifier(&tx, Arrival::Position))?;
     ending::on_signal(tx.clone(), || Arrival::Signal)?;
@@ -133,7 +139,7 @@ pub fn run(cluster: Box<dyn Cluster>, parties: Parties, delivery_timeout: Durati
         result
     })?;
 
-    let ended = read(&mut terminal, &mut outbox);
+    let ended = read(&mut terminal, &mut outbox, &notify);
     _ = tx.send(Arrival::InputEnded(ended));
     // The lines in flight need the outbox until the owner ends the program.
     owner.wait()
@@ -147,10 +153,14 @@ fn notifier<T>(owner: &Sender<Arrival>, arrival: fn(T) -> Arrival) -> impl Fn(T)
 }
 
 /// The blocking loop over the input: sends each line, up to the end or until the ledger is closed.
-fn read(terminal: &mut Terminal, outbox: &mut Outbox) -> Result<()> {
-    while let Some(line) = terminal.next_line()? {
-        if !outbox.send(&line) {
-            break;
+fn read(terminal: &mut Terminal, outbox: &mut Outbox, notify: &Notify) -> Result<()> {
+    let mut typed = terminal::is_typed().then(Typed::default);
+    while let Some(InputLine { line, is_pasted }) = terminal.next_line()? {
+        let refused = typed.as_mut().and_then(|it| it.refuse(&line, is_pasted));
+        match refused {
+            Some(notice) => notify(ScreenEvent::Notice(notice)),
+            None if outbox.send(&line) => {}
+            None => break,
         }
     }
     Ok(())

@@ -4,10 +4,10 @@
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use super::Parties;
 use super::conversation::{Conversation, Item, Line};
 use super::peer::Peer;
 use super::positions::{Outcome, Task};
+use super::{HOW_TO_LEAVE, Parties};
 use crate::client::{Event, Offsets, Report};
 use crate::delivery::{Cause, Ledger};
 use crate::error::{Error, Result};
@@ -17,8 +17,6 @@ use crate::terminal::{Screen, ScreenEvent, quoted};
 const END_WAIT: Duration = Duration::from_millis(800);
 /// How much of that it waits for acknowledgements.
 const ACKNOWLEDGEMENT_WAIT: Duration = Duration::from_millis(600);
-/// How a user ends a chat.
-const HOW_TO_LEAVE: &str = "to leave: Ctrl-D, or Ctrl-C on an empty line";
 /// After how many failures in a row it is said that the position can't be committed.
 const FAILED_COMMITS: u32 = 3;
 

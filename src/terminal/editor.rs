@@ -29,7 +29,7 @@ use super::layout::Layout;
 use super::output::{failure, write_all};
 use super::screen::{Batch, Screen};
 use super::settings::{self, SettingsLock};
-use super::{Notify, ScreenEvent};
+use super::{InputLine, Notify, ScreenEvent};
 use crate::client::Offsets;
 use crate::ending::spawn;
 use crate::error::{Error, Result};
@@ -49,6 +49,8 @@ pub(super) struct LineEditor {
     prompt: String,
     /// Lines that were typed or pasted, and not asked for yet.
     typed: VecDeque<String>,
+    /// There were several.
+    is_pasted: bool,
     line: String,
     notify: Notify,
 }
@@ -106,6 +108,7 @@ impl LineEditor {
             editor,
             prompt,
             typed: VecDeque::new(),
+            is_pasted: false,
             line: String::new(),
             notify,
         };
@@ -113,12 +116,13 @@ impl LineEditor {
     }
 
     /// The next line, or none at the end of input, which Ctrl-C on an empty line is, too.
-    pub(super) fn next_line(&mut self) -> Result<Option<Line<'_>>> {
+    pub(super) fn next_line(&mut self) -> Result<Option<InputLine<'_>>> {
         while self.typed.is_empty() {
             match self.read() {
                 Ok(text) => {
                     let lines = text.split_terminator('\n');
                     self.typed.extend(lines.map(String::from));
+                    self.is_pasted = self.typed.len() > 1;
                 }
                 Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
                     let notice = "that was not UTF-8, and the line is lost";
@@ -137,7 +141,10 @@ impl LineEditor {
             }
         }
         self.line = self.typed.pop_front().unwrap_or_default();
-        Ok(Some(Line::of(self.line.as_bytes())))
+        Ok(Some(InputLine {
+            line: Line::of(self.line.as_bytes()),
+            is_pasted: self.is_pasted,
+        }))
     }
 
     /// One read of the editor: a line, or a paste of several.

@@ -59,6 +59,14 @@ enum Input {
     Plain(Lines<StdinLock<'static>>),
 }
 
+/// A line of input.
+pub struct InputLine<'a> {
+    /// The line.
+    pub line: Line<'a>,
+    /// It is one of several in a paste.
+    pub is_pasted: bool,
+}
+
 /// Whether lines are typed, and do not come from a pipe or a file.
 pub fn is_typed() -> bool {
     io::stdin().is_terminal()
@@ -88,10 +96,13 @@ impl Terminal {
     /// The next line of input, or none at its end, which Ctrl-C on an empty line is, too.
     ///
     /// A paste of several lines gives them one by one. An empty line at the prompt is none.
-    pub fn next_line(&mut self) -> Result<Option<Line<'_>>> {
+    pub fn next_line(&mut self) -> Result<Option<InputLine<'_>>> {
         match &mut self.0 {
             Input::Editor(editor) => editor.next_line(),
-            Input::Plain(lines) => lines.next_line(),
+            Input::Plain(lines) => Ok(lines.next_line()?.map(|line| InputLine {
+                line,
+                is_pasted: false,
+            })),
         }
     }
 }

@@ -29,10 +29,16 @@ fn the_first_screen_and_the_help_say_how_to_leave() {
 }
 
 #[test]
-fn a_chat_that_reads_a_pipe_does_not_say_how_to_leave() {
+fn a_chat_that_reads_a_pipe_sends_every_line_and_does_not_say_how_to_leave() {
     let on = Kafka::embedded();
-    let program = on.program("chat", &[&user("alice"), &user("bob")]);
-    program.input("hi\n").run().code(0).does_not_say("to leave");
+    let peer = user("bob");
+    let program = on.program("chat", &[&user("alice"), &peer]);
+    program
+        .input("/quit\n")
+        .run()
+        .code(0)
+        .does_not_say("to leave");
+    assert_eq!(on.log(&peer), "/quit\n");
 }
 
 #[test]
@@ -70,4 +76,21 @@ fn a_paste_of_many_lines_is_cleared_whole() {
         chat.line("typed");
         assert_eq!(on.first_lines(&peer, 1), "typed\n");
     }
+}
+
+#[test]
+fn a_command_of_other_programs_is_sent_only_if_it_is_repeated() {
+    let on = Kafka::embedded();
+    let (chat, peer) = chat(&on);
+    for command in ["/quit", "/exit", "/help", "exit"] {
+        chat.line(command);
+        chat.wait_for(&format!(
+            "* '{command}' was not sent: a chat has no commands; to leave: Ctrl-D, or Ctrl-C on an \
+             empty line; to send it, repeat it"
+        ));
+    }
+    chat.line("exit");
+    let paste = format!("{PASTE_START}if lost\nexit\nfi{PASTE_END}{ENTER}");
+    chat.keys(&paste);
+    assert_eq!(on.first_lines(&peer, 4), "exit\nif lost\nexit\nfi\n");
 }
