@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use kafka_chat::wire::{self, FIND_COORDINATOR, METADATA, PRODUCE};
+use kafka_chat::wire::{self, PRODUCE};
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -239,9 +239,7 @@ impl Connection {
                     continue;
                 }
             }
-            if [METADATA, FIND_COORDINATOR].contains(&api) {
-                shared.stand_in(&mut frame);
-            }
+            shared.stand_in(&mut frame);
             (&self.client).write_all(&frame)?;
         }
     }
@@ -271,7 +269,8 @@ impl Connection {
 
 impl Shared {
     /// Puts the proxy's port where an answer names the broker's, after its host, so that clients
-    /// don't go past us: it is a number of four bytes in every version.
+    /// don't go past us: it is a number of four bytes in every version. Metadata names the broker, and so
+    /// does an answer that refuses a Produce or a Fetch because of the leader (KIP-951).
     fn stand_in(&self, frame: &mut [u8]) {
         let broker = |port: u16| [&b"127.0.0.1"[..], &u32::from(port).to_be_bytes()].concat();
         let (theirs, ours) = (broker(self.upstream), broker(self.port));
