@@ -107,6 +107,8 @@ pub struct Ledger {
     /// The first of the failures, adjacent ones of the same reason as one.
     failures: Vec<Failure>,
     failed: u64,
+    /// How many of these may have arrived all the same.
+    unacknowledged: u64,
     /// How many lines failed that are not among `failures`.
     unlisted: u64,
     is_broken: bool,
@@ -134,6 +136,7 @@ impl Ledger {
             typed: BTreeMap::new(),
             failures: Vec::new(),
             failed: 0,
+            unacknowledged: 0,
             unlisted: 0,
             is_broken: false,
         }
@@ -193,6 +196,7 @@ impl Ledger {
     fn fail(&mut self, first: u64, count: u64, excerpt: String, why: &Error) {
         let last = first + count - 1;
         self.failed += count;
+        self.unacknowledged += if why.is_unacknowledged() { count } else { 0 };
         self.is_broken |= !why.is_too_large();
         let why = why.to_string();
         let is_full = self.failures.len() == MAX_LISTED;
@@ -246,7 +250,8 @@ impl Ledger {
     pub fn verdict(&self) -> Result<()> {
         let taken = self.taken();
         let in_flight: Vec<(u64, u64)> = self.in_flight(taken).collect();
-        let undelivered = self.failed + in_flight.iter().map(|(a, b)| b - a + 1).sum::<u64>();
+        let in_flight_count: u64 = in_flight.iter().map(|(a, b)| b - a + 1).sum();
+        let undelivered = self.failed + in_flight_count;
         if undelivered == 0 {
             return Ok(());
         }
@@ -270,8 +275,8 @@ impl Ledger {
         if names.len() > MAX_LISTED {
             _ = write!(why, "\n  and later ones: {unknown}");
         }
-        let were = if undelivered == 1 { "was" } else { "were" };
-        let what = format!("{undelivered} of {} {were} not delivered", lines(taken));
+        let what = not_delivered(undelivered, self.unacknowledged + in_flight_count);
+        let what = format!("{undelivered} of {} {what}", lines(taken));
         Err(Error::listed(what, &why))
     }
 
@@ -370,6 +375,16 @@ pub fn settle(
     ledger.verdict_after(end.map_or(Cause::Interrupted, |(cause, _)| cause))
 }
 
+/// What can be said of so many lines, of which so many may have arrived.
+pub(crate) fn not_delivered(lines: u64, unacknowledged: u64) -> &'static str {
+    match lines {
+        _ if unacknowledged == lines => "may not have arrived",
+        _ if unacknowledged > 0 => "were not delivered, or may not have arrived",
+        1 => "was not delivered",
+        _ => "were not delivered",
+    }
+}
+
 fn span(first: u64, last: u64) -> String {
     if first == last {
         format!("line {first}")
@@ -453,7 +468,7 @@ mod tests {
             (
                 false,
                 [
-                    "6 of 8 lines were not delivered",
+                    "6 of 8 lines were not delivered, or may not have arrived",
                     "line 2: 2000000 bytes, too large",
                     "lines 4-5: cannot send: no broker",
                     "line 3: not acknowledged yet",
@@ -463,7 +478,7 @@ mod tests {
             (
                 true,
                 [
-                    "6 of 8 lines were not delivered",
+                    "6 of 8 lines were not delivered, or may not have arrived",
                     "'text 2': 2000000 bytes, too large",
                     "'text 4' and 1 line after it: cannot send: no broker",
                     "'text 3': not acknowledged yet",
@@ -483,6 +498,43 @@ mod tests {
                 assert!(error.contains(part), "{part}: {error}");
             }
             assert!(ledger.is_broken() && !ledger.is_settled());
+        }
+    }
+
+    #[test]
+    fn only_a_line_that_is_known_to_be_missing_was_not_delivered() {
+        let timeout = || Error::unacknowledged("cannot send", "not acknowledged within 1 second");
+        for (first, second, said) in [
+            (
+                Some(no_broker()),
+                Some(no_broker()),
+                "2 of 2 lines were not delivered",
+            ),
+            (
+                Some(timeout()),
+                Some(timeout()),
+                "2 of 2 lines may not have arrived",
+            ),
+            (Some(timeout()), None, "2 of 2 lines may not have arrived"),
+            (None, None, "2 of 2 lines may not have arrived"),
+            (
+                Some(no_broker()),
+                Some(timeout()),
+                "2 of 2 lines were not delivered, or may not have arrived",
+            ),
+            (
+                Some(no_broker()),
+                None,
+                "2 of 2 lines were not delivered, or may not have arrived",
+            ),
+        ] {
+            let mut ledger = ledger(true, 2);
+            for (line, why) in (1..).zip([first, second]) {
+                why.into_iter()
+                    .for_each(|why| ledger.apply(&failed(line, why)));
+            }
+            let error = ledger.verdict().unwrap_err().to_string();
+            assert_eq!(error.split(':').next(), Some(said));
         }
     }
 
@@ -599,7 +651,7 @@ mod tests {
             (
                 false,
                 vec![Arrival::Interrupted, Arrival::Interrupted],
-                "2 of 2 lines were not delivered",
+                "2 of 2 lines may not have arrived",
             ),
         ] {
             let what = format!("{is_typed} {arrivals:?}");

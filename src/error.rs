@@ -19,6 +19,7 @@ pub struct Error {
 enum Kind {
     Failed,
     TooLarge,
+    Unacknowledged,
     Usage,
     ClosedPipe,
 }
@@ -60,6 +61,14 @@ impl Error {
                 "too large: a broker takes about 1 MB, unless its message.max.bytes says otherwise"
                     .into(),
             hint: None,
+        }
+    }
+
+    /// As [`Error::failed`], about a line that may have arrived or not.
+    pub fn unacknowledged(doing: impl fmt::Display, why: impl fmt::Display) -> Error {
+        Error {
+            kind: Kind::Unacknowledged,
+            ..Error::failed(doing, why)
         }
     }
 
@@ -112,10 +121,15 @@ impl Error {
         self.kind == Kind::TooLarge
     }
 
+    /// Whether this is [`Error::unacknowledged`].
+    pub fn is_unacknowledged(&self) -> bool {
+        self.kind == Kind::Unacknowledged
+    }
+
     /// What the process ends with because of this error.
     pub fn exit_code(&self) -> u8 {
         match self.kind {
-            Kind::Failed | Kind::TooLarge => 1,
+            Kind::Failed | Kind::TooLarge | Kind::Unacknowledged => 1,
             Kind::Usage => 2,
             Kind::ClosedPipe => 0,
         }

@@ -9,7 +9,7 @@ use super::peer::Peer;
 use super::positions::{Outcome, Task};
 use super::{HOW_TO_LEAVE, Parties};
 use crate::client::{Event, Offsets, Report};
-use crate::delivery::{Cause, Ledger};
+use crate::delivery::{Cause, Ledger, not_delivered};
 use crate::error::{Error, Result};
 use crate::terminal::{Screen, ScreenEvent, quoted};
 
@@ -255,9 +255,11 @@ impl Chat {
                 ..
             } => {
                 let excerpt = quoted(excerpt);
+                let unacknowledged = if why.is_unacknowledged() { *count } else { 0 };
+                let what = not_delivered(*count, unacknowledged);
                 self.screen.notice(&match count - 1 {
-                    0 => format!("{excerpt} was not delivered: {why}"),
-                    more => format!("{excerpt} and {more} more were not delivered: {why}"),
+                    0 => format!("{excerpt} {what}: {why}"),
+                    more => format!("{excerpt} and {more} more {what}: {why}"),
                 });
             }
             // The consumer reports the same events.
@@ -571,8 +573,12 @@ mod tests {
                 failed(2, 3, denied()),
                 vec!["'hello' and 2 more were not delivered: cannot write: not allowed"],
             ),
+            (
+                failed(5, 1, Error::unacknowledged("cannot write", "no answer")),
+                vec!["'hello' may not have arrived: cannot write: no answer"],
+            ),
         ];
-        check(alice(true, 4), case);
+        check(alice(true, 5), case);
     }
 
     #[test]
@@ -631,7 +637,7 @@ mod tests {
     fn a_chat_ends_in_order_whatever_ends_it() {
         let ended = || Arrival::InputEnded(Ok(()));
         let finished = || Arrival::Position(Outcome::Finished);
-        let undelivered = "end: 1 of 1 line was not delivered:";
+        let unknown = "end: 1 of 1 line may not have arrived:";
         let table: Vec<(bool, u64, Case)> = vec![
             // The user leaves; nothing is in flight.
             (
@@ -669,17 +675,14 @@ mod tests {
                 vec![
                     (Arrival::Signal, vec![]),
                     (Arrival::Deadline, vec!["finish"]),
-                    (Arrival::Deadline, vec![undelivered]),
+                    (Arrival::Deadline, vec![unknown]),
                 ],
             ),
             // The user does not want to wait.
             (
                 true,
                 1,
-                vec![
-                    (Arrival::Signal, vec![]),
-                    (Arrival::Signal, vec![undelivered]),
-                ],
+                vec![(Arrival::Signal, vec![]), (Arrival::Signal, vec![unknown])],
             ),
             // A pipe's lines are waited for, and messages shown meanwhile.
             (
@@ -738,7 +741,7 @@ mod tests {
                         ],
                     ),
                     (ended(), vec!["finish"]),
-                    (finished(), vec![undelivered]),
+                    (finished(), vec!["end: 1 of 1 line was not delivered:"]),
                 ],
             ),
             // Nobody reads the output, or it can't be written, or nothing can be read any more.

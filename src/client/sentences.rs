@@ -29,7 +29,7 @@ pub(super) fn create_topic(servers: &str, topic: &str) -> String {
 /// A line was given up after `timeout`.
 pub(super) fn not_acknowledged(doing: &str, timeout: Duration, cause: Option<&str>) -> Error {
     let cause = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
-    Error::failed(
+    Error::unacknowledged(
         doing,
         format!("not acknowledged within {}{cause}", seconds(timeout)),
     )

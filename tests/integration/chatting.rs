@@ -438,7 +438,7 @@ fn the_end_of_a_chat_names_a_line_typed_while_the_broker_was_away() {
         |chat| {
             chat.keys(CTRL_C);
             let chat = chat.ends_with(1);
-            chat.has_shown(&["1 of 1 line was not delivered", "not acknowledged yet"]);
+            chat.has_shown(&["1 of 1 line may not have arrived", "not acknowledged yet"]);
         },
         |chat| chat.closes_with(1),
     ];

@@ -258,7 +258,7 @@ impl Deliveries {
                 sentences::not_acknowledged(&self.doing, self.timeout, cause.as_deref())
             }
             Code::PurgeQueue | Code::PurgeInflight => {
-                Error::failed(&self.doing, "ended before it was acknowledged")
+                Error::unacknowledged(&self.doing, "ended before it was acknowledged")
             }
             code => failed_by_code(&self.doing, code),
         };

@@ -118,11 +118,12 @@ fn numbered(line: &[u8]) -> Option<(&str, u64)> {
     (key == sender).then_some((sender, number.parse().ok()?))
 }
 
-/// The lines that a publisher's error names as not delivered, of the `given` lines.
+/// The lines that a publisher's error names as not delivered, or perhaps not, of the `given` lines.
 ///
 /// None if the error does not name as many lines as it counts.
 pub(crate) fn named_undelivered(error: &str, given: u64) -> Option<BTreeSet<u64>> {
-    let (head, list) = error.split_once(" not delivered:")?;
+    let head_of = |end| error.split_once(end);
+    let (head, list) = head_of(" not delivered:").or_else(|| head_of(" not have arrived:"))?;
     let mut counts = head.rsplit(' ').filter_map(|word| word.parse::<u64>().ok());
     let (read, count) = (counts.next()?, counts.next()?);
     let mut named = BTreeSet::new();
@@ -241,8 +242,9 @@ mod tests {
 
     #[test]
     fn an_error_names_lines_and_spans_of_lines() {
-        let words = "publisher: 4 of 8 lines were not delivered: \n  lines 2-4: cannot use topic \
-                     'x': gone\nIs it there?\n  line 8: not acknowledged yet\n";
+        let words = "publisher: 4 of 8 lines were not delivered, or may not have arrived: \n  \
+                     lines 2-4: cannot use topic 'x': gone\nIs it there?\n  line 8: not \
+                     acknowledged yet\n";
         assert_eq!(
             named_undelivered(words, 10),
             Some(BTreeSet::from([2, 3, 4, 8, 9, 10]))
