@@ -139,7 +139,8 @@ pub fn run(cluster: Box<dyn Cluster>, parties: Parties, delivery_timeout: Durati
         result
     })?;
 
-    let ended = read(&mut terminal, &mut outbox, &notify);
+    let typed = terminal::is_typed().then(|| Typed::new(me));
+    let ended = read(&mut terminal, &mut outbox, typed, &notify);
     _ = tx.send(Arrival::InputEnded(ended));
     // The lines in flight need the outbox until the owner ends the program.
     owner.wait()
@@ -152,9 +153,14 @@ fn notifier<T>(owner: &Sender<Arrival>, arrival: fn(T) -> Arrival) -> impl Fn(T)
     move |what| drop(owner.send(arrival(what)))
 }
 
-/// The blocking loop over the input: sends each line, up to the end or until the ledger is closed.
-fn read(terminal: &mut Terminal, outbox: &mut Outbox, notify: &Notify) -> Result<()> {
-    let mut typed = terminal::is_typed().then(Typed::default);
+/// The blocking loop over the input: sends each line, up to the end or until the ledger is closed, unless it
+/// is `typed` and not to be sent.
+fn read(
+    terminal: &mut Terminal,
+    outbox: &mut Outbox,
+    mut typed: Option<Typed>,
+    notify: &Notify,
+) -> Result<()> {
     while let Some(InputLine { line, is_pasted }) = terminal.next_line()? {
         let refused = typed.as_mut().and_then(|it| it.refuse(&line, is_pasted));
         match refused {

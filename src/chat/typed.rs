@@ -1,28 +1,54 @@
 //! Which typed lines are not sent, and why.
 
 use super::HOW_TO_LEAVE;
+use crate::client::MAX_RECORD_BYTES;
 use crate::lines::Line;
+use crate::name::Name;
+use crate::terminal::quoted;
 
 /// What leaves other chat programs and shells, or helps in them: rarely meant for the peer.
 const COMMANDS: [&str; 4] = ["/quit", "/exit", "/help", "exit"];
 
-/// What was typed before.
-#[derive(Debug, Default)]
+/// What is asked of a typed line before it is sent.
+#[derive(Debug)]
 pub(super) struct Typed {
+    /// The most bytes that a line can have beside its sender's name.
+    most: u64,
     /// The command that was not sent just before: if it is repeated, it is meant for the peer.
     held: Option<&'static str>,
 }
 
 impl Typed {
+    /// For lines of `sender`.
+    pub(super) fn new(sender: &Name) -> Typed {
+        Typed {
+            most: (MAX_RECORD_BYTES - sender.as_bytes().len()) as u64,
+            held: None,
+        }
+    }
+
     /// Why a line is not sent, or none if it is to be sent. With `is_pasted`, it stands
     /// in a paste of several.
     pub(super) fn refuse(&mut self, line: &Line<'_>, is_pasted: bool) -> Option<String> {
         let before = self.held.take();
+        if line.bytes() > self.most {
+            return Some(self.too_large(line, is_pasted));
+        }
         let command = command(line).filter(|it| !is_pasted && before != Some(it))?;
         self.held = Some(command);
         Some(format!(
             "'{command}' was not sent: a chat has no commands; {HOW_TO_LEAVE}; to send it, repeat it"
         ))
+    }
+
+    fn too_large(&self, line: &Line<'_>, is_pasted: bool) -> String {
+        let (Line::Whole(start) | Line::TooLong { start, .. }) = line;
+        let (start, bytes, most) = (quoted(start), line.bytes(), self.most);
+        let size = format!("it has {bytes} bytes, and a line can have {most}");
+        match is_pasted {
+            true => format!("{start} was not sent: {size}"),
+            false => format!("{start} was not sent: {size}; the up arrow brings it back"),
+        }
     }
 }
 
@@ -38,9 +64,13 @@ fn command(line: &Line<'_>) -> Option<&'static str> {
 mod tests {
     use super::*;
 
+    fn of_alice() -> Typed {
+        Typed::new(&"alice".parse().unwrap())
+    }
+
     /// Whether each line is sent, one after the other.
     fn are_sent(lines: &[&str]) -> Vec<bool> {
-        let mut typed = Typed::default();
+        let mut typed = of_alice();
         let is_sent = |line: &&str| typed.refuse(&Line::of(line.as_bytes()), false).is_none();
         lines.iter().map(is_sent).collect()
     }
@@ -59,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_command_in_a_paste_of_several_lines_is_sent() {
-        let mut typed = Typed::default();
+        let mut typed = of_alice();
         assert_eq!(typed.refuse(&Line::Whole(b"exit"), true), None);
         assert!(typed.refuse(&Line::Whole(b"exit"), false).is_some());
     }
@@ -68,6 +98,25 @@ mod tests {
     fn other_lines_are_sent() {
         for line in ["", "quit", "/quit now", "exit!", "/me waves", "/etc/hosts"] {
             assert_eq!(are_sent(&[line]), [true], "{line}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_too_large_with_its_senders_name_is_not_sent() {
+        let mut typed = of_alice();
+        let fits = vec![b'x'; MAX_RECORD_BYTES - 5];
+        assert_eq!(typed.refuse(&Line::of(&fits), false), None);
+        for more in [1, 100_000] {
+            let large = [fits.as_slice(), &vec![b'x'; more]].concat();
+            let refused = |typed: &mut Typed, pasted| typed.refuse(&Line::of(&large), pasted);
+            let start = "x".repeat(40);
+            let expected = format!(
+                "'{start}…' was not sent: it has {} bytes, and a line can have 1047995",
+                large.len()
+            );
+            assert_eq!(refused(&mut typed, true), Some(expected.clone()));
+            let expected = expected + "; the up arrow brings it back";
+            assert_eq!(refused(&mut typed, false), Some(expected));
         }
     }
 }

@@ -1,7 +1,7 @@
-//! How a user clears a line, and leaves a chat.
+//! How a user clears a line, which lines are not sent, and how a chat is left.
 
 use crate::support::{Kafka, user};
-use crate::tty::{CTRL_C, CTRL_U, ENTER, LEFT, PASTE_END, PASTE_START, Tty};
+use crate::tty::{CTRL_C, CTRL_D, CTRL_U, ENTER, LEFT, PASTE_END, PASTE_START, Tty, UP};
 
 /// A chat on the broker, and the name of its peer.
 fn chat(on: &Kafka) -> (Tty, String) {
@@ -93,4 +93,20 @@ fn a_command_of_other_programs_is_sent_only_if_it_is_repeated() {
     let paste = format!("{PASTE_START}if lost\nexit\nfi{PASTE_END}{ENTER}");
     chat.keys(&paste);
     assert_eq!(on.first_lines(&peer, 4), "exit\nif lost\nexit\nfi\n");
+}
+
+#[test]
+fn a_line_that_is_too_large_is_refused_at_enter_and_can_be_edited() {
+    let on = Kafka::embedded();
+    let (chat, peer) = chat(&on);
+    let large = "0123456789".repeat(110_000);
+    chat.keys(&format!("{PASTE_START}{large}{PASTE_END}{ENTER}"));
+    chat.wait_for(
+        "* '0123456789012345678901234567890123456789…' was not sent: it has 1100000 bytes, and a",
+    );
+    // What is before the last two bytes is cleared.
+    chat.keys(&format!("{UP}{LEFT}{LEFT}{CTRL_U}{ENTER}"));
+    assert_eq!(on.first_lines(&peer, 1), "89\n");
+    chat.keys(CTRL_D);
+    chat.ends_with(0).has_not_shown("was not delivered");
 }
