@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use kafka_chat::chat::{self, Parties};
+use kafka_chat::chat::{self, Options, Parties};
 use kafka_chat::cli::{self, Connection, Delivery};
 use kafka_chat::ending;
 use kafka_chat::error::Result;
@@ -26,6 +26,9 @@ struct Arguments {
     /// Talk with the tutorial's chat.py, which swaps the topics and signs nothing
     #[arg(long)]
     tutorial: bool,
+    /// Ring the terminal's bell for PEER's messages, once for each burst
+    #[arg(long)]
+    bell: bool,
     #[command(flatten)]
     delivery: Delivery,
     #[command(flatten)]
@@ -41,5 +44,9 @@ fn open(arguments: Arguments) -> Result<()> {
     let peer = cli::name(arguments.peer, cli::WHO_ELSE)?;
     let parties = Parties::new(me, peer, arguments.unsigned, arguments.tutorial)?;
     let cluster = arguments.connection.connect()?;
-    chat::run(cluster, parties, arguments.delivery.timeout())
+    let options = Options {
+        delivery_timeout: arguments.delivery.timeout(),
+        bell: arguments.bell,
+    };
+    chat::run(cluster, parties, options)
 }

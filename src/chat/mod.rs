@@ -6,6 +6,7 @@
 //! | module | knows |
 //! |---|---|
 //! | `owner` | what can happen to a chat, and what is done about it |
+//! | `bell` | when the bell rings |
 //! | `conversation` | who is shown, what is said about others, what was written while the user was away |
 //! | `peer` | whether the peer is here, and what the peer has not read |
 //! | `positions` | when positions are committed and looked up |
@@ -14,6 +15,7 @@
 //! The owner has the records of one poll before it asks for the next, and asks only when the screen has room:
 //! so memory is bounded, and what was not read stays in Kafka.
 
+mod bell;
 mod conversation;
 mod owner;
 mod peer;
@@ -106,11 +108,20 @@ impl Parties {
     }
 }
 
-/// Chats until the input ends, and ends the program. A line is given up after `delivery_timeout`.
+/// How a chat is to behave.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// When a line that is not acknowledged is given up.
+    pub delivery_timeout: Duration,
+    /// Whether a message of the peer rings the terminal's bell.
+    pub bell: bool,
+}
+
+/// Chats until the input ends, and ends the program.
 ///
 /// It starts where the user last stopped reading the peer, or at the oldest line kept. Returns only if the
 /// chat can't be opened.
-pub fn run(cluster: Box<dyn Cluster>, parties: Parties, delivery_timeout: Duration) -> Result<()> {
+pub fn run(cluster: Box<dyn Cluster>, parties: Parties, options: Options) -> Result<()> {
     let (tx, arrivals) = mpsc::channel();
     let mut groups = cluster.group_offsets()?;
     let start = match groups.committed(&parties.position(), parties.reads())? {
@@ -122,7 +133,7 @@ pub fn run(cluster: Box<dyn Cluster>, parties: Parties, delivery_timeout: Durati
     let (me, reports) = (&parties.me, Reports::to(tx.clone()));
     let to_peer = (me, parties.writes());
     let (mut outbox, ledger) =
-        delivery::open(cluster.as_ref(), to_peer, delivery_timeout, reports)?;
+        delivery::open(cluster.as_ref(), to_peer, options.delivery_timeout, reports)?;
 
     let notify: Notify = Arc::new(notifier(&tx, Arrival::Screen));
     let (mut terminal, screen) = Terminal::open(me, parties.see_whole(), notify.clone())?;
@@ -130,8 +141,7 @@ pub fn run(cluster: Box<dyn Cluster>, parties: Parties, delivery_timeout: Durati
     let tasks = positions::start(groups, parties.clone(), notifier(&tx, Arrival::Position))?;
     ending::on_signal(tx.clone(), || Arrival::Signal)?;
     ending::on_output_closed(tx.clone(), || Arrival::OutputClosed)?;
-    let patience = delivery_timeout * 2;
-    let chat = Chat::new(&parties, ends, ledger, patience, screen, polls, tasks);
+    let chat = Chat::new(&parties, options, ends, ledger, screen, polls, tasks);
     let owner = ending::Owner::start("chat", move || {
         let result = chat.run(&arrivals);
         // If this process runs the small broker, it is stopped here, in order.

@@ -4,10 +4,11 @@
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
+use super::bell::Bell;
 use super::conversation::{Conversation, Item, Line};
 use super::peer::Peer;
 use super::positions::{Outcome, Task};
-use super::{HOW_TO_LEAVE, Parties};
+use super::{HOW_TO_LEAVE, Options, Parties};
 use crate::client::{Event, Offsets, Report};
 use crate::delivery::{Cause, Ledger, not_delivered};
 use crate::error::{Error, Result};
@@ -66,6 +67,7 @@ pub(super) struct Chat {
     ledger: Ledger,
     /// How long the last lines of a pipe may take.
     patience: Duration,
+    bell: Option<Bell>,
     stage: Stage,
     screen: Screen,
     /// Each message makes the consumer poll once.
@@ -98,9 +100,9 @@ impl Chat {
     /// A chat whose consumer waits to be told to poll. `ends` are the end offsets of the topic that is read.
     pub(super) fn new(
         parties: &Parties,
+        options: Options,
         ends: Offsets,
         ledger: Ledger,
-        patience: Duration,
         screen: Screen,
         poll_requests: Sender<()>,
         tasks: Sender<Task>,
@@ -111,7 +113,8 @@ impl Chat {
             peer: (!parties.swapped).then(|| Peer::new(peer.clone(), topic)),
             conversation: Conversation::new(me, peer, parties.unsigned, ends),
             ledger,
-            patience,
+            patience: options.delivery_timeout * 2,
+            bell: options.bell.then(|| Bell::new(&parties.peer)),
             stage: Stage::Open,
             screen,
             poll_requests,
@@ -161,7 +164,7 @@ impl Chat {
 
     fn handle(&mut self, arrival: Arrival, now: Instant) {
         match arrival {
-            Arrival::Polled(polled) => self.polled(polled),
+            Arrival::Polled(polled) => self.polled(polled, now),
             Arrival::Report(report) => self.report(&report, now),
             Arrival::Screen(ScreenEvent::Printed(passes)) => self.screen.printed(passes),
             Arrival::Screen(ScreenEvent::Notice(text)) => self.screen.notice(&text),
@@ -192,7 +195,7 @@ impl Chat {
         }
     }
 
-    fn polled(&mut self, polled: Polled) {
+    fn polled(&mut self, polled: Polled, now: Instant) {
         if !self.is_open() {
             return;
         }
@@ -212,17 +215,20 @@ impl Chat {
         }
         for line in polled.lines {
             let items = self.conversation.on_record(line);
-            self.show(items);
+            self.show(items, now);
         }
         let items = self.conversation.polled(&polled.position);
-        self.show(items);
+        self.show(items, now);
         self.is_poll_due = true;
     }
 
-    fn show(&mut self, items: Vec<Item>) {
+    fn show(&mut self, items: Vec<Item>, now: Instant) {
         for item in items {
             match item {
                 Item::Message { sender, text, at } => {
+                    if self.bell.as_mut().is_some_and(|it| it.rings(&sender, now)) {
+                        self.screen.ring();
+                    }
                     self.screen.message(sender.as_bytes(), &text, at);
                 }
                 Item::Notice(text) => self.screen.notice(&text),
@@ -379,9 +385,13 @@ mod tests {
         let (screen, print) = Screen::for_test();
         let (poll, polls) = mpsc::channel();
         let (task, tasks) = mpsc::channel();
-        let (ends, patience) = ([(0, 0)].into(), Duration::from_secs(100));
+        let options = Options {
+            delivery_timeout: Duration::from_secs(100),
+            bell: false,
+        };
+        let ends = [(0, 0)].into();
         Alice {
-            chat: Chat::new(&parties, ends, ledger, patience, screen, poll, task),
+            chat: Chat::new(&parties, options, ends, ledger, screen, poll, task),
             print: Box::new(print),
             polls,
             tasks,

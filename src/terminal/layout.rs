@@ -24,6 +24,7 @@ const INDENT: &str = "  ";
 /// Before the first row of a notice.
 const NOTICE: &str = "* ";
 
+const BELL: &str = "\x07";
 const WRAP_OFF: &str = "\x1b[?7l";
 pub(super) const WRAP_ON: &str = "\x1b[?7h";
 
@@ -44,6 +45,7 @@ const SIMPLE: [&str; 3] = ["dumb", "cons25", "emacs"];
 pub(super) enum Piece {
     Message { sender: Vec<u8>, text: Vec<u8> },
     Notice(String),
+    Bell,
 }
 
 /// How a chat's messages and notices are laid out.
@@ -107,6 +109,7 @@ impl Layout {
                     self.style.notice(&mut out, &format!("{NOTICE}{text}"));
                 }
                 Piece::Notice(text) => self.style.notice(&mut out, text),
+                Piece::Bell => out.extend(BELL.as_bytes()),
             }
         }
         out
@@ -119,6 +122,7 @@ impl Layout {
             match piece {
                 Piece::Message { sender, text } => self.message(&mut out, sender, text, window),
                 Piece::Notice(text) => self.notice(&mut out, text, window),
+                Piece::Bell => out.push_str(BELL),
             }
         }
         out

@@ -47,6 +47,7 @@ impl Batch {
             + match &piece {
                 Piece::Message { sender, text } => sender.len() + text.len(),
                 Piece::Notice(text) => text.len(),
+                Piece::Bell => 0,
             };
         self.pieces.push(piece);
     }
@@ -60,6 +61,7 @@ impl Batch {
                 String::from_utf8(line).unwrap() + "\n"
             }
             Piece::Notice(text) => format!("{text}\n"),
+            Piece::Bell => "bell\n".into(),
         };
         self.pieces.iter().map(text).collect()
     }
@@ -134,6 +136,13 @@ impl Screen {
         let (sender, text) = (sender.to_vec(), text.to_vec());
         if let Some(batch) = self.add(false, Piece::Message { sender, text }) {
             batch.passes.insert(at.0, at.1 + 1);
+        }
+    }
+
+    /// Rings the terminal's bell, if there is a terminal.
+    pub fn ring(&mut self) {
+        if self.layout.style.is_terminal {
+            self.add(false, Piece::Bell);
         }
     }
 

@@ -3,6 +3,9 @@
 use crate::support::{Kafka, user};
 use crate::tty::ENTER;
 
+/// What rings a terminal's bell.
+const BELL: u8 = 7;
+
 /// What gets a message to the next row of a terminal: one column each, or two.
 const PADDINGS: [(&str, usize); 7] = [
     (" ", 1),
@@ -89,4 +92,31 @@ fn a_message_on_a_simple_terminal_starts_on_a_row_of_its_own() {
     chat.wait_for(&format!("half a li\n{peer}: hello"));
     chat.keys(&format!("ne{ENTER}"));
     assert_eq!(on.first_lines(&peer, 1), "half a line\n");
+}
+
+#[test]
+fn the_bell_rings_for_a_message_of_the_peer_and_for_nobody_else() {
+    let on = Kafka::embedded();
+    let _host = on.host();
+    for (options, rings) in [(&["--bell"][..], 1), (&[], 0)] {
+        let (me, peer) = (user("alice"), user("bob"));
+        let chat = on.chat_with(&me, &peer, options);
+        on.send(&user("carol"), &me, "psst\n");
+        chat.wait_for("is writing to you");
+        on.send(&peer, &me, "\x07hello\n");
+        chat.wait_for(": ^Ghello");
+        let rung = chat.raw().iter().filter(|byte| **byte == BELL).count();
+        assert_eq!(rung, rings, "{}", chat.report());
+    }
+}
+
+#[test]
+fn the_bell_does_not_ring_in_a_pipe() {
+    let on = Kafka::embedded();
+    let (me, peer) = (user("alice"), user("bob"));
+    let mut chat = on.program("chat", &[&me, &peer, "--bell"]).start();
+    on.send(&peer, &me, "hello\n");
+    chat.wait_for("hello\n");
+    chat.close();
+    chat.wait().code(0).prints("hello\n");
 }
