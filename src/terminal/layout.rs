@@ -246,7 +246,10 @@ fn clusters(line: &str) -> impl Iterator<Item = Cluster> {
 /// Whether `c` belongs to the character before it.
 fn joins(before: char, c: char) -> bool {
     let is_skin_tone = ('\u{1F3FB}'..='\u{1F3FF}').contains(&c);
-    before == '\u{200D}' || is_skin_tone || c == '\u{FE0F}' || width_of(c) == 0
+    // Two make a flag.
+    let is_regional = |c| ('\u{1F1E6}'..='\u{1F1FF}').contains(&c);
+    let is_flag = is_regional(before) && is_regional(c);
+    before == '\u{200D}' || is_flag || is_skin_tone || c == '\u{FE0F}' || width_of(c) == 0
 }
 
 /// How many columns a character takes at most: an emoji selector widens the one before it.
@@ -294,6 +297,7 @@ mod tests {
                 "12345e\u{301}e\u{301}e\u{301}",
                 "bob: 12345e\u{301}e\u{301}\n  e\u{301}\n",
             ),
+            ("123456🇻🇳", "bob: 123456\n  🇻🇳\n"),
             (
                 "1234👩\u{200d}👩\u{200d}👧",
                 "bob: 1234\n  👩\u{200d}👩\u{200d}👧\n",
