@@ -2,6 +2,8 @@
 
 mod clusters;
 mod matrix;
+#[cfg(feature = "librdkafka")]
+mod topics;
 
 use std::ffi::OsStr;
 

@@ -59,7 +59,8 @@ impl Program {
     /// Any program.
     pub(crate) fn other(path: impl AsRef<OsStr>, arguments: &[&str]) -> Program {
         let mut command = Command::new(path);
-        command.args(arguments);
+        // Cargo adds the folder in which librdkafka was built: kcat would load it from there.
+        command.args(arguments).env_remove("LD_LIBRARY_PATH");
         Program {
             command,
             input: None,

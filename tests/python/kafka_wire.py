@@ -1,4 +1,4 @@
-"""The requests of Kafka's protocol that starting a cluster and creating topics needs.
+"""The requests of Kafka's protocol that starting a cluster and changing topics needs.
 
 Kafka's own tools send the same, but each run of them takes two seconds of Java. The versions used are
 understood by every Kafka from 2.0 to 4.3. https://kafka.apache.org/protocol
@@ -8,6 +8,8 @@ import socket
 import struct
 
 METADATA, CREATE_TOPICS, CREATE_ACLS = (3, 4), (19, 2), (30, 1)  # API key, version
+DELETE_TOPICS, CREATE_PARTITIONS, ALTER_CONFIGS = (20, 1), (37, 0), (44, 0)
+TOPIC, SET = 2, 0  # a type of resource, an operation on its configuration
 TIMEOUT = 10  # seconds
 CREATE_TIMEOUT_MS = 30_000
 
@@ -91,17 +93,52 @@ def metadata(address, topics=()):
     return brokers, controller, dict(response.array(topic))
 
 
-def create_topics(address, names, partitions, replicas, validate_only=False):
-    """Asks the controller to create topics. Returns the reasons of those that it refused."""
+def controller_of(address):
+    """The address of the controller."""
     brokers, controller, _ = metadata(address)
     if controller not in brokers:
         raise OSError("the cluster has no controller yet")
-    topics = [string(name) + struct.pack(">ihii", partitions, replicas, 0, 0) for name in names]
+    return brokers[controller]
+
+
+def create_topics(address, names, partitions, replicas, configs=None, validate_only=False):
+    """Asks the controller to create topics. Returns the reasons of those that it refused."""
+    pairs = (configs or {}).items()
+    settings = struct.pack(">i", len(pairs)) + b"".join(string(key) + string(value) for key, value in pairs)
+    topics = [string(name) + struct.pack(">ihi", partitions, replicas, 0) + settings for name in names]
     body = struct.pack(">i", len(topics)) + b"".join(topics) + struct.pack(">ib", CREATE_TIMEOUT_MS, validate_only)
-    response = send(brokers[controller], CREATE_TOPICS, body)
+    response = send(controller_of(address), CREATE_TOPICS, body)
     response.number("i")  # throttle time
     results = response.array(lambda: (response.string(), response.number("h"), response.string()))
     return [f"{name}: {text or f'error {code}'}" for name, code, text in results if code]
+
+
+def delete_topic(address, name):
+    """Asks the controller to delete a topic. Returns why it refused, as a list."""
+    body = struct.pack(">i", 1) + string(name) + struct.pack(">i", CREATE_TIMEOUT_MS)
+    response = send(controller_of(address), DELETE_TOPICS, body)
+    response.number("i")  # throttle time
+    results = response.array(lambda: (response.string(), response.number("h")))
+    return [f"{name}: error {code}" for name, code in results if code]
+
+
+def create_partitions(address, name, count):
+    """Asks the controller for so many partitions in all. Returns why it refused, as a list."""
+    body = struct.pack(">i", 1) + string(name) + struct.pack(">iiib", count, -1, CREATE_TIMEOUT_MS, False)
+    response = send(controller_of(address), CREATE_PARTITIONS, body)
+    response.number("i")  # throttle time
+    results = response.array(lambda: (response.string(), response.number("h"), response.string()))
+    return [f"{name}: {text or f'error {code}'}" for name, code, text in results if code]
+
+
+def configure_topic(address, name, configs):
+    """Sets properties of a topic. Returns why that was refused, as a list."""
+    body = struct.pack(">ib", 1, TOPIC) + string(name) + struct.pack(">i", len(configs))
+    body += b"".join(string(key) + struct.pack(">b", SET) + string(value) for key, value in configs.items()) + b"\0"
+    response = send(controller_of(address), ALTER_CONFIGS, body)
+    response.number("i")  # throttle time
+    results = response.array(lambda: (response.number("h"), response.string(), response.number("b"), response.string()))
+    return [f"{name}: {text or f'error {code}'}" for code, text, _, _ in results if code]
 
 
 def create_acls(address, rules):

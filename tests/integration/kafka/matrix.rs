@@ -50,7 +50,7 @@ impl Client {
     }
 }
 
-fn kcat(on: &Kafka, topic: &str, arguments: &[&str]) -> Program {
+pub(super) fn kcat(on: &Kafka, topic: &str, arguments: &[&str]) -> Program {
     Program::other("kcat", &["-b", &on.servers(), "-t", topic]).args(arguments)
 }
 
