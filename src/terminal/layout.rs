@@ -3,7 +3,7 @@
 //! A terminal would continue a long line in column 0 of its next row, where a message padded to the terminal's
 //! width could show a prompt, a name or a notice of its own making. So a chat breaks lines itself, and indents
 //! every row but the first. Terminals disagree about some characters' widths: what is wider than expected is
-//! cut off at the edge, since the terminal is told not to wrap.
+//! cut off at the edge, since the terminal's own wrapping is off.
 //!
 //! The size of the terminal is looked up for each batch, as late as possible: it may just have changed. Rows
 //! that are printed already belong to the terminal.
