@@ -13,6 +13,10 @@ pub(super) const BUILD_WITH_LIBRDKAFKA: &str =
 pub(super) const ADVERTISED_LISTENERS: &str =
     "The broker's advertised.listeners must name an address that works from here.";
 
+/// Why a group's offset can't be committed from outside while the group has members.
+pub(super) const GROUP_IN_USE: &str =
+    "another program consumes with that group, and only its members can commit; end that program";
+
 /// A broker answered, but can't be used because of what happened at the address it advertises.
 pub(super) fn advertised(why: impl Display) -> String {
     format!("that broker was reached, but sends its clients on to another address ({why})")

@@ -141,6 +141,9 @@ fn meaning(code: KafkaCode) -> &'static str {
         KafkaCode::GroupAuthorizationFailed => "you are not allowed to use this consumer group",
         KafkaCode::ClusterAuthorizationFailed => "you are not allowed to use this cluster",
         KafkaCode::UnsupportedVersion => "the broker no longer speaks this version",
+        KafkaCode::UnknownMemberId
+        | KafkaCode::IllegalGeneration
+        | KafkaCode::RebalanceInProgress => sentences::GROUP_IN_USE,
         KafkaCode::Unknown => "the broker had an error of its own, which its log may explain",
         // Crate kafka knows none of the newer codes.
         _ => "the broker answered with an error that this client does not know",

@@ -2,6 +2,7 @@
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+use crate::client::sentences;
 use crate::error::Error;
 
 /// A setting that librdkafka does not take. The error never shows a value, which might be a password.
@@ -60,6 +61,10 @@ pub(super) fn failed_by_code(doing: &str, code: Code) -> Error {
             "this user is not allowed to write idempotently",
             ": it takes Write on a topic, or IdempotentWrite on the cluster before Kafka 2.8",
         ),
+        // The answer to a commit by a client that is no member of a group that has one.
+        Code::UnknownMemberId | Code::IllegalGeneration | Code::RebalanceInProgress => {
+            return Error::failed(doing, sentences::GROUP_IN_USE);
+        }
         code => return Error::failed(doing, meaning(code)),
     };
     Error::failed(doing, why).hint(format!(
