@@ -193,8 +193,9 @@ impl Consumer for LibrdkafkaConsumer {
             match self.reader.poll(left) {
                 Some(Ok(message)) => {
                     let record = record(&message);
-                    // It may be left over from before the partitions were assigned again.
-                    if !self.positions.advance(&record) {
+                    // It may be left over from before the partitions were assigned again. One without a
+                    // value deletes an earlier record of its key, and is no line.
+                    if !self.positions.advance(&record) || message.payload().is_none() {
                         continue;
                     }
                     given += 1;
