@@ -195,8 +195,15 @@ fn servers_among(properties: &mut Vec<(String, String)>) -> Option<String> {
     servers.pop().map(|(_, value)| value)
 }
 
+/// The most bootstrap servers: each is probed from a thread of its own.
+const MAX_SERVERS: usize = 50;
+
 /// Splits `host:port,…`; a missing port is Kafka's default.
 fn bootstrap_servers(list: &str) -> Result<Vec<String>> {
+    if list.split(',').count() > MAX_SERVERS {
+        let why = format!("-b, --bootstrap-servers takes at most {MAX_SERVERS} servers");
+        return Err(Error::usage(why).hint("Any one of them leads to the whole cluster."));
+    }
     list.split(',')
         .map(|server| bootstrap_server(server.trim()))
         .collect()

@@ -41,6 +41,7 @@
 //! | `output` | `subscriber`, `chat` | the owner | closed output | with the program |
 //! | `producer` | `publisher`, `chat` | the producer | lines; acknowledgements | when the producer is dropped |
 //! | `crate kafka` | all, on the small broker | its connection | calls | when the connection is dropped and its last call returns |
+//! | `probe` | all | one probe of a server | an answer | with that, or its deadline |
 //! | `resolver` | all | one look-up of an address | the system's resolver | with its answer |
 //! | `broker` | the host of the small broker | the broker | connections | when the broker is stopped |
 //! | `broker connection` | the host | the broker | requests of one client | with the connection |

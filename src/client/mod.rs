@@ -264,8 +264,8 @@ pub struct Options {
 /// Kafka. A build without librdkafka uses crate `kafka` for a Kafka up to 3.9, too.
 ///
 /// Fails within about [`CONNECT_TIMEOUT`] if no server can be reached or none is Kafka, and if
-/// this build has no client for the broker. With properties nothing is connected to yet: the first
-/// producer or consumer fails instead.
+/// this build has no client for the broker. With properties that ask for TLS nothing is connected to yet: the
+/// first producer or consumer fails instead.
 pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
     let servers = &options.servers;
     let take_over = options.take_over.clone();
@@ -273,7 +273,12 @@ pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
         return Ok(Box::new(KafkaCrateCluster::new(server.clone(), take_over)));
     }
     let mut without_librdkafka = Error::usage("-X and -F need a build with the feature librdkafka");
-    if options.properties.is_empty() {
+    if !options.properties.is_empty() {
+        // A port that wants a login answers a probe before that.
+        if cfg!(feature = "librdkafka") && !properties::ask_for_tls(&options.properties) {
+            probe_servers(servers)?;
+        }
+    } else {
         let found = probe_servers(servers)?;
         if is_for_kafka_crate(&found) {
             return Ok(Box::new(KafkaCrateCluster::new(found.server, None)));

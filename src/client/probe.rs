@@ -3,17 +3,20 @@
 //! One `ApiVersions` request of version 0, which every Kafka since 0.10 answers:
 //! <https://kafka.apache.org/protocol#The_Messages_ApiVersions>.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::sentences::seconds;
+use super::sentences::{self, seconds};
 use crate::broker::identity;
 use crate::ending::spawn;
 use crate::error::{Error, Result};
 use crate::wire::{
-    self, ApiVersion, ApiVersionsRequest, ApiVersionsResponse, FETCH, Header, LIST_OFFSETS, Request,
+    self, ApiVersion, ApiVersionsRequest, ApiVersionsResponse, FETCH, Header, LIST_OFFSETS,
+    METADATA, Request,
 };
 
 /// The longest answer that is read, in bytes. Kafka 4.1 answers with about 500.
@@ -67,57 +70,122 @@ impl BrokerInfo {
     }
 }
 
-/// Asks the first of `servers` that can be reached.
+/// Asks all `servers` at once, and returns what the first broker that answers says. A broker that closes
+/// the connection instead counts only where it is the only server.
 ///
-/// Fails, after `patience` at most, if none can be reached, or if what answers is not Kafka.
+/// Fails, after `patience` at most, if no broker answers: with the reason of each server.
 pub fn ask(servers: &[String], patience: Duration) -> Result<BrokerInfo> {
-    let deadline = Instant::now() + patience;
-    let mut failures = Vec::new();
-    for (n, server) in servers.iter().enumerate() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let share = left / u32::try_from(servers.len() - n).unwrap_or(1);
-        match ask_one(server, share) {
-            Ok(found) => return Ok(found),
-            Err(error) => failures.push(error),
+    let (tx, rx) = mpsc::channel();
+    for server in servers {
+        let (tx, server) = (tx.clone(), server.clone());
+        spawn("probe", move || {
+            let outcome = ask_one(&server, patience);
+            // Nobody waits for it once another server has answered.
+            let _ = tx.send((server, outcome));
+        })?;
+    }
+    drop(tx);
+    let is_alone = servers.len() == 1;
+    let mut failures = BTreeMap::new();
+    for (server, outcome) in rx {
+        match outcome {
+            Ok(found) if is_alone || !found.hung_up() => return Ok(found),
+            Ok(_) => drop(failures.insert(server, Failure::HUNG_UP)),
+            Err(failure) => drop(failures.insert(server, failure)),
         }
     }
-    match failures.len() {
-        1 => Err(failures.remove(0)),
-        _ => {
-            let doing = format!("cannot reach Kafka at {}", servers.join(", "));
-            let failures: Vec<_> = failures.iter().map(Error::to_string).collect();
-            Err(Error::failed(doing, failures.join("; ")))
+    Err(combine(servers, failures))
+}
+
+/// Why a server is of no use.
+#[derive(Debug)]
+struct Failure {
+    doing: &'static str,
+    why: Cow<'static, str>,
+    hint: &'static str,
+}
+
+impl Failure {
+    const HUNG_UP: Failure = Failure {
+        doing: "cannot talk to",
+        why: Cow::Borrowed("it closed the connection instead of answering"),
+        hint: "If it wants TLS or a login: -X security.protocol=ssl, sasl_ssl or sasl_plaintext.",
+    };
+
+    /// What takes connections there is of no use.
+    fn talking(why: impl Into<Cow<'static, str>>, hint: &'static str) -> Failure {
+        Failure {
+            doing: "cannot talk to",
+            why: why.into(),
+            hint,
         }
+    }
+
+    fn not_kafka(what: &str) -> Failure {
+        let hint = "Name the broker's own address and port with -b HOST:PORT.";
+        Failure::talking(format!("{what}, so it can't be a Kafka broker"), hint)
+    }
+
+    fn into_error(self, server: &str) -> Error {
+        Error::failed(format!("{} {server}", self.doing), self.why).hint(self.hint)
     }
 }
 
-fn ask_one(server: &str, patience: Duration) -> Result<BrokerInfo> {
+/// One error for all servers, with the reason of each.
+fn combine(servers: &[String], mut failures: BTreeMap<String, Failure>) -> Error {
+    if let [server] = servers
+        && let Some(failure) = failures.remove(server)
+    {
+        return failure.into_error(server);
+    }
+    sentences::no_server(servers.iter().map(|server| {
+        let failure = failures.get(server);
+        let why = failure.map_or("no answer", |it| it.why.as_ref());
+        (server.as_str(), why, failure.map_or("", |it| it.hint))
+    }))
+}
+
+fn ask_one(server: &str, patience: Duration) -> Result<BrokerInfo, Failure> {
     let deadline = Instant::now() + patience;
-    let stream = connect(server, patience)?;
-    let doing = format!("cannot talk to {server}");
-    let not_kafka = |what: &str| {
-        Error::failed(&doing, format!("{what}, so it can't be a Kafka broker"))
-            .hint("Name the broker's own address and port with -b HOST:PORT.")
-    };
+    let stream = open(server, patience)?;
     let apis = api_versions(&stream, deadline).or_else(|error| match error.kind() {
-        ErrorKind::Unsupported => Err(Error::failed(
-            format!("{doing} in plain text"),
-            "it speaks TLS",
-        )
-        .hint("Add -X security.protocol=ssl, or sasl_ssl with your user name and password.")),
-        ErrorKind::InvalidData => Err(not_kafka(NOT_KAFKA)),
-        ErrorKind::UnexpectedEof => Err(not_kafka("it closes the connection within its answer")),
+        ErrorKind::Unsupported => Err(Failure::talking("it speaks TLS", USE_TLS)),
+        ErrorKind::InvalidData => Err(Failure::not_kafka(NOT_KAFKA)),
+        ErrorKind::UnexpectedEof => Err(Failure::not_kafka(
+            "it closes the connection within its answer",
+        )),
         _ if is_timeout(&error) => {
             let limit = seconds(patience);
             let why = format!("it takes connections, but gave no answer within {limit}");
-            Err(Error::failed(&doing, why).hint("Is that a Kafka broker, and is it overloaded?"))
+            Err(Failure::talking(why, IS_IT_KAFKA))
         }
         _ => Ok(Vec::new()),
     })?;
+    if is_controller(&apis) {
+        return Err(Failure::talking(IS_CONTROLLER, USE_BROKER_PORT));
+    }
     let server = server.to_string();
     Ok(BrokerInfo { server, apis })
 }
 
+/// Whether this is the port of a KRaft controller: it takes part in the quorum's votes, and gives no metadata
+/// to clients ([KIP-595], [KIP-631]).
+///
+/// [KIP-595]: https://cwiki.apache.org/confluence/display/KAFKA/KIP-595%3A+A+Raft+Protocol+for+the+Metadata+Quorum
+/// [KIP-631]: https://cwiki.apache.org/confluence/display/KAFKA/KIP-631%3A+The+Quorum-based+Kafka+Controller
+fn is_controller(apis: &[ApiVersion]) -> bool {
+    let lists = |key| apis.iter().any(|api| api.api_key == key);
+    lists(VOTE) && !lists(METADATA)
+}
+
+/// The API key of Vote, which no client uses.
+const VOTE: i16 = 52;
+
+const USE_TLS: &str = "Add -X security.protocol=ssl, or sasl_ssl with your user name and password.";
+const IS_IT_KAFKA: &str = "Is that a Kafka broker, and is it overloaded?";
+const IS_CONTROLLER: &str = "it is the port of a KRaft controller, which serves no clients";
+const USE_BROKER_PORT: &str =
+    "Name a port of a broker: one in advertised.listeners, not in controller.listener.names.";
 const NOT_KAFKA: &str = "it answers, but not in Kafka's protocol";
 
 /// Asks which requests are understood, in which versions.
@@ -171,9 +239,17 @@ fn is_timeout(error: &io::Error) -> bool {
 ///
 /// Fails with an error that says whether the name has no address, or the address no listener.
 pub fn connect(server: &str, patience: Duration) -> Result<TcpStream> {
+    open(server, patience).map_err(|failure| failure.into_error(server))
+}
+
+fn open(server: &str, patience: Duration) -> Result<TcpStream, Failure> {
     let deadline = Instant::now() + patience;
-    let doing = format!("cannot reach Kafka at {server}");
-    let addresses = resolve(server, patience).map_err(|why| Error::failed(&doing, why))?;
+    let failure = |why: String| Failure {
+        doing: "cannot reach Kafka at",
+        why: why.into(),
+        hint: "Is the broker running, and is the address after -b right?",
+    };
+    let addresses = resolve(server, patience).map_err(failure)?;
     let mut why = "its name has no address".to_string();
     for (n, address) in addresses.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -194,7 +270,7 @@ pub fn connect(server: &str, patience: Duration) -> Result<TcpStream> {
             Err(error) => why = error.to_string(),
         }
     }
-    Err(Error::failed(doing, why).hint("Is the broker running, and is the address after -b right?"))
+    Err(failure(why))
 }
 
 /// The addresses of `server`. The system's resolver has no timeout, so it runs on a thread that can
@@ -327,13 +403,64 @@ mod tests {
         );
     }
 
-    #[test]
-    fn the_second_server_is_asked_when_the_first_is_down() {
+    /// An address at which nothing listens, unless somebody is very quick.
+    fn nobody() -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let down = listener.local_addr().unwrap().to_string();
-        drop(listener);
-        let live = answering(&listing(&[]));
-        let found = ask(&[down, live.clone()], DEADLINE).unwrap();
-        assert_eq!(found.server, live);
+        listener.local_addr().unwrap().to_string()
+    }
+
+    /// A listener that never answers, and its address.
+    fn silent() -> (TcpListener, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        (listener, address)
+    }
+
+    #[test]
+    fn another_server_is_used_whatever_the_first_does() {
+        let (_listener, silent) = silent();
+        let closing = answering(b"");
+        let http = answering(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        for first in [nobody(), silent, closing, http] {
+            let live = answering(&listing(&[(3, 0, 12)]));
+            let found = ask(&[first, live.clone()], DEADLINE).unwrap();
+            assert_eq!(found.server, live);
+        }
+    }
+
+    #[test]
+    fn each_server_is_named_with_its_reason_if_none_can_be_used() {
+        let (_listener, silent) = silent();
+        let servers = [
+            nobody(),
+            silent,
+            answering(b""),
+            answering(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+        ];
+        let error = ask(&servers, Duration::from_millis(900)).unwrap_err();
+        let lines: Vec<_> = error.to_string().lines().map(String::from).collect();
+        for (n, why) in [
+            "connection refused",
+            "no answer within 0.9 seconds",
+            "closed the connection",
+            NOT_KAFKA,
+        ]
+        .iter()
+        .enumerate()
+        {
+            assert!(lines[n + 1].contains(&servers[n]), "{error}");
+            assert!(lines[n + 1].contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_port_of_a_controller_is_recognised() {
+        // What a controller of Kafka 4.3.1 lists, and a broker that is one in the same process.
+        let controller = [(1, 4, 18), (18, 0, 4), (52, 0, 2), (53, 0, 1)];
+        let error = ask_for(&listing(&controller)).unwrap_err().to_string();
+        assert!(error.contains("KRaft controller"), "{error}");
+        assert!(error.contains("advertised.listeners"), "{error}");
+        let broker = [(0, 0, 13), (1, 4, 18), (3, 0, 13), (55, 0, 2)];
+        ask_for(&listing(&broker)).unwrap();
     }
 }

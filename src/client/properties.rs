@@ -67,6 +67,13 @@ pub fn parse(text: &str) -> Result<Vec<(String, String)>> {
     translate(properties)
 }
 
+/// Whether the connection is to be encrypted.
+pub(super) fn ask_for_tls(properties: &[(String, String)]) -> bool {
+    let mut protocols = properties.iter().rev();
+    let protocol = protocols.find(|(name, _)| name == "security.protocol");
+    protocol.is_some_and(|(_, value)| value.to_lowercase().ends_with("ssl"))
+}
+
 /// Whether the next line continues this one: an even number of `\` at its end are escapes themselves.
 fn continues(line: &str) -> bool {
     let slashes = line.len() - line.trim_end_matches('\\').len();

@@ -1,6 +1,6 @@
 //! What both clients say to the user, so that it is the same.
 
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
 use crate::error::Error;
@@ -20,6 +20,25 @@ pub(super) const GROUP_IN_USE: &str =
 /// A broker answered, but can't be used because of what happened at the address it advertises.
 pub(super) fn advertised(why: impl Display) -> String {
     format!("that broker was reached, but sends its clients on to another address ({why})")
+}
+
+/// None of several bootstrap servers can be used: each with its reason and what can be done about it, if
+/// anything is known.
+pub(super) fn no_server<'a>(servers: impl Iterator<Item = (&'a str, &'a str, &'a str)>) -> Error {
+    let mut reasons = String::new();
+    let mut hints = Vec::new();
+    for (server, why, hint) in servers {
+        // Writing to a String can't fail.
+        _ = write!(reasons, "\n  {server}: {why}");
+        if !hint.is_empty() && !hints.contains(&hint) {
+            hints.push(hint);
+        }
+    }
+    let error = Error::listed("no bootstrap server can be used", &reasons);
+    match hints.is_empty() {
+        true => error,
+        false => error.hint(hints.join("\n")),
+    }
 }
 
 /// A hint for a topic that the broker does not create by itself.

@@ -159,6 +159,56 @@ fn a_listener_that_never_answers_is_an_error() {
         .says(&["gave no answer within 5 seconds"]);
 }
 
+/// A server that closes each connection after the first bytes.
+fn closing() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 1024]);
+        }
+    });
+    port
+}
+
+/// Addresses of what is no broker: nothing listens there, or it is silent, closes, or speaks HTTP.
+fn no_brokers() -> [String; 4] {
+    let http = server(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+    [free_port(), server(b""), closing(), http].map(|port| format!("127.0.0.1:{port}"))
+}
+
+pub(crate) fn another_server_is_used_where_the_first_is_no_broker(on: &Kafka) {
+    let _running = on.keep_running();
+    let (me, peer) = (user("alice"), user("bob"));
+    for first in no_brokers() {
+        let both = Kafka::Real(format!("{first},{}", on.servers()));
+        both.send(&me, &peer, format!("past {first}\n"));
+        assert!(both.log(&peer).ends_with(&format!("past {first}\n")));
+    }
+}
+
+#[test]
+fn another_server_is_used_where_the_first_is_no_broker_beside_a_small_broker() {
+    another_server_is_used_where_the_first_is_no_broker(&Kafka::embedded());
+}
+
+#[test]
+fn each_server_is_named_with_its_reason_where_none_is_a_broker() {
+    let servers = no_brokers();
+    let ended = Program::ours("subscriber", &["bob", "-b", &servers.join(",")]).run();
+    let ended = ended.code(1);
+    for (server, why) in servers.iter().zip([
+        "connection refused",
+        "gave no answer within 5 seconds",
+        "closed the connection",
+        "not in Kafka's protocol",
+    ]) {
+        let mut lines = ended.stderr.lines();
+        let is_named = lines.any(|line| line.contains(server) && line.contains(why));
+        assert!(is_named, "{server}: {why}\n{}", ended.report());
+    }
+}
+
 #[test]
 fn a_port_that_another_program_serves_is_an_error_for_the_small_broker() {
     let port = server(b"SSH-2.0-OpenSSH_9\r\n");

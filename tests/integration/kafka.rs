@@ -8,7 +8,7 @@ mod topics;
 use std::ffi::OsStr;
 
 use crate::support::{Ended, Kafka, PATIENCE, Program, setting, user};
-use crate::{chatting, one_way, others};
+use crate::{bad_input, chatting, one_way, others};
 
 macro_rules! on_kafka {
     ($($module:ident::$name:ident($($argument:expr),*);)*) => {
@@ -32,6 +32,7 @@ on_kafka! {
     one_way::a_subscriber_shows_only_lines_sent_after_its_start();
     one_way::a_line_that_is_too_long_is_named_and_the_others_are_sent();
     one_way::a_line_that_is_too_long_with_its_key_is_named_and_the_others_are_sent();
+    bad_input::another_server_is_used_where_the_first_is_no_broker();
     others::the_tutorials_publisher_reaches_our_subscriber();
     others::our_publisher_reaches_the_tutorials_subscriber();
     others::our_chat_talks_with_the_tutorials_one_way_scripts();

@@ -58,6 +58,16 @@ struct Observed {
     refused_by: Option<String>,
     /// An error that no further attempt would change.
     fatal: Option<Error>,
+    /// How the servers failed that the user named, before the start.
+    failures: BTreeMap<String, ServerFailure>,
+}
+
+/// How a server failed that the user named.
+struct ServerFailure {
+    why: String,
+    hint: &'static str,
+    /// It does not speak as this client is set to.
+    is_misfit: bool,
 }
 
 impl ClusterStatus {
@@ -163,7 +173,14 @@ impl ClusterStatus {
         if !observed.is_started {
             let misfit = match observed.has_answered {
                 true => None,
-                false => self.misfit(code, reason),
+                false => Self::misfit(code, reason),
+            };
+            let misfit = match self.servers.len() {
+                1 => misfit.map(|(why, hint)| Error::failed(self.cannot_reach(), why).hint(hint)),
+                _ => {
+                    self.server_failed(&mut observed, cause, misfit);
+                    self.common_misfit(&observed)
+                }
             };
             observed.fatal = refusal.or(misfit).or(observed.fatal.take());
             return;
@@ -200,13 +217,13 @@ impl ClusterStatus {
     }
 
     /// What listens there does not speak as this client is set to, to judge by its first answer.
-    fn misfit(&self, code: Code, reason: &str) -> Option<Error> {
+    fn misfit(code: Code, reason: &str) -> Option<(&'static str, &'static str)> {
         let is_plain = || {
             let signs = ["wrong version number", "a PLAINTEXT broker listener"];
             signs.iter().any(|sign| reason.contains(sign))
         };
         let closed_in = |state| reason.contains("Disconnected: ") && reason.contains(state);
-        let (why, hint) = match code {
+        Some(match code {
             Code::SSL | Code::BrokerTransportFailure if is_plain() => (
                 "it does not speak TLS at that port",
                 "Name its TLS port, or another security.protocol.",
@@ -221,13 +238,46 @@ impl ClusterStatus {
                 "Set security.protocol, sasl.mechanism, sasl.username and sasl.password, with -X or in a \
                  file with -F.",
             ),
-            Code::BadMessage => {
-                let why = "what answers there does not speak Kafka's protocol";
-                return Some(Error::failed(self.cannot_reach(), why));
-            }
+            Code::BadMessage => (
+                "what answers there does not speak Kafka's protocol",
+                "Name the broker's own address and port with -b HOST:PORT.",
+            ),
             _ => return None,
-        };
-        Some(Error::failed(self.cannot_reach(), why).hint(hint))
+        })
+    }
+
+    /// Takes note of the failure of a server that the user named, of which there are several.
+    fn server_failed(
+        &self,
+        observed: &mut Observed,
+        cause: Cause,
+        misfit: Option<(&'static str, &'static str)>,
+    ) {
+        if self.has_server(&cause.broker) {
+            let (why, hint) = misfit.unwrap_or((&cause.why, ""));
+            let failure = ServerFailure {
+                why: why.to_string(),
+                hint,
+                is_misfit: misfit.is_some(),
+            };
+            observed.failures.insert(cause.broker, failure);
+        }
+    }
+
+    /// What is wrong with the servers, if none of them speaks as this client is set to.
+    fn common_misfit(&self, observed: &Observed) -> Option<Error> {
+        let mut failures = self.servers.iter().map(|it| observed.failures.get(it));
+        let are_misfits = failures.all(|it| it.is_some_and(|it| it.is_misfit));
+        are_misfits.then(|| self.no_server(observed))
+    }
+
+    /// None of several servers can be used.
+    fn no_server(&self, observed: &Observed) -> Error {
+        sentences::no_server(self.servers.iter().map(|server| {
+            let failure = observed.failures.get(server);
+            let why = failure.map_or("no answer", |it| it.why.as_str());
+            (server.as_str(), why, failure.map_or("", |it| it.hint))
+        }))
     }
 
     pub(super) fn is_away(&self) -> bool {
@@ -276,6 +326,7 @@ impl ClusterStatus {
             Some(cause) if !self.has_server(&cause.broker) => {
                 self.unanswered(doing, &Leaders::new())
             }
+            _ if self.servers.len() > 1 => self.no_server(&self.observed()),
             Some(cause) => Error::failed(self.cannot_reach(), cause.why),
             None => Error::failed(self.cannot_reach(), "no answer"),
         }
