@@ -268,6 +268,7 @@ pub struct Options {
 /// first producer or consumer fails instead.
 pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
     let servers = &options.servers;
+    properties::check(&options.properties)?;
     let take_over = options.take_over.clone();
     if let (Some(_), Some(server)) = (&take_over, servers.first()) {
         return Ok(Box::new(KafkaCrateCluster::new(server.clone(), take_over)));

@@ -36,6 +36,104 @@ const JAVA_ONLY: &[&str] = &[
     "value.serializer",
 ];
 
+/// A property's names, the values that the rule is about, and what would come of them.
+type Rule = (&'static [&'static str], fn(&str) -> bool, &'static str);
+
+/// Properties with which what the programs say would not be true.
+const UNTRUE: &[Rule] = &[
+    (
+        ACKS,
+        |value| value == "0",
+        "no broker would acknowledge a line, so a lost one could not be told from a delivered one",
+    ),
+    (
+        &["delivery.report.only.error"],
+        is_true,
+        "the programs must learn which lines were delivered",
+    ),
+    (
+        &["transactional.id"],
+        |_| true,
+        "the programs write outside of transactions",
+    ),
+    (
+        &["queuing.strategy"],
+        |value| value != "fifo",
+        "lines would be sent out of order",
+    ),
+    (
+        &["partitioner"],
+        |value| value == "random",
+        "a sender's lines would be spread over partitions, and so lose their order",
+    ),
+    (
+        &["offset.store.method"],
+        |value| value != "broker",
+        "what a chat has read is an offset that the broker keeps",
+    ),
+    (
+        &["test.mock.num.brokers"],
+        |value| value != "0",
+        "lines would go to a broker inside this program, and end with it",
+    ),
+];
+
+/// Properties that weaken what an acknowledgement means.
+#[cfg(feature = "librdkafka")]
+const WEAK: &[Rule] = &[
+    (
+        ACKS,
+        |value| !["-1", "all"].contains(&value),
+        "an acknowledged line can be lost with a broker",
+    ),
+    (
+        &["enable.idempotence"],
+        |value| !is_true(value),
+        "a line that is sent again can be in the topic twice, or out of order",
+    ),
+    (
+        &["max.in.flight.requests.per.connection", "max.in.flight"],
+        |value| value != "1",
+        "acknowledged lines can be lost while a topic is new",
+    ),
+];
+
+const ACKS: &[&str] = &["acks", "request.required.acks"];
+
+/// As librdkafka reads it.
+fn is_true(value: &str) -> bool {
+    ["true", "t", "1"].contains(&value)
+}
+
+/// Refuses properties with which what the programs say would not be true.
+pub(super) fn check(properties: &[(String, String)]) -> Result<()> {
+    match matching(UNTRUE, properties).next() {
+        Some((name, why)) => Err(Error::usage(format!("{name} cannot be set so: {why}"))),
+        None => Ok(()),
+    }
+}
+
+/// A warning for a writer whose acknowledgements mean less than the programs promise.
+#[cfg(feature = "librdkafka")]
+pub(super) fn weakness(properties: &[(String, String)]) -> Option<String> {
+    let warnings: Vec<_> = matching(WEAK, properties)
+        .map(|(name, why)| format!("Warning: with this {name}, {why}."))
+        .collect();
+    (!warnings.is_empty()).then(|| warnings.join("\n"))
+}
+
+/// The rules that apply, each with the name that was given. Of two values, the last one counts.
+fn matching<'a>(
+    rules: &'a [Rule],
+    properties: &'a [(String, String)],
+) -> impl Iterator<Item = (&'a str, &'a str)> {
+    rules.iter().filter_map(|(names, applies, why)| {
+        let mut given = properties.iter().rev();
+        let (name, value) = given.find(|(name, _)| names.contains(&name.as_str()))?;
+        applies(&value.trim().to_lowercase()).then_some((name.as_str(), *why))
+    })
+}
+
 /// The properties in `text`, in their order, with the names that only Kafka's Java clients know
 /// turned into librdkafka's.
 ///
@@ -47,6 +145,8 @@ const JAVA_ONLY: &[&str] = &[
 /// whether a property exists.
 pub fn parse(text: &str) -> Result<Vec<(String, String)>> {
     let mut properties = Vec::new();
+    // Editors on Windows begin a file with a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut lines = text.lines().zip(1..);
     while let Some((line, number)) = lines.next() {
         let mut logical = line.trim().to_string();
@@ -216,6 +316,56 @@ mod tests {
                 ("ssl.ca.location", "")
             ])
         );
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped() {
+        assert_eq!(parsed("\u{feff}acks=all\r\n"), pairs(&[("acks", "all")]));
+        assert_eq!(parsed("\u{feff}# a comment\n"), pairs(&[]));
+    }
+
+    #[test]
+    fn what_would_make_the_programs_lie_is_refused() {
+        for (name, value) in [
+            ("acks", "0"),
+            ("request.required.acks", "0"),
+            ("delivery.report.only.error", "true"),
+            ("transactional.id", "chat"),
+            ("queuing.strategy", "lifo"),
+            ("partitioner", "random"),
+            ("offset.store.method", "file"),
+            ("test.mock.num.brokers", "3"),
+        ] {
+            let error = check(&pairs(&[(name, value)])).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(name), "{error}");
+        }
+        let allowed = [
+            ("acks", "0"),
+            ("acks", "all"),
+            ("delivery.report.only.error", "false"),
+            ("partitioner", "murmur2"),
+        ];
+        check(&pairs(&allowed)).unwrap();
+    }
+
+    #[cfg(feature = "librdkafka")]
+    #[test]
+    fn weaker_acknowledgements_are_a_warning() {
+        for (name, value, warns) in [
+            ("acks", "1", true),
+            ("acks", "all", false),
+            ("acks", "-1", false),
+            ("enable.idempotence", "false", true),
+            ("enable.idempotence", "true", false),
+            ("max.in.flight", "5", true),
+            ("max.in.flight", "1", false),
+            ("linger.ms", "5", false),
+        ] {
+            let warning = weakness(&pairs(&[(name, value)]));
+            assert_eq!(warning.is_some(), warns, "{name}={value}");
+            assert!(warning.is_none_or(|it| it.contains(name)));
+        }
     }
 
     #[test]

@@ -79,6 +79,22 @@ fn a_property_without_a_value_is_a_usage_error_that_does_not_repeat_it() {
         .does_not_say("hush");
 }
 
+#[cfg(feature = "librdkafka")]
+#[test]
+fn a_property_that_would_make_the_programs_lie_is_a_usage_error() {
+    let server = format!("127.0.0.1:{}", free_port());
+    for property in ["acks=0", "delivery.report.only.error=true"] {
+        Program::ours(
+            "publisher",
+            &["alice", "bob", "-b", &server, "-X", property],
+        )
+        .input("x\n")
+        .run()
+        .code(2)
+        .says(&[property.split('=').next().unwrap(), "cannot be set"]);
+    }
+}
+
 #[test]
 fn an_unknown_option_is_a_usage_error() {
     Program::ours("chat", &["--nonsense"])

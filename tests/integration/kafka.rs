@@ -62,6 +62,46 @@ fn run(script: Program) -> Ended {
 
 #[test]
 #[ignore = "needs a real Kafka"]
+fn a_login_at_a_port_that_takes_none_is_told_from_a_wrong_one() {
+    let login = [
+        "security.protocol=sasl_plaintext",
+        "sasl.mechanism=PLAIN",
+        "sasl.username=alice",
+        "sasl.password=hush",
+    ];
+    let properties = login.iter().flat_map(|property| ["-X", property]);
+    let subscriber = Kafka::real().program("subscriber", &[&user("bob")]);
+    let ended = subscriber.args(properties).run().code(1);
+    ended.says(&["takes no login"]).does_not_say("hush");
+}
+
+#[test]
+#[ignore = "needs a real Kafka"]
+fn weaker_acknowledgements_are_a_warning() {
+    let publisher = Kafka::real().program("publisher", &["alice", &user("bob")]);
+    let weak = ["-X", "enable.idempotence=false", "-X", "acks=1"];
+    let ended = publisher.args(weak).input("one\n").run().code(0);
+    ended.says(&["Warning", "acks", "enable.idempotence"]);
+}
+
+#[test]
+#[ignore = "needs a real Kafka"]
+fn debug_lines_are_kept_off_a_terminal_and_go_into_a_file() {
+    let on = Kafka::real();
+    let (me, peer) = (user("alice"), user("bob"));
+    let options = ["-X", "debug=all"];
+    let chat = on.chat_with(&me, &peer, &options);
+    chat.line("typed");
+    assert_eq!(on.first_lines(&peer, 1), "typed\n");
+    chat.has_shown(&["debug lines are not shown"]);
+    chat.has_not_shown("thrd:");
+    let publisher = on.program("publisher", &[&me, &peer]);
+    let ended = publisher.args(options).input("piped\n").run().code(0);
+    ended.says(&["thrd:"]);
+}
+
+#[test]
+#[ignore = "needs a real Kafka"]
 fn a_topic_with_six_partitions_keeps_each_senders_order_and_is_read_whole() {
     let on = Kafka::real();
     let peer = user("bob");

@@ -15,6 +15,7 @@ mod topic;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::io::{self, IsTerminal as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +29,9 @@ use self::errors::{failed, is_transient};
 use self::reader::ReadClient;
 use self::status::{ClusterStatus, Context};
 use self::topic::{ANSWER_TIMEOUT, TopicRequests, list, offsets};
+use super::properties;
 use super::{Cluster, Consumer, Event, GroupOffsets, Offsets, Options, Producer, Reports, Start};
+use crate::ending::say;
 use crate::error::{Error, Result};
 use crate::name::Name;
 
@@ -46,6 +49,14 @@ const SETTINGS: &[(&str, &str)] = &[
     ("socket.keepalive.enable", "true"),
     // Nobody has asked for figures of this client to be sent to the cluster (KIP-714).
     ("enable.metrics.push", "false"),
+];
+
+/// What the errors here rely on: a user can't override them.
+const FIXED_SETTINGS: &[(&str, &str)] = &[
+    // Why a connection ended is only in the log: it must be called back, in the form that is parsed.
+    ("log.queue", "false"),
+    ("log.thread.name", "true"),
+    ("log.connection.close", "true"),
 ];
 
 const CONSUMER_SETTINGS: &[(&str, &str)] = &[
@@ -89,6 +100,9 @@ const ALIASES: &[(&str, &str)] = &[
 /// Checks the properties: one that librdkafka does not know, or a value that it does not take, is a
 /// usage error.
 ///
+/// With `debug`, librdkafka's lines go to standard error, but never onto a terminal, where they would bury
+/// what is said there.
+///
 /// It does not connect. The first producer, consumer or group does so anyway, and fails within five
 /// seconds: a connection only to try would double what a short-lived program takes to start.
 pub(super) fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
@@ -100,6 +114,9 @@ pub(super) fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
         .config(&[], &[])
         .create_native_config()
         .map_err(|error| errors::bad_setting(&error))?;
+    if cluster.has_debug() && io::stderr().is_terminal() {
+        say("librdkafka's debug lines are not shown on a terminal. To keep them: 2> FILE.");
+    }
     Ok(Box::new(cluster))
 }
 
@@ -116,7 +133,8 @@ impl LibrdkafkaCluster {
         let theirs = theirs.map(|(name, value)| (name.as_str(), value.as_str()));
         let ours = SETTINGS.iter().chain(ours).copied();
         let mut config = ClientConfig::new();
-        for (name, value) in ours.chain(theirs).chain(fixed.iter().copied()) {
+        let fixed = FIXED_SETTINGS.iter().chain(fixed).copied();
+        for (name, value) in ours.chain(theirs).chain(fixed) {
             let alias = ALIASES.iter().find(|(_, other)| *other == name);
             config.set(alias.map_or(name, |(first, _)| first), value);
         }
@@ -130,9 +148,14 @@ impl LibrdkafkaCluster {
         config
     }
 
+    /// Whether the user wants librdkafka's debug lines.
+    fn has_debug(&self) -> bool {
+        self.properties.iter().any(|(name, _)| name == "debug")
+    }
+
     /// The status of a new client, whose events go to `notify`.
     fn status(&self, notify: impl Fn(Event) + Send + Sync + 'static) -> Arc<ClusterStatus> {
-        let prints_log = self.properties.iter().any(|(name, _)| name == "debug");
+        let prints_log = self.has_debug() && !io::stderr().is_terminal();
         Arc::new(ClusterStatus::new(self.servers.clone(), prints_log, notify))
     }
 
@@ -180,6 +203,9 @@ impl Cluster for LibrdkafkaCluster {
         delivery_timeout: Duration,
         reports: Reports,
     ) -> Result<Box<dyn Producer>> {
+        if let Some(warning) = properties::weakness(&self.properties) {
+            say(warning);
+        }
         producer::start(self, sender, topic, delivery_timeout, reports)
     }
 

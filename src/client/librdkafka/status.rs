@@ -201,6 +201,11 @@ impl ClusterStatus {
     /// The broker refuses this login, or this client the broker's certificate.
     fn refusal(&self, code: Code, reason: &str, cause: &Cause) -> Option<Error> {
         let (doing, why, hint) = match code {
+            Code::Authentication if takes_no_login(&cause.why) => (
+                format!("cannot log in to Kafka at {}", self.servers()),
+                "that port takes no login",
+                "Name its port for SASL, or leave out security.protocol.",
+            ),
             Code::Authentication => (
                 format!("cannot log in to Kafka at {}", self.servers()),
                 cause.why.as_str(),
@@ -349,6 +354,11 @@ impl ClusterStatus {
     }
 }
 
+/// Whether a login was refused because the broker has no mechanism for one at that port.
+fn takes_no_login(why: &str) -> bool {
+    why.trim_end().ends_with("supported mechanisms:")
+}
+
 /// What a client of librdkafka calls back.
 pub(super) struct Context<R> {
     pub(super) status: Arc<ClusterStatus>,
@@ -391,6 +401,9 @@ mod tests {
 
     const WRONG_PASSWORD: &str = "sasl_ssl://k:9093/1: SASL authentication error: Authentication \
                                   failed (after 3ms in state AUTH_REQ)";
+    const NO_LOGIN: &str = "sasl_plaintext://k:9093/bootstrap: SASL PLAIN mechanism handshake failed: \
+        Broker: Request not valid in current SASL state: broker's supported mechanisms:  \
+        (after 9ms in state AUTH_HANDSHAKE)";
     const WRONG_CERTIFICATE: &str =
         "ssl://k:9093/1: SSL handshake failed: certificate verify failed";
     const NOBODY: &str = "k:9093/1: Connect to ipv4#127.0.0.1:9093 failed: Connection refused \
@@ -424,6 +437,7 @@ mod tests {
     fn a_refusal_before_the_start_is_fatal() {
         for (code, reason, sentence) in [
             (Code::Authentication, WRONG_PASSWORD, "cannot log in"),
+            (Code::Authentication, NO_LOGIN, "takes no login"),
             (Code::SSL, WRONG_CERTIFICATE, "not signed by an authority"),
         ] {
             let (status, events) = status();
