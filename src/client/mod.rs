@@ -52,6 +52,7 @@ mod sentences;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread;
@@ -273,23 +274,31 @@ pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
     if let (Some(_), Some(server)) = (&take_over, servers.first()) {
         return Ok(Box::new(KafkaCrateCluster::new(server.clone(), take_over)));
     }
+    let mut address = None;
     let mut without_librdkafka = Error::usage("-X and -F need a build with the feature librdkafka");
     if !options.properties.is_empty() {
         // A port that wants a login answers a probe before that.
         if cfg!(feature = "librdkafka") && !properties::ask_for_tls(&options.properties) {
-            probe_servers(servers)?;
+            address = probe_servers(servers)?.address;
         }
     } else {
         let found = probe_servers(servers)?;
+        address = found.address;
         if is_for_kafka_crate(&found) {
-            return Ok(Box::new(KafkaCrateCluster::new(found.server, None)));
+            let unresolved = address.as_ref().map(SocketAddr::to_string);
+            let server = unresolved.unwrap_or(found.server);
+            return Ok(Box::new(KafkaCrateCluster::new(server, None)));
         }
         without_librdkafka = Error::failed(
             format!("cannot talk to the Kafka at {}", found.server),
             "it is version 4 or later, which needs a build with the feature librdkafka (KIP-896)",
         );
     }
-    librdkafka_or(options, without_librdkafka)
+    let mut options = options.clone();
+    options
+        .servers
+        .extend(address.as_ref().map(SocketAddr::to_string));
+    librdkafka_or(&options, without_librdkafka)
 }
 
 /// Probes the servers, and again if a broker closes the connection instead of answering: a small broker does
@@ -364,7 +373,11 @@ mod tests {
             (Vec::new(), without_librdkafka),
         ] {
             let server = "localhost:9092".to_string();
-            let broker = BrokerInfo { server, apis };
+            let broker = BrokerInfo {
+                server,
+                address: None,
+                apis,
+            };
             assert_eq!(is_for_kafka_crate(&broker), serves, "{broker:?}");
         }
     }

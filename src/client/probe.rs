@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,8 @@ const HEADER: Header<'static> = Header {
 pub struct BrokerInfo {
     /// The bootstrap server that answered, as it was given.
     pub server: String,
+    /// At which address, if that is one that the system's resolver does not know for this server.
+    pub(super) address: Option<SocketAddr>,
     /// What it speaks. Empty if it closed the connection instead of answering.
     pub(super) apis: Vec<ApiVersion>,
 }
@@ -164,8 +166,11 @@ fn ask_one(server: &str, patience: Duration) -> Result<BrokerInfo, Failure> {
     if is_controller(&apis) {
         return Err(Failure::talking(IS_CONTROLLER, USE_BROKER_PORT));
     }
-    let server = server.to_string();
-    Ok(BrokerInfo { server, apis })
+    Ok(BrokerInfo {
+        server: server.to_string(),
+        address: unresolved(server, &stream),
+        apis,
+    })
 }
 
 /// Whether this is the port of a KRaft controller: it takes part in the quorum's votes, and gives no metadata
@@ -273,9 +278,37 @@ fn open(server: &str, patience: Duration) -> Result<TcpStream, Failure> {
     Err(failure(why))
 }
 
-/// The addresses of `server`. The system's resolver has no timeout, so it runs on a thread that can
-/// be left.
+/// The addresses of `server`: those that the system knows, and for localhost both loopback addresses after them
+/// ([RFC 6761]), as a broker may listen on either, and the system's list may lack one.
+///
+/// [RFC 6761]: https://www.rfc-editor.org/rfc/rfc6761#section-6.3
 fn resolve(server: &str, patience: Duration) -> Result<Vec<SocketAddr>, String> {
+    let Some(Ok(port)) = server.strip_prefix("localhost:").map(str::parse) else {
+        return look_up(server, patience);
+    };
+    let mut addresses = look_up(server, patience).unwrap_or_default();
+    for loopback in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
+        let address = SocketAddr::new(loopback, port);
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
+}
+
+/// The loopback address that was reached as localhost without the system's resolver.
+fn unresolved(server: &str, stream: &TcpStream) -> Option<SocketAddr> {
+    let address = stream.peer_addr().ok()?;
+    let is_localhost = server.starts_with("localhost:");
+    let is_known = || look_up(server, RESOLVE_AGAIN).is_ok_and(|it| it.contains(&address));
+    (is_localhost && !is_known()).then_some(address)
+}
+
+/// How long a look-up of localhost may take.
+const RESOLVE_AGAIN: Duration = Duration::from_millis(500);
+
+/// The addresses that the system knows. Its resolver has no timeout, so it runs on a thread that can be left.
+fn look_up(server: &str, patience: Duration) -> Result<Vec<SocketAddr>, String> {
     if let Ok(address) = server.parse() {
         return Ok(vec![address]);
     }
@@ -345,6 +378,7 @@ mod tests {
     fn fetch_and_list_offsets_decide_and_produce_does_not() {
         let broker = |fetch, list, produce| BrokerInfo {
             server: String::new(),
+            address: None,
             apis: speaking(&[(0, produce, 13), (1, fetch, 18), (2, list, 10)]),
         };
         assert!(broker(0, 0, 0).speaks_version_0());
@@ -414,6 +448,34 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         (listener, address)
+    }
+
+    #[test]
+    fn localhost_is_both_loopback_addresses() {
+        let addresses = resolve("localhost:9092", DEADLINE).unwrap();
+        for loopback in ["127.0.0.1:9092", "[::1]:9092"] {
+            assert!(addresses.contains(&loopback.parse().unwrap()), "{loopback}");
+        }
+    }
+
+    #[test]
+    fn a_broker_on_the_ipv6_loopback_alone_is_found_at_localhost() {
+        // Not every machine has that address.
+        let Ok(listener) = TcpListener::bind("[::1]:0") else {
+            return;
+        };
+        let address = listener.local_addr().unwrap();
+        let answer = listing(&[(3, 0, 12)]);
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            wire::read_frame(&mut stream, 100).unwrap();
+            stream.write_all(&answer).unwrap();
+        });
+        let server = format!("localhost:{}", address.port());
+        let found = ask(std::slice::from_ref(&server), DEADLINE).unwrap();
+        assert_eq!(found.server, server);
+        let is_known = look_up(&server, DEADLINE).is_ok_and(|it| it.contains(&address));
+        assert_eq!(found.address, (!is_known).then_some(address));
     }
 
     #[test]

@@ -6,6 +6,9 @@ mod matrix;
 mod topics;
 
 use std::ffi::OsStr;
+use std::io;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::thread;
 
 use crate::support::{Ended, Kafka, PATIENCE, Program, setting, user};
 use crate::{bad_input, chatting, one_way, others};
@@ -98,6 +101,56 @@ fn debug_lines_are_kept_off_a_terminal_and_go_into_a_file() {
     let publisher = on.program("publisher", &[&me, &peer]);
     let ended = publisher.args(options).input("piped\n").run().code(0);
     ended.says(&["thrd:"]);
+}
+
+/// Forwards connections to the IPv6 loopback, at the port that is returned, to the first of `servers`.
+fn ipv6_loopback_of(servers: &str) -> u16 {
+    let listener = TcpListener::bind("[::1]:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = servers.split(',').next().unwrap().to_string();
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let broker = TcpStream::connect(&server).unwrap();
+            let ways = [(&client, &broker), (&broker, &client)];
+            for (from, to) in ways.map(|(a, b)| (a.try_clone(), b.try_clone())) {
+                let (mut from, mut to) = (from.unwrap(), to.unwrap());
+                thread::spawn(move || {
+                    let _ = io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(Shutdown::Both);
+                });
+            }
+        }
+    });
+    port
+}
+
+#[test]
+#[ignore = "needs a real Kafka"]
+fn a_broker_on_the_ipv6_loopback_alone_is_reached_as_localhost() {
+    let on = Kafka::real();
+    let port = ipv6_loopback_of(&on.servers());
+    let on = Kafka::Real(format!("localhost:{port}"));
+    let peer = user("bob");
+    on.send("alice", &peer, "one\n");
+    assert_eq!(on.log(&peer), "one\n");
+}
+
+#[test]
+#[ignore = "needs a real Kafka"]
+fn a_missing_topic_is_asked_for_a_few_times_only() {
+    let on = Kafka::real();
+    let topic = user("bob");
+    let subscriber = on.program("subscriber", &[&topic, "--from", "earliest", "-e"]);
+    subscriber.run().code(0);
+    let dir = setting("KAFKA_CHAT_TEST_DIR");
+    // Each request for a topic that is not there yet asks the controller to create it.
+    let request = format!("Sent auto-creation request for Set({topic})");
+    let mut count = 0;
+    for broker in 1..=on.servers().split(',').count() {
+        let log = std::fs::read_to_string(format!("{dir}/broker-{broker}/log")).unwrap();
+        count += log.matches(&request).count();
+    }
+    assert!(count <= 3, "{count} requests");
 }
 
 #[test]

@@ -157,6 +157,8 @@ impl LibrdkafkaConsumer {
     fn handle(&mut self, code: Code) -> Result<()> {
         match code {
             Code::AutoOffsetReset => self.is_out_of_range = true,
+            // Another server has answered; this one is asked again now and then.
+            Code::BadMessage if self.requests.status.is_of_named_server() => {}
             Code::TopicAuthorizationFailed | Code::Fatal | Code::BadMessage => {
                 return Err(failed_by_code(&self.requests.doing, code));
             }

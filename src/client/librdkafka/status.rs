@@ -58,6 +58,8 @@ struct Observed {
     refused_by: Option<String>,
     /// An error that no further attempt would change.
     fatal: Option<Error>,
+    /// Whether the last bad message was the answer of a server that the user named, and not a bad record.
+    is_of_named_server: bool,
     /// How the servers failed that the user named, before the start.
     failures: BTreeMap<String, ServerFailure>,
 }
@@ -100,6 +102,11 @@ impl ClusterStatus {
 
     fn observed(&self) -> MutexGuard<'_, Observed> {
         self.observed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the bad message that a poll just returned says that a server does not speak Kafka's protocol.
+    pub(super) fn is_of_named_server(&self) -> bool {
+        self.observed().is_of_named_server
     }
 
     pub(super) fn is_untrusted(&self) -> bool {
@@ -163,8 +170,11 @@ impl ClusterStatus {
         }
         let cause = Cause::parse(reason);
         let mut observed = self.observed();
-        if code == Code::BadMessage && observed.has_answered {
-            return;
+        if code == Code::BadMessage {
+            observed.is_of_named_server = self.has_server(&cause.broker);
+            if observed.has_answered {
+                return;
+            }
         }
         let refusal = self.refusal(code, reason, &cause);
         observed.is_refusal = refusal.is_some();

@@ -22,6 +22,10 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_millis(4500);
 /// How long the warm-up request to a leader may take; its result is ignored.
 const WARM_UP_TIMEOUT: Duration = Duration::from_millis(100);
 
+/// How long a missing topic is left to be created before it is asked for again; twice as long each time
+/// after that.
+const CREATION_PAUSE: Duration = Duration::from_millis(100);
+
 /// How long a topic may take to be created, with a leader for every partition.
 const TOPIC_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -56,12 +60,17 @@ impl TopicRequests {
         };
         let first = status.retry_for(ANSWER_TIMEOUT, pause, |timeout| Ok(ask(timeout)))?;
         let mut answer = first.ok_or_else(|| status.unreachable(&doing))?;
+        let mut rest = CREATION_PAUSE;
         let found = status.retry_for(TOPIC_TIMEOUT, pause, |timeout| match answer.clone() {
             Ok(leaders) => Ok(Some(leaders)),
             Err(code @ (Code::TopicAuthorizationFailed | Code::InvalidTopic)) => {
                 Err(failed_by_code(&doing, code))
             }
             Err(_) => {
+                // Each request for a missing topic asks the controller to create it, which logs a warning
+                // for each after the first.
+                pause(rest);
+                rest = (rest * 2).min(TOPIC_TIMEOUT / 10);
                 answer = ask(timeout).unwrap_or(answer.clone());
                 Ok(answer.clone().ok())
             }
