@@ -63,6 +63,7 @@ fn run(script: Program) -> Ended {
     script.start().wait_within(PATIENCE * 3).code(0)
 }
 
+#[cfg(feature = "librdkafka")]
 #[test]
 #[ignore = "needs a real Kafka"]
 fn a_login_at_a_port_that_takes_none_is_told_from_a_wrong_one() {
@@ -78,6 +79,7 @@ fn a_login_at_a_port_that_takes_none_is_told_from_a_wrong_one() {
     ended.says(&["takes no login"]).does_not_say("hush");
 }
 
+#[cfg(feature = "librdkafka")]
 #[test]
 #[ignore = "needs a real Kafka"]
 fn weaker_acknowledgements_are_a_warning() {
@@ -87,6 +89,7 @@ fn weaker_acknowledgements_are_a_warning() {
     ended.says(&["Warning", "acks", "enable.idempotence"]);
 }
 
+#[cfg(feature = "librdkafka")]
 #[test]
 #[ignore = "needs a real Kafka"]
 fn debug_lines_are_kept_off_a_terminal_and_go_into_a_file() {
