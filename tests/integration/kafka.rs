@@ -140,24 +140,6 @@ fn a_broker_on_the_ipv6_loopback_alone_is_reached_as_localhost() {
 
 #[test]
 #[ignore = "needs a real Kafka"]
-fn a_missing_topic_is_asked_for_a_few_times_only() {
-    let on = Kafka::real();
-    let topic = user("bob");
-    let subscriber = on.program("subscriber", &[&topic, "--from", "earliest", "-e"]);
-    subscriber.run().code(0);
-    let dir = setting("KAFKA_CHAT_TEST_DIR");
-    // Each request for a topic that is not there yet asks the controller to create it.
-    let request = format!("Sent auto-creation request for Set({topic})");
-    let mut count = 0;
-    for broker in 1..=on.servers().split(',').count() {
-        let log = std::fs::read_to_string(format!("{dir}/broker-{broker}/log")).unwrap();
-        count += log.matches(&request).count();
-    }
-    assert!(count <= 3, "{count} requests");
-}
-
-#[test]
-#[ignore = "needs a real Kafka"]
 fn a_topic_with_six_partitions_keeps_each_senders_order_and_is_read_whole() {
     let on = Kafka::real();
     let peer = user("bob");
