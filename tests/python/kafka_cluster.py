@@ -13,7 +13,7 @@ from pathlib import Path
 
 import kafka_security
 from kafka_programs import Failure, is_kraft, jars, java, read_properties, say, write_properties
-from kafka_wire import configure_topic, create_partitions, create_topics, delete_topic, metadata
+from kafka_wire import configure_topic, create_partitions, create_topics, metadata
 
 READY_TIMEOUT = 90  # seconds
 STOP_TIMEOUT = 10  # seconds, then the processes are killed
@@ -300,14 +300,10 @@ class Cluster:
                     raise Failure(f"{what} was not ready within {READY_TIMEOUT} seconds: {error}{log}") from None
             time.sleep(0.1)
 
-    def create_topics(self, names, partitions=1, configs=None):
+    def create_topics(self, names, partitions=1):
         """Creates topics, and returns when every broker knows the leaders of all their partitions."""
-        internal = self.addresses("INTERNAL")
-        replicas = 3 if len(internal) >= 3 else 1
-        # A busy cluster has no controller for a moment now and then.
-        refused = self.wait("the controller", [], lambda: create_topics(internal[0], names, partitions, replicas, configs))
-        if refused:
-            raise Failure("\n".join(refused))
+        replicas = 3 if len(self.addresses("INTERNAL")) >= 3 else 1
+        self.change_topics(create_topics, names, partitions, replicas)
         for name in names:
             self.wait_for_partitions(name, partitions)
 
@@ -322,24 +318,22 @@ class Cluster:
 
         self.wait("the topic", [], check)
 
-    def change_topic(self, change, name, *what):
-        """Asks for a change of a topic with a function of kafka_wire."""
-        refused = self.wait("the controller", [], lambda: change(self.addresses("INTERNAL")[0], name, *what))
+    def change_topics(self, change, *what):
+        """Asks for a change of topics with a function of kafka_wire."""
+        address = self.addresses("INTERNAL")[0]
+        # A busy cluster has no controller for a moment now and then.
+        refused = self.wait("the controller", [], lambda: change(address, *what))
         if refused:
             raise Failure("\n".join(refused))
 
-    def delete_topic(self, name):
-        """Deletes a topic, and returns when no broker knows it any more."""
-        self.change_topic(delete_topic, name)
-        self.wait_for_partitions(name, 0)
-
     def add_partitions(self, name, count):
         """Gives a topic so many partitions in all, and returns when every broker knows their leaders."""
-        self.change_topic(create_partitions, name, count)
+        self.change_topics(create_partitions, name, count)
         self.wait_for_partitions(name, count)
 
-    def configure_topic(self, name, configs):
-        self.change_topic(configure_topic, name, configs)
+    def configure_topic(self, name, properties):
+        """Sets properties of a topic."""
+        self.change_topics(configure_topic, name, properties)
 
     def stop(self):
         """Ends its processes, brokers before ZooKeeper, and returns when they are gone."""

@@ -8,7 +8,7 @@ import socket
 import struct
 
 METADATA, CREATE_TOPICS, CREATE_ACLS = (3, 4), (19, 2), (30, 1)  # API key, version
-DELETE_TOPICS, CREATE_PARTITIONS, ALTER_CONFIGS = (20, 1), (37, 0), (44, 0)
+CREATE_PARTITIONS, ALTER_CONFIGS = (37, 0), (44, 0)
 TOPIC, SET = 2, 0  # a type of resource, an operation on its configuration
 TIMEOUT = 10  # seconds
 CREATE_TIMEOUT_MS = 30_000
@@ -101,25 +101,14 @@ def controller_of(address):
     return brokers[controller]
 
 
-def create_topics(address, names, partitions, replicas, configs=None, validate_only=False):
+def create_topics(address, names, partitions, replicas, validate_only=False):
     """Asks the controller to create topics. Returns the reasons of those that it refused."""
-    pairs = (configs or {}).items()
-    settings = struct.pack(">i", len(pairs)) + b"".join(string(key) + string(value) for key, value in pairs)
-    topics = [string(name) + struct.pack(">ihi", partitions, replicas, 0) + settings for name in names]
+    topics = [string(name) + struct.pack(">ihii", partitions, replicas, 0, 0) for name in names]
     body = struct.pack(">i", len(topics)) + b"".join(topics) + struct.pack(">ib", CREATE_TIMEOUT_MS, validate_only)
     response = send(controller_of(address), CREATE_TOPICS, body)
     response.number("i")  # throttle time
     results = response.array(lambda: (response.string(), response.number("h"), response.string()))
     return [f"{name}: {text or f'error {code}'}" for name, code, text in results if code]
-
-
-def delete_topic(address, name):
-    """Asks the controller to delete a topic. Returns why it refused, as a list."""
-    body = struct.pack(">i", 1) + string(name) + struct.pack(">i", CREATE_TIMEOUT_MS)
-    response = send(controller_of(address), DELETE_TOPICS, body)
-    response.number("i")  # throttle time
-    results = response.array(lambda: (response.string(), response.number("h")))
-    return [f"{name}: error {code}" for name, code in results if code]
 
 
 def create_partitions(address, name, count):
