@@ -187,10 +187,9 @@ impl Delivery {
 
 /// Takes the bootstrap servers out of the properties: the last that are given, by either name.
 fn servers_among(properties: &mut Vec<(String, String)>) -> Option<String> {
-    let names = ["bootstrap.servers", "metadata.broker.list"];
     let (mut servers, others): (Vec<_>, Vec<_>) = std::mem::take(properties)
         .into_iter()
-        .partition(|(name, _)| names.contains(&name.as_str()));
+        .partition(|(name, _)| properties::first_name(name) == "bootstrap.servers");
     *properties = others;
     servers.pop().map(|(_, value)| value)
 }

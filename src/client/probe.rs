@@ -140,16 +140,15 @@ fn combine(servers: &[String], mut failures: BTreeMap<String, Failure>) -> Error
     {
         return failure.into_error(server);
     }
-    sentences::no_server(servers.iter().map(|server| {
-        let failure = failures.get(server);
-        let why = failure.map_or("no answer", |it| it.why.as_ref());
-        (server.as_str(), why, failure.map_or("", |it| it.hint))
-    }))
+    sentences::no_server(servers, |server| {
+        let failure = failures.get(server)?;
+        Some((&failure.why, failure.hint))
+    })
 }
 
 fn ask_one(server: &str, patience: Duration) -> Result<BrokerInfo, Failure> {
     let deadline = Instant::now() + patience;
-    let stream = open(server, patience)?;
+    let (stream, address) = open(server, patience)?;
     let apis = api_versions(&stream, deadline).or_else(|error| match error.kind() {
         ErrorKind::Unsupported => Err(Failure::talking("it speaks TLS", USE_TLS)),
         ErrorKind::InvalidData => Err(Failure::not_kafka(NOT_KAFKA)),
@@ -168,7 +167,7 @@ fn ask_one(server: &str, patience: Duration) -> Result<BrokerInfo, Failure> {
     }
     Ok(BrokerInfo {
         server: server.to_string(),
-        address: unresolved(server, &stream),
+        address,
         apis,
     })
 }
@@ -244,17 +243,19 @@ fn is_timeout(error: &io::Error) -> bool {
 ///
 /// Fails with an error that says whether the name has no address, or the address no listener.
 pub fn connect(server: &str, patience: Duration) -> Result<TcpStream> {
-    open(server, patience).map_err(|failure| failure.into_error(server))
+    let opened = open(server, patience).map_err(|failure| failure.into_error(server));
+    opened.map(|(stream, _)| stream)
 }
 
-fn open(server: &str, patience: Duration) -> Result<TcpStream, Failure> {
+/// The same, with the address that was reached if the system's resolver does not know it.
+fn open(server: &str, patience: Duration) -> Result<(TcpStream, Option<SocketAddr>), Failure> {
     let deadline = Instant::now() + patience;
     let failure = |why: String| Failure {
         doing: "cannot reach Kafka at",
         why: why.into(),
         hint: "Is the broker running, and is the address after -b right?",
     };
-    let addresses = resolve(server, patience).map_err(failure)?;
+    let (addresses, known) = resolve(server, patience).map_err(failure)?;
     let mut why = "its name has no address".to_string();
     for (n, address) in addresses.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -265,7 +266,7 @@ fn open(server: &str, patience: Duration) -> Result<TcpStream, Failure> {
             Ok(stream) if stream.local_addr().ok() == stream.peer_addr().ok() => {
                 why = "connection refused".into();
             }
-            Ok(stream) => return Ok(stream),
+            Ok(stream) => return Ok((stream, (n >= known).then_some(*address))),
             Err(error) if is_timeout(&error) => {
                 why = format!("no answer within {}", seconds(share));
             }
@@ -279,33 +280,27 @@ fn open(server: &str, patience: Duration) -> Result<TcpStream, Failure> {
 }
 
 /// The addresses of `server`: those that the system knows, and for localhost both loopback addresses after them
-/// ([RFC 6761]), as a broker may listen on either, and the system's list may lack one.
+/// ([RFC 6761]), as a broker may listen on either, and the system's list may lack one. Also returns how many the system
+/// knows.
 ///
 /// [RFC 6761]: https://www.rfc-editor.org/rfc/rfc6761#section-6.3
-fn resolve(server: &str, patience: Duration) -> Result<Vec<SocketAddr>, String> {
+fn resolve(server: &str, patience: Duration) -> Result<(Vec<SocketAddr>, usize), String> {
     let Some(Ok(port)) = server.strip_prefix("localhost:").map(str::parse) else {
-        return look_up(server, patience);
+        return look_up(server, patience).map(|it| {
+            let known = it.len();
+            (it, known)
+        });
     };
     let mut addresses = look_up(server, patience).unwrap_or_default();
+    let known = addresses.len();
     for loopback in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
         let address = SocketAddr::new(loopback, port);
         if !addresses.contains(&address) {
             addresses.push(address);
         }
     }
-    Ok(addresses)
+    Ok((addresses, known))
 }
-
-/// The loopback address that was reached as localhost without the system's resolver.
-fn unresolved(server: &str, stream: &TcpStream) -> Option<SocketAddr> {
-    let address = stream.peer_addr().ok()?;
-    let is_localhost = server.starts_with("localhost:");
-    let is_known = || look_up(server, RESOLVE_AGAIN).is_ok_and(|it| it.contains(&address));
-    (is_localhost && !is_known()).then_some(address)
-}
-
-/// How long a look-up of localhost may take.
-const RESOLVE_AGAIN: Duration = Duration::from_millis(500);
 
 /// The addresses that the system knows. Its resolver has no timeout, so it runs on a thread that can be left.
 fn look_up(server: &str, patience: Duration) -> Result<Vec<SocketAddr>, String> {
@@ -339,8 +334,13 @@ mod tests {
 
     /// A listener that reads the request, then answers with these bytes and closes.
     fn answering(answer: &[u8]) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+        answering_at("127.0.0.1:0", answer).unwrap().to_string()
+    }
+
+    /// The same, at this address.
+    fn answering_at(address: &str, answer: &[u8]) -> io::Result<SocketAddr> {
+        let listener = TcpListener::bind(address)?;
+        let address = listener.local_addr()?;
         let answer = answer.to_vec();
         thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
@@ -349,7 +349,7 @@ mod tests {
             assert_eq!(header, HEADER);
             stream.write_all(&answer).unwrap();
         });
-        address
+        Ok(address)
     }
 
     fn ask_for(answer: &[u8]) -> Result<BrokerInfo> {
@@ -452,7 +452,7 @@ mod tests {
 
     #[test]
     fn localhost_is_both_loopback_addresses() {
-        let addresses = resolve("localhost:9092", DEADLINE).unwrap();
+        let (addresses, _) = resolve("localhost:9092", DEADLINE).unwrap();
         for loopback in ["127.0.0.1:9092", "[::1]:9092"] {
             assert!(addresses.contains(&loopback.parse().unwrap()), "{loopback}");
         }
@@ -461,16 +461,9 @@ mod tests {
     #[test]
     fn a_broker_on_the_ipv6_loopback_alone_is_found_at_localhost() {
         // Not every machine has that address.
-        let Ok(listener) = TcpListener::bind("[::1]:0") else {
+        let Ok(address) = answering_at("[::1]:0", &listing(&[(3, 0, 12)])) else {
             return;
         };
-        let address = listener.local_addr().unwrap();
-        let answer = listing(&[(3, 0, 12)]);
-        thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            wire::read_frame(&mut stream, 100).unwrap();
-            stream.write_all(&answer).unwrap();
-        });
         let server = format!("localhost:{}", address.port());
         let found = ask(std::slice::from_ref(&server), DEADLINE).unwrap();
         assert_eq!(found.server, server);

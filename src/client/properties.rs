@@ -36,43 +36,62 @@ const JAVA_ONLY: &[&str] = &[
     "value.serializer",
 ];
 
-/// A property's names, the values that the rule is about, and what would come of them.
-type Rule = (&'static [&'static str], fn(&str) -> bool, &'static str);
+/// Properties that librdkafka knows under two names.
+const ALIASES: &[(&str, &str)] = &[
+    ("acks", "request.required.acks"),
+    ("bootstrap.servers", "metadata.broker.list"),
+    ("compression.codec", "compression.type"),
+    ("delivery.timeout.ms", "message.timeout.ms"),
+    ("linger.ms", "queue.buffering.max.ms"),
+    ("max.in.flight", "max.in.flight.requests.per.connection"),
+    ("max.partition.fetch.bytes", "fetch.message.max.bytes"),
+    ("retries", "message.send.max.retries"),
+    ("sasl.mechanism", "sasl.mechanisms"),
+];
+
+/// A property's name, or the first one of two. So of two values, the one given last counts.
+pub fn first_name(name: &str) -> &str {
+    let alias = ALIASES.iter().find(|(_, other)| *other == name);
+    alias.map_or(name, |(first, _)| first)
+}
+
+/// A property's first name, the values that the rule is about, and what would come of them.
+type Rule = (&'static str, fn(&str) -> bool, &'static str);
 
 /// Properties with which what the programs say would not be true.
 const UNTRUE: &[Rule] = &[
     (
-        ACKS,
+        "acks",
         |value| value == "0",
         "no broker would acknowledge a line, so a lost one could not be told from a delivered one",
     ),
     (
-        &["delivery.report.only.error"],
+        "delivery.report.only.error",
         is_true,
         "the programs must learn which lines were delivered",
     ),
     (
-        &["transactional.id"],
+        "transactional.id",
         |_| true,
         "the programs write outside of transactions",
     ),
     (
-        &["queuing.strategy"],
+        "queuing.strategy",
         |value| value != "fifo",
         "lines would be sent out of order",
     ),
     (
-        &["partitioner"],
+        "partitioner",
         |value| value == "random",
         "a sender's lines would be spread over partitions, and so lose their order",
     ),
     (
-        &["offset.store.method"],
+        "offset.store.method",
         |value| value != "broker",
         "what a chat has read is an offset that the broker keeps",
     ),
     (
-        &["test.mock.num.brokers"],
+        "test.mock.num.brokers",
         |value| value != "0",
         "lines would go to a broker inside this program, and end with it",
     ),
@@ -82,23 +101,21 @@ const UNTRUE: &[Rule] = &[
 #[cfg(feature = "librdkafka")]
 const WEAK: &[Rule] = &[
     (
-        ACKS,
+        "acks",
         |value| !["-1", "all"].contains(&value),
         "an acknowledged line can be lost with a broker",
     ),
     (
-        &["enable.idempotence"],
+        "enable.idempotence",
         |value| !is_true(value),
         "a line that is sent again can be in the topic twice, or out of order",
     ),
     (
-        &["max.in.flight.requests.per.connection", "max.in.flight"],
+        "max.in.flight",
         |value| value != "1",
         "acknowledged lines can be lost while a topic is new",
     ),
 ];
-
-const ACKS: &[&str] = &["acks", "request.required.acks"];
 
 /// As librdkafka reads it.
 fn is_true(value: &str) -> bool {
@@ -127,9 +144,9 @@ fn matching<'a>(
     rules: &'a [Rule],
     properties: &'a [(String, String)],
 ) -> impl Iterator<Item = (&'a str, &'a str)> {
-    rules.iter().filter_map(|(names, applies, why)| {
+    rules.iter().filter_map(|(rule, applies, why)| {
         let mut given = properties.iter().rev();
-        let (name, value) = given.find(|(name, _)| names.contains(&name.as_str()))?;
+        let (name, value) = given.find(|(name, _)| first_name(name) == *rule)?;
         applies(&value.trim().to_lowercase()).then_some((name.as_str(), *why))
     })
 }

@@ -22,12 +22,16 @@ pub(super) fn advertised(why: impl Display) -> String {
     format!("that broker was reached, but sends its clients on to another address ({why})")
 }
 
-/// None of several bootstrap servers can be used: each with its reason and what can be done about it, if
-/// anything is known.
-pub(super) fn no_server<'a>(servers: impl Iterator<Item = (&'a str, &'a str, &'a str)>) -> Error {
+/// None of several bootstrap servers can be used: each with its reason, and what can be done about it, as far
+/// as they are known.
+pub(super) fn no_server<'a>(
+    servers: &'a [String],
+    reason: impl Fn(&str) -> Option<(&'a str, &'a str)>,
+) -> Error {
     let mut reasons = String::new();
     let mut hints = Vec::new();
-    for (server, why, hint) in servers {
+    for server in servers {
+        let (why, hint) = reason(server).unwrap_or(("no answer", ""));
         // Writing to a String can't fail.
         _ = write!(reasons, "\n  {server}: {why}");
         if !hint.is_empty() && !hints.contains(&hint) {

@@ -83,20 +83,6 @@ const FIXED_CONSUMER_SETTINGS: &[(&str, &str)] = &[
     ("auto.offset.reset", "error"),
 ];
 
-/// Settings that librdkafka knows under two names. They are kept under the first, so that of two
-/// values the one given last counts.
-const ALIASES: &[(&str, &str)] = &[
-    ("acks", "request.required.acks"),
-    ("bootstrap.servers", "metadata.broker.list"),
-    ("compression.codec", "compression.type"),
-    ("delivery.timeout.ms", "message.timeout.ms"),
-    ("linger.ms", "queue.buffering.max.ms"),
-    ("max.in.flight", "max.in.flight.requests.per.connection"),
-    ("max.partition.fetch.bytes", "fetch.message.max.bytes"),
-    ("retries", "message.send.max.retries"),
-    ("sasl.mechanism", "sasl.mechanisms"),
-];
-
 /// Checks the properties: one that librdkafka does not know, or a value that it does not take, is a
 /// usage error.
 ///
@@ -135,8 +121,7 @@ impl LibrdkafkaCluster {
         let mut config = ClientConfig::new();
         let fixed = FIXED_SETTINGS.iter().chain(fixed).copied();
         for (name, value) in ours.chain(theirs).chain(fixed) {
-            let alias = ALIASES.iter().find(|(_, other)| *other == name);
-            config.set(alias.map_or(name, |(first, _)| first), value);
+            config.set(properties::first_name(name), value);
         }
         if !self.servers.is_empty() {
             config.set("bootstrap.servers", self.servers.join(","));

@@ -288,11 +288,10 @@ impl ClusterStatus {
 
     /// None of several servers can be used.
     fn no_server(&self, observed: &Observed) -> Error {
-        sentences::no_server(self.servers.iter().map(|server| {
-            let failure = observed.failures.get(server);
-            let why = failure.map_or("no answer", |it| it.why.as_str());
-            (server.as_str(), why, failure.map_or("", |it| it.hint))
-        }))
+        sentences::no_server(&self.servers, |server| {
+            let failure = observed.failures.get(server)?;
+            Some((failure.why.as_str(), failure.hint))
+        })
     }
 
     pub(super) fn is_away(&self) -> bool {
