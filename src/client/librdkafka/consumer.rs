@@ -5,29 +5,37 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rdkafka::config::ClientConfig;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::Offset;
 
+use super::LibrdkafkaCluster;
 use super::errors::{failed, failed_by_code};
 use super::reader::ReadClient;
 use super::topic::{ANSWER_TIMEOUT, TopicRequests, list};
-use super::{CONSUMER_SETTINGS, FIXED_CONSUMER_SETTINGS, LibrdkafkaCluster};
 use crate::client::position::{Fingerprint, Positions};
 use crate::client::{Consumer, Event, Offsets, Record, Start};
 use crate::error::{Error, Result};
 use crate::name::Name;
 
 /// How often the topic's partitions are looked up …
-const METADATA_AGE: Duration = Duration::from_secs(30);
+const METADATA_AGE: Duration = Duration::from_secs(5);
 /// … and while the cluster is away, or the log does not have the position.
 const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long such a look may take. A broker may hold a fetch for half a second, and answers after it.
+const LOOK_TIMEOUT: Duration = Duration::from_millis(700);
+
+/// How long the cluster may give no answer before a new client tries to get one.
+const REPLACE_AFTER: Duration = Duration::from_secs(10);
 
 /// The most records given in one poll: its caller gets a turn while more keep coming.
 const POLL_RECORDS: usize = 10_000;
 
 pub(super) struct LibrdkafkaConsumer {
+    config: ClientConfig,
     reader: ReadClient,
     requests: TopicRequests,
     events: Receiver<Event>,
@@ -38,6 +46,8 @@ pub(super) struct LibrdkafkaConsumer {
     /// The log of some partition no longer has the offset that is to be read next.
     is_out_of_range: bool,
     last_refresh: Instant,
+    /// The first of the looks, without a break, that were not answered.
+    unanswered_since: Option<Instant>,
 }
 
 /// A record could not be read again.
@@ -57,7 +67,7 @@ impl LibrdkafkaConsumer {
         let (tx, events) = mpsc::channel();
         // Nobody listens any more once the consumer is dropped.
         let status = cluster.status(move |event| drop(tx.send(event)));
-        let config = cluster.config(CONSUMER_SETTINGS, FIXED_CONSUMER_SETTINGS);
+        let config = cluster.reader_config();
         let reader = ReadClient::create(&config, &status)?;
         let doing = format!("cannot read topic {topic} at {}", status.servers());
         let pause = |pause| drop(reader.serve(pause));
@@ -70,6 +80,7 @@ impl LibrdkafkaConsumer {
         let offsets = requests.list_offsets(&reader, from, &pause)?;
         status.on_started();
         Ok(LibrdkafkaConsumer {
+            config,
             reader,
             requests,
             events,
@@ -77,6 +88,7 @@ impl LibrdkafkaConsumer {
             is_assigned: false,
             is_out_of_range: false,
             last_refresh: Instant::now(),
+            unanswered_since: None,
         })
     }
 
@@ -90,7 +102,10 @@ impl LibrdkafkaConsumer {
     /// Looks now and then whether a lost cluster is back, which partitions there are, and where
     /// a log continues that does not have the position. Returns positions that were moved.
     fn refresh(&mut self) -> Result<Vec<Event>> {
-        let interval = match self.requests.status.is_away() || self.is_out_of_range {
+        let is_urgent = self.requests.status.is_away()
+            || self.is_out_of_range
+            || self.unanswered_since.is_some();
+        let interval = match is_urgent {
             true => RECONNECT_INTERVAL,
             false => METADATA_AGE,
         };
@@ -98,9 +113,14 @@ impl LibrdkafkaConsumer {
             return Ok(Vec::new());
         }
         self.last_refresh = Instant::now();
-        if !self.requests.refresh(&self.reader, RECONNECT_INTERVAL / 2) {
+        if !self.requests.refresh(&self.reader, LOOK_TIMEOUT) {
+            let since = *self.unanswered_since.get_or_insert(self.last_refresh);
+            if since.elapsed() >= REPLACE_AFTER {
+                self.replace()?;
+            }
             return Ok(Vec::new());
         }
+        self.unanswered_since = None;
         let existing = self.requests.leaders.keys().copied().collect();
         if self.positions.set_partitions(&existing) {
             self.assign()?;
@@ -109,6 +129,14 @@ impl LibrdkafkaConsumer {
             true => self.reconcile(),
             false => Ok(Vec::new()),
         }
+    }
+
+    /// Goes on with a new client: this one may have forgotten its brokers, as a
+    /// [producer's](super::producer) may.
+    fn replace(&mut self) -> Result<()> {
+        self.unanswered_since = None;
+        self.reader = ReadClient::create(&self.config, &self.requests.status)?;
+        self.assign()
     }
 
     /// Moves the positions that the log does not have. If the cluster can't say for now where to, the

@@ -9,6 +9,7 @@
 mod consumer;
 mod errors;
 mod producer;
+mod read_back;
 mod reader;
 mod status;
 mod topic;
@@ -28,7 +29,7 @@ use self::consumer::LibrdkafkaConsumer;
 use self::errors::{failed, is_transient};
 use self::reader::ReadClient;
 use self::status::{ClusterStatus, Context};
-use self::topic::{ANSWER_TIMEOUT, TopicRequests, list, offsets};
+use self::topic::{ANSWER_TIMEOUT, TopicRequests, list, metadata, offsets};
 use super::properties;
 use super::{Cluster, Consumer, Event, GroupOffsets, Offsets, Options, Producer, Reports, Start};
 use crate::ending::say;
@@ -106,6 +107,7 @@ pub(super) fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
     Ok(Box::new(cluster))
 }
 
+#[derive(Clone)]
 struct LibrdkafkaCluster {
     servers: Vec<String>,
     properties: Vec<(String, String)>,
@@ -131,6 +133,11 @@ impl LibrdkafkaCluster {
             None => RDKafkaLogLevel::Info,
         });
         config
+    }
+
+    /// Settings of a client that reads.
+    fn reader_config(&self) -> ClientConfig {
+        self.config(CONSUMER_SETTINGS, FIXED_CONSUMER_SETTINGS)
     }
 
     /// Whether the user wants librdkafka's debug lines.
@@ -173,7 +180,7 @@ impl LibrdkafkaCluster {
         };
         let pause = |pause| drop(reader.serve(pause));
         let answer = status.retry_for(ANSWER_TIMEOUT / 2, &pause, |timeout| {
-            Ok(reader.fetch_metadata(Some(topic), timeout).ok())
+            Ok(metadata(reader.client(), topic, timeout).ok())
         });
         // A broker that wants a login closes the connection only after TLS.
         !status.is_untrusted() && (matches!(answer, Ok(Some(_))) || status.has_failed())
@@ -200,7 +207,7 @@ impl Cluster for LibrdkafkaCluster {
 
     fn group_offsets(&self) -> Result<Box<dyn GroupOffsets>> {
         Ok(Box::new(LibrdkafkaGroupOffsets {
-            config: self.config(CONSUMER_SETTINGS, FIXED_CONSUMER_SETTINGS),
+            config: self.reader_config(),
             status: self.status(drop),
             readers: BTreeMap::new(),
         }))
@@ -216,14 +223,15 @@ struct LibrdkafkaGroupOffsets {
 }
 
 impl LibrdkafkaGroupOffsets {
-    fn reader(&mut self, group: &str) -> Result<&ReadClient> {
-        if !self.readers.contains_key(group) {
-            let mut config = self.config.clone();
-            config.set("group.id", group);
-            let reader = ReadClient::create(&config, &self.status)?;
-            self.readers.insert(group.to_string(), reader);
+    /// The client of a group. The caller puts it back after an answer, and only then: without one it may have
+    /// forgotten its brokers, as a [producer's](producer) may.
+    fn take_reader(&mut self, group: &str) -> Result<ReadClient> {
+        if let Some(reader) = self.readers.remove(group) {
+            return Ok(reader);
         }
-        Ok(&self.readers[group])
+        let mut config = self.config.clone();
+        config.set("group.id", group);
+        ReadClient::create(&config, &self.status)
     }
 }
 
@@ -234,7 +242,7 @@ impl GroupOffsets for LibrdkafkaGroupOffsets {
             "cannot read the offsets of group {group} at {}",
             status.servers()
         );
-        let reader = self.reader(group)?;
+        let reader = self.take_reader(group)?;
         // That this user may not use the group is reported in place of a record, and no request is answered.
         let denied = Cell::new(None);
         let pause = |pause| {
@@ -254,6 +262,7 @@ impl GroupOffsets for LibrdkafkaGroupOffsets {
             offsets(&reader.committed_offsets(requests.all_at(Offset::Invalid)?, timeout)?)
         })?;
         status.on_started();
+        self.readers.insert(group.to_string(), reader);
         Ok(committed)
     }
 
@@ -262,7 +271,7 @@ impl GroupOffsets for LibrdkafkaGroupOffsets {
             "cannot commit offsets of group {group} at {}",
             self.status.servers()
         );
-        let reader = self.reader(group)?;
+        let reader = self.take_reader(group)?;
         // A commit waits for as long as the group's coordinator is away, and librdkafka has no
         // other that says how it went. So this asks first whether the coordinator answers.
         list(topic.as_str(), offsets)
@@ -270,7 +279,9 @@ impl GroupOffsets for LibrdkafkaGroupOffsets {
                 reader.committed_offsets(list.clone(), ANSWER_TIMEOUT)?;
                 reader.commit(&list, CommitMode::Sync)
             })
-            .map_err(|error| failed(&doing, &error))
+            .map_err(|error| failed(&doing, &error))?;
+        self.readers.insert(group.to_string(), reader);
+        Ok(())
     }
 }
 

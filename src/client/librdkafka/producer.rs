@@ -2,21 +2,25 @@
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::message::Message as _;
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
+use rdkafka::producer::{
+    BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig,
+};
 
-use super::errors::failed_by_code;
+use super::errors::{failed_by_code, is_transient};
+use super::read_back::{Search, Unsettled, Witness};
 use super::status::{ClusterStatus, Context};
-use super::topic::TopicRequests;
+use super::topic::{ANSWER_TIMEOUT, TopicRequests, metadata};
 use super::{LibrdkafkaCluster, create};
 use crate::client::reports::ReportRun;
-use crate::client::{MAX_RECORD_BYTES, Producer, Report, Reports, sentences};
+use crate::client::{MAX_RECORD_BYTES, Offsets, Producer, Report, Reports, sentences};
 use crate::ending::spawn;
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -31,6 +35,12 @@ const FIRST_LINE_TIMEOUT: Duration = Duration::from_millis(4);
 
 /// How often a cluster that is away is asked for metadata.
 const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the client may be without a connection before another one tries to get one.
+const REPLACE_AFTER: Duration = Duration::from_secs(5);
+
+/// By how much a broker's clock may be slow.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
 /// How long a line waits before it is tried again while librdkafka's queue is full.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(2);
@@ -55,7 +65,15 @@ const SETTINGS: &[(&str, &str)] = &[
     ("message.max.bytes", "1048588"),
 ];
 
-type Base = BaseProducer<Context<Deliveries>>;
+type Base = BaseProducer<Context<Arc<Deliveries>>>;
+
+/// The client that lines are handed to. Locked by the caller's thread for each line, and by the polling thread
+/// while it replaces the client.
+type Slot = Mutex<Arc<Base>>;
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Connects, and starts the thread that polls for delivery reports.
 pub(super) fn start(
@@ -76,8 +94,9 @@ pub(super) fn start(
         Some(Ok(millis)) => Duration::from_millis(millis),
         _ => delivery_timeout,
     };
-    let deliveries = Deliveries::new(reports, doing.clone(), timeout);
-    let producer: Base = create(&config, &status, deliveries)?;
+    let started = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let deliveries = Arc::new(Deliveries::new(reports, doing.clone(), timeout));
+    let producer: Base = create(&config, &status, Arc::clone(&deliveries))?;
     let pause = |pause| producer.poll(pause);
     let requests = TopicRequests::new(&status, doing, topic, producer.client(), &pause)
         .map_err(|error| cluster.explain(&status, topic, error))?;
@@ -85,31 +104,58 @@ pub(super) fn start(
     status.on_started();
 
     let producer = Arc::new(producer);
+    let slot = Arc::new(Slot::new(Arc::clone(&producer)));
     let (wake, rx) = mpsc::sync_channel(1);
     let is_asleep = Arc::new(AtomicBool::new(false));
     let poller = Poller {
-        producer: Arc::clone(&producer),
-        topic: topic.to_string(),
+        cluster: cluster.clone(),
+        config,
+        status: Arc::clone(&status),
+        deliveries: Arc::clone(&deliveries),
+        sender: sender.clone(),
+        topic: topic.clone(),
+        started,
+        producer,
+        slot: Arc::clone(&slot),
         wake: rx,
         is_asleep: Arc::clone(&is_asleep),
     };
     spawn("producer", move || poller.run())?;
     Ok(Box::new(LibrdkafkaProducer {
-        producer,
+        slot,
+        status,
+        deliveries,
         sender: sender.clone(),
-        topic: topic.to_string(),
+        topic: topic.clone(),
         is_asleep,
         wake,
     }))
 }
 
+/// Hands a line to `producer`, under its number.
+fn enqueue(
+    producer: &Base,
+    topic: &Name,
+    sender: &Name,
+    line: u64,
+    value: &[u8],
+) -> Result<(), Code> {
+    let record = BaseRecord::with_opaque_to(topic.as_str(), line as usize)
+        .key(sender.as_bytes())
+        .payload(value);
+    let result = producer.send(record);
+    result.map_err(|(error, _)| error.rdkafka_error_code().unwrap_or(Code::Fail))
+}
+
 struct LibrdkafkaProducer {
     /// Dropped before `wake`, whose end makes the poller drop its own: what librdkafka takes to close
     /// is the poller's time.
-    producer: Arc<Base>,
+    slot: Arc<Slot>,
+    status: Arc<ClusterStatus>,
+    deliveries: Arc<Deliveries>,
     /// The key of every record.
     sender: Name,
-    topic: String,
+    topic: Name,
     /// The poller sleeps for longer than a moment.
     is_asleep: Arc<AtomicBool>,
     wake: SyncSender<()>,
@@ -117,27 +163,19 @@ struct LibrdkafkaProducer {
 
 impl Producer for LibrdkafkaProducer {
     fn send(&mut self, line: u64, value: &[u8]) {
-        let context = self.producer.client().context();
-        let key = self.sender.as_bytes();
-        let bytes = key.len() + value.len();
+        let bytes = self.sender.as_bytes().len() + value.len();
         let fail = |code| {
-            let deliveries = &context.role;
-            deliveries.fail(line, value, bytes, code, &context.status);
-            deliveries.flush();
+            self.deliveries.fail(line, value, bytes, code, &self.status);
+            self.deliveries.flush();
         };
         if bytes > MAX_RECORD_BYTES {
             return fail(Code::MessageSizeTooLarge);
         }
-        let mut record = BaseRecord::with_opaque_to(&self.topic, line as usize)
-            .key(key)
-            .payload(value);
-        while let Err((error, back)) = self.producer.send(record) {
-            match error.rdkafka_error_code() {
-                Some(Code::QueueFull) => {
-                    record = back;
-                    thread::sleep(QUEUE_FULL_PAUSE);
-                }
-                code => return fail(code.unwrap_or(Code::Fail)),
+        let hand_over = || enqueue(&lock(&self.slot), &self.topic, &self.sender, line, value);
+        while let Err(code) = hand_over() {
+            match code {
+                Code::QueueFull => thread::sleep(QUEUE_FULL_PAUSE),
+                code => return fail(code),
             }
         }
         if self.is_asleep.swap(false, Ordering::SeqCst) {
@@ -152,42 +190,149 @@ impl Producer for LibrdkafkaProducer {
 /// The crate's own poll with a timeout can't be ended early, and is busy for its last millisecond.
 /// So this only ever takes what has arrived, and sleeps in between.
 struct Poller {
+    cluster: LibrdkafkaCluster,
+    config: ClientConfig,
+    status: Arc<ClusterStatus>,
+    deliveries: Arc<Deliveries>,
+    sender: Name,
+    topic: Name,
+    /// When the producer was started, since 1970.
+    started: Duration,
+    /// The one in the slot, which only this thread replaces.
     producer: Arc<Base>,
-    topic: String,
+    slot: Arc<Slot>,
     wake: Receiver<()>,
     is_asleep: Arc<AtomicBool>,
 }
 
 impl Poller {
-    fn run(self) {
-        let Context { status, role } = &**self.producer.client().context();
+    fn run(mut self) {
         let mut has_reported = false;
+        let mut last_report = Instant::now();
         let mut last_refresh = Instant::now();
+        let mut alone_since = None;
         let mut patience = FIRST_LINE_TIMEOUT;
         loop {
             self.producer.poll(Duration::ZERO);
-            let is_news = role.flush();
+            let is_news = self.deliveries.flush();
             has_reported |= is_news;
             if self.sleep(is_news).is_break() {
                 return;
+            }
+            if is_news || self.producer.in_flight_count() == 0 {
+                last_report = Instant::now();
             }
             // Without metadata, librdkafka asks for the producer's id again only after half a second.
             let is_stuck = !has_reported
                 && self.producer.in_flight_count() > 0
                 && last_refresh.elapsed() >= patience;
-            let is_due = status.is_away() && last_refresh.elapsed() >= RECONNECT_INTERVAL;
-            if is_stuck || is_due {
-                last_refresh = Instant::now();
-                if is_stuck {
-                    patience *= 2;
-                }
-                let client = self.producer.client();
-                let answer = client.fetch_metadata(Some(&self.topic), RECONNECT_INTERVAL / 2);
-                if answer.is_ok() {
-                    status.on_answer();
-                }
+            let is_silent = self.status.is_away() || last_report.elapsed() >= REPLACE_AFTER;
+            let is_due = is_silent && last_refresh.elapsed() >= RECONNECT_INTERVAL;
+            if !is_stuck && !is_due {
+                continue;
+            }
+            last_refresh = Instant::now();
+            if is_stuck {
+                patience *= 2;
+            }
+            if self.has_connection(RECONNECT_INTERVAL / 2) {
+                alone_since = None;
+            } else if alone_since.get_or_insert(last_refresh).elapsed() >= REPLACE_AFTER {
+                alone_since = None;
+                self.replace_if_alone();
             }
         }
+    }
+
+    /// Asks the cluster for metadata. Returns false if there was no broker to ask: then no request is under way,
+    /// either.
+    fn has_connection(&self, timeout: Duration) -> bool {
+        match metadata(self.producer.client(), self.topic.as_str(), timeout) {
+            Ok(_) => {
+                self.status.on_answer();
+                true
+            }
+            Err(error) => error.rdkafka_error_code() != Some(Code::BrokerTransportFailure),
+        }
+    }
+
+    /// Replaces the client by a new one, if another finds the cluster and this one does not.
+    ///
+    /// A broker that was stopped for a while may list no broker at first, not even itself. librdkafka then
+    /// forgets all of them, and sometimes never asks its bootstrap servers again:
+    /// <https://github.com/confluentinc/librdkafka/issues/5301>.
+    fn replace_if_alone(&mut self) {
+        let doing = &self.deliveries.doing;
+        let Some(witness) = Witness::of(&self.cluster, doing, &self.topic, RECONNECT_INTERVAL)
+        else {
+            return;
+        };
+        if self.has_connection(RECONNECT_INTERVAL) {
+            return;
+        }
+        let Ok(producer) = create(&self.config, &self.status, Arc::clone(&self.deliveries)) else {
+            return;
+        };
+        let slot = Arc::clone(&self.slot);
+        let mut slot = lock(&slot);
+        let (lines, ends) = self.deliveries.take_back(&self.producer);
+        // The connections of the client that was there before end with this.
+        self.producer = Arc::new(producer);
+        *slot = Arc::clone(&self.producer);
+        let since = self.started.saturating_sub(CLOCK_TOLERANCE).as_millis();
+        let search = Search {
+            key: self.sender.as_bytes(),
+            ends,
+            since: since as i64,
+        };
+        for Unsettled { line, value } in self.unwritten(&witness, &search, lines) {
+            let again = || enqueue(&self.producer, &self.topic, &self.sender, line, &value);
+            while let Err(code) = again() {
+                if code != Code::QueueFull {
+                    let bytes = self.sender.as_bytes().len() + value.len();
+                    let deliveries = &self.deliveries;
+                    deliveries.fail(line, &value, bytes, code, &self.status);
+                    break;
+                }
+                self.producer.poll(QUEUE_FULL_PAUSE);
+            }
+        }
+        self.status.on_answer();
+    }
+
+    /// Reports those of `lines` that are in the log as acknowledged, and returns the others. Where that can't be
+    /// found out, all are reported as lines that may be there.
+    fn unwritten(
+        &self,
+        witness: &Witness,
+        search: &Search<'_>,
+        lines: Vec<Unsettled>,
+    ) -> Vec<Unsettled> {
+        let end = Instant::now() + self.deliveries.timeout;
+        let acknowledge =
+            |line, partition, offset| self.deliveries.acknowledge(line, partition, offset);
+        loop {
+            // What was in flight may be written a moment later.
+            thread::sleep(RECONNECT_INTERVAL / 2);
+            match witness.find(search, &lines, acknowledge) {
+                Ok(rest) => return rest,
+                Err(error) if is_transient(&error) && Instant::now() < end => {
+                    if self.wake.try_recv() == Err(TryRecvError::Disconnected) {
+                        return Vec::new();
+                    }
+                }
+                Err(_) => break,
+            }
+        }
+        let why = Error::unacknowledged(
+            &self.deliveries.doing,
+            "the connection was lost, and the log can't be read to see what has arrived",
+        );
+        let mut gathered = lock(&self.deliveries.gathered);
+        for Unsettled { line, value } in lines {
+            gathered.run.failed(line, &value, why.clone());
+        }
+        Vec::new()
     }
 
     /// Sleeps until the next look is due, or a line is handed over; breaks if none will be any more.
@@ -218,7 +363,15 @@ pub(super) struct Deliveries {
     timeout: Duration,
     /// Locked for a moment, by the polling thread for each line, and by the caller's thread for a line
     /// that can't be sent.
-    run: Mutex<ReportRun>,
+    gathered: Mutex<Gathered>,
+}
+
+struct Gathered {
+    run: ReportRun,
+    /// The offset after the last line that was acknowledged, by partition.
+    ends: Offsets,
+    /// The lines that are taken back from a client, while they are.
+    taken_back: Option<Vec<Unsettled>>,
 }
 
 impl Deliveries {
@@ -226,17 +379,41 @@ impl Deliveries {
         Deliveries {
             doing,
             timeout,
-            run: Mutex::new(ReportRun::new(reports)),
+            gathered: Mutex::new(Gathered {
+                run: ReportRun::new(reports),
+                ends: Offsets::new(),
+                taken_back: None,
+            }),
         }
-    }
-
-    fn run(&self) -> MutexGuard<'_, ReportRun> {
-        self.run.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reports what has been gathered. Returns whether there was anything.
     pub(super) fn flush(&self) -> bool {
-        self.run().flush()
+        lock(&self.gathered).run.flush()
+    }
+
+    fn acknowledge(&self, line: u64, partition: i32, offset: i64) {
+        let mut gathered = lock(&self.gathered);
+        gathered.run.acknowledged(line, partition, offset);
+        // It has none if an earlier attempt wrote the line, and only its acknowledgement was lost.
+        if offset >= 0 {
+            gathered.ends.insert(partition, offset + 1);
+        }
+    }
+
+    /// Takes all lines without an outcome back from `producer`. Returns them in their order, and the offset after
+    /// the last line that was acknowledged, by partition.
+    fn take_back(&self, producer: &Base) -> (Vec<Unsettled>, Offsets) {
+        lock(&self.gathered).taken_back = Some(Vec::new());
+        producer.purge(PurgeConfig::default().queue().inflight());
+        let end = Instant::now() + ANSWER_TIMEOUT;
+        while producer.in_flight_count() > 0 && Instant::now() < end {
+            producer.poll(BUSY_PAUSE);
+        }
+        let mut gathered = lock(&self.gathered);
+        let mut lines = gathered.taken_back.take().unwrap_or_default();
+        lines.sort_by_key(|it| it.line);
+        (lines, gathered.ends.clone())
     }
 
     /// A line that has `bytes` bytes with its key was given up.
@@ -262,11 +439,11 @@ impl Deliveries {
             }
             code => failed_by_code(&self.doing, code),
         };
-        self.run().failed(line, value, why);
+        lock(&self.gathered).run.failed(line, value, why);
     }
 }
 
-impl ProducerContext for Context<Deliveries> {
+impl ProducerContext for Context<Arc<Deliveries>> {
     /// The number of the line. (It travels as a pointer: 32-bit machines count to 4 billion.)
     type DeliveryOpaque = usize;
 
@@ -275,12 +452,18 @@ impl ProducerContext for Context<Deliveries> {
         match result {
             Ok(message) => {
                 let (partition, offset) = (message.partition(), message.offset());
-                self.role.run().acknowledged(line, partition, offset);
+                self.role.acknowledge(line, partition, offset);
                 self.status.on_answer();
             }
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
                 let value = message.payload().unwrap_or_default();
+                if let Code::PurgeQueue | Code::PurgeInflight = code
+                    && let Some(lines) = &mut lock(&self.role.gathered).taken_back
+                {
+                    let value = value.to_vec();
+                    return lines.push(Unsettled { line, value });
+                }
                 let bytes = value.len() + message.key().map_or(0, <[u8]>::len);
                 self.role.fail(line, value, bytes, code, &self.status);
             }

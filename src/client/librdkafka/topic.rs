@@ -54,7 +54,7 @@ impl TopicRequests {
         // is for a certain broker: as this warm-up request is, for the leader.
         drop(client.fetch_watermarks(topic, 0, WARM_UP_TIMEOUT));
         let ask = |timeout| {
-            let metadata = client.fetch_metadata(Some(topic), timeout).ok()?;
+            let metadata = metadata(client, topic, timeout).ok()?;
             status.on_first_answer();
             Some(leaders(&metadata, topic))
         };
@@ -168,7 +168,7 @@ impl TopicRequests {
 
     /// Looks up the leaders again. Returns whether the cluster answered.
     pub(super) fn refresh(&mut self, reader: &ReadClient, timeout: Duration) -> bool {
-        let Ok(metadata) = reader.fetch_metadata(Some(&self.topic), timeout) else {
+        let Ok(metadata) = metadata(reader.client(), &self.topic, timeout) else {
             return false;
         };
         self.status.on_answer();
@@ -176,6 +176,22 @@ impl TopicRequests {
             self.leaders = leaders;
         }
         true
+    }
+}
+
+/// Asks which brokers there are, and which of them lead `topic`.
+///
+/// An answer that lists no broker is none: one that was stopped for a while may at first not even list itself,
+/// and serves nothing until it does.
+pub(super) fn metadata<R: Send + Sync>(
+    client: &Client<Context<R>>,
+    topic: &str,
+    timeout: Duration,
+) -> KafkaResult<Metadata> {
+    let answer = client.fetch_metadata(Some(topic), timeout)?;
+    match answer.brokers().is_empty() {
+        true => Err(KafkaError::MetadataFetch(Code::LeaderNotAvailable)),
+        false => Ok(answer),
     }
 }
 

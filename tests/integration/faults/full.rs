@@ -262,6 +262,25 @@ fn one_broker_loses_no_line_when_connections_break() {
 #[cfg(feature = "librdkafka")]
 #[test]
 #[ignore = "needs a real Kafka"]
+fn one_broker_that_lists_no_broker_for_a_while_loses_no_line() {
+    let proxy = Proxy::of(broker_port());
+    let plan = plan(5);
+    let mut chance = Chance::new(plan.seed);
+    let report = run(&Kafka::Real(proxy.server()), &plan, |round| {
+        round.allow_half();
+        thread::sleep(chance.pause(150));
+        proxy.arm(Fault::NoBrokers);
+        round.allow_rest();
+        // So long that clients ask several times.
+        thread::sleep(Duration::from_secs(1));
+        proxy.disarm();
+    });
+    conclude(&named("no broker listed"), &plan, report);
+}
+
+#[cfg(feature = "librdkafka")]
+#[test]
+#[ignore = "needs a real Kafka"]
 fn one_broker_that_refuses_the_first_batch_loses_no_line() {
     let on = Kafka::real();
     for _ in 0..5 {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use kafka_chat::wire::{self, PRODUCE};
+use kafka_chat::wire::{self, METADATA, PRODUCE};
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -31,6 +31,9 @@ pub(crate) enum Fault {
     HalfOpenAcknowledgement,
     /// Nothing comes through any more on the connections there are, and they stay open. New ones work.
     HalfOpen,
+    /// The connections there are end, and until this is disarmed the broker lists no brokers, not even itself: as
+    /// after it was stopped for so long that its controller no longer counts on it.
+    NoBrokers,
 }
 
 /// A running proxy; dropping it ends its connections.
@@ -106,6 +109,16 @@ impl Proxy {
         } else {
             state.armed = Some(fault);
         }
+        if fault == Fault::NoBrokers {
+            for connection in &state.connections {
+                connection.end();
+            }
+        }
+    }
+
+    /// Ends a fault that lasts.
+    pub(crate) fn disarm(&self) {
+        self.shared.state.lock().unwrap().armed = None;
     }
 
     /// Waits until what was armed has happened.
@@ -189,14 +202,18 @@ impl Shared {
         self.fault(|armed| match armed {
             Fault::ResetInAnswer(wanted) => wanted == api,
             Fault::SwallowAcknowledgement | Fault::HalfOpenAcknowledgement => api == PRODUCE,
+            Fault::NoBrokers => api == METADATA,
             Fault::Damage | Fault::HalfOpen => false,
         })
     }
 
     fn fault(&self, is_due: impl Fn(Fault) -> bool) -> Option<Fault> {
         let mut state = self.state.lock().unwrap();
-        let fault = state.armed.take_if(|armed| is_due(*armed))?;
-        self.changed.notify_all();
+        let fault = state.armed.filter(|armed| is_due(*armed))?;
+        if fault != Fault::NoBrokers {
+            state.armed = None;
+            self.changed.notify_all();
+        }
         Some(fault)
     }
 }
@@ -234,6 +251,7 @@ impl Connection {
                     return self.reset();
                 }
                 Some(Fault::SwallowAcknowledgement) => return Ok(()),
+                Some(Fault::NoBrokers) => shared.leave_out_broker(&mut frame),
                 Some(_) => {
                     self.frozen.store(true, Ordering::SeqCst);
                     continue;
@@ -279,6 +297,23 @@ impl Shared {
                 frame[at..at + ours.len()].copy_from_slice(&ours);
             }
         }
+    }
+}
+
+impl Shared {
+    /// Takes the only broker out of an answer to a request for metadata, version 9 or later: in an array, one
+    /// element more is counted than there are, and texts likewise.
+    fn leave_out_broker(&self, frame: &mut Vec<u8>) {
+        let host = b"127.0.0.1";
+        let port = u32::from(self.upstream).to_be_bytes();
+        let place = [&[host.len() as u8 + 1], &host[..], &port].concat();
+        let found = frame.windows(place.len()).position(|it| it == place);
+        let at = found.expect("metadata that lists the broker");
+        // Its id before that, and no rack and no tags after it.
+        frame.drain(at - 4..at + place.len() + 2);
+        frame[at - 5] = 1;
+        let size = frame.len() as u32 - 4;
+        frame[..4].copy_from_slice(&size.to_be_bytes());
     }
 }
 

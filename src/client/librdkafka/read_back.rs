@@ -1,0 +1,201 @@
+//! Finds out which lines are in the log, when the client that they were handed to can't say any more.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::message::Message as _;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::LibrdkafkaCluster;
+use super::errors::is_transient;
+use super::reader::ReadClient;
+use super::topic::{ANSWER_TIMEOUT, TopicRequests, metadata};
+use crate::client::Offsets;
+use crate::name::Name;
+
+/// A line that has no outcome yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unsettled {
+    pub(super) line: u64,
+    pub(super) value: Vec<u8>,
+}
+
+/// Which records can be lines without an outcome.
+pub(super) struct Search<'a> {
+    /// Their key.
+    pub(super) key: &'a [u8],
+    /// The offset after the last line that was acknowledged, in the partitions where one was.
+    pub(super) ends: Offsets,
+    /// In the others: when the first line can have been written, in milliseconds since 1970.
+    pub(super) since: i64,
+}
+
+/// Another client, which finds the cluster, and reads the topic.
+pub(super) struct Witness {
+    reader: ReadClient,
+    requests: TopicRequests,
+}
+
+impl Witness {
+    /// Connects; none if there is no answer within `timeout`.
+    pub(super) fn of(
+        cluster: &LibrdkafkaCluster,
+        doing: &str,
+        topic: &Name,
+        timeout: Duration,
+    ) -> Option<Witness> {
+        // What happens to its connections is not reported: it is only asked.
+        let status = cluster.status(drop);
+        let reader = ReadClient::create(&cluster.reader_config(), &status).ok()?;
+        metadata(reader.client(), topic.as_str(), timeout).ok()?;
+        let pause = |pause| drop(reader.serve(pause));
+        let doing = doing.to_string();
+        let requests = TopicRequests::new(&status, doing, topic, reader.client(), &pause).ok()?;
+        Some(Witness { reader, requests })
+    }
+
+    /// Reads to the present end of the topic, and calls `on_found` with each of `lines` that is there: its number,
+    /// partition and offset. Returns the others, in their order.
+    ///
+    /// Another program that writes the same lines under the same name at the same moment can't be told from
+    /// this one.
+    pub(super) fn find(
+        &self,
+        search: &Search<'_>,
+        lines: &[Unsettled],
+        mut on_found: impl FnMut(u64, i32, i64),
+    ) -> KafkaResult<Vec<Unsettled>> {
+        let found = match self.read(search, lines, &self.start(search)?) {
+            // The log is another one, or has lost its oldest part: all that is left can be new.
+            Err(KafkaError::OffsetFetch(Code::AutoOffsetReset)) => {
+                self.read(search, lines, &self.requests.all_at(Offset::Beginning)?)?
+            }
+            found => found?,
+        };
+        for (line, partition, offset) in &found.written {
+            on_found(*line, *partition, *offset);
+        }
+        Ok(found.rest())
+    }
+
+    /// From where on there can be lines that were not acknowledged.
+    fn start(&self, search: &Search<'_>) -> KafkaResult<TopicPartitionList> {
+        let topic = &self.requests.topic;
+        let since = self.requests.all_at(Offset::Offset(search.since))?;
+        let mut start = self.reader.offsets_for_times(since, ANSWER_TIMEOUT)?;
+        for (&partition, &end) in &search.ends {
+            if start.find_partition(topic, partition).is_some() {
+                start.set_partition_offset(topic, partition, Offset::Offset(end))?;
+            }
+        }
+        Ok(start)
+    }
+
+    fn read<'l>(
+        &self,
+        search: &Search<'_>,
+        lines: &'l [Unsettled],
+        start: &TopicPartitionList,
+    ) -> KafkaResult<Found<'l>> {
+        let mut found = Found::new(lines);
+        let mut unread: BTreeSet<i32> = self.requests.leaders.keys().copied().collect();
+        self.reader.assign(start)?;
+        while !unread.is_empty() {
+            match self.reader.poll(ANSWER_TIMEOUT) {
+                Some(Ok(record)) if record.key() == Some(search.key) => {
+                    let value = record.payload().unwrap_or_default();
+                    found.on_record(record.partition(), record.offset(), value);
+                }
+                Some(Ok(_)) => {}
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    unread.remove(&partition);
+                }
+                Some(Err(error)) => match error.rdkafka_error_code() {
+                    Some(code @ Code::AutoOffsetReset) => {
+                        return Err(KafkaError::OffsetFetch(code));
+                    }
+                    _ if is_transient(&error) => {}
+                    _ => return Err(error),
+                },
+                None => return Err(KafkaError::MessageConsumption(Code::OperationTimedOut)),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Which of a sender's lines its records are.
+struct Found<'l> {
+    lines: &'l [Unsettled],
+    is_written: Vec<bool>,
+    /// All lines before this one are written.
+    first: usize,
+    /// Numbers of lines, each with its partition and offset.
+    written: Vec<(u64, i32, i64)>,
+}
+
+impl<'l> Found<'l> {
+    fn new(lines: &'l [Unsettled]) -> Found<'l> {
+        Found {
+            lines,
+            is_written: vec![false; lines.len()],
+            first: 0,
+            written: Vec::new(),
+        }
+    }
+
+    fn on_record(&mut self, partition: i32, offset: i64, value: &[u8]) {
+        let is_it = |&n: &usize| !self.is_written[n] && self.lines[n].value == value;
+        let Some(n) = (self.first..self.lines.len()).find(is_it) else {
+            return;
+        };
+        self.is_written[n] = true;
+        self.written.push((self.lines[n].line, partition, offset));
+        while self.is_written.get(self.first) == Some(&true) {
+            self.first += 1;
+        }
+    }
+
+    fn rest(&self) -> Vec<Unsettled> {
+        let lines = self.lines.iter().zip(&self.is_written);
+        let rest = lines.filter(|(_, is_written)| !**is_written);
+        rest.map(|(line, _)| line.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(values: &[&str]) -> Vec<Unsettled> {
+        let line = |(n, value): (usize, &&str)| Unsettled {
+            line: 7 + n as u64,
+            value: value.as_bytes().to_vec(),
+        };
+        values.iter().enumerate().map(line).collect()
+    }
+
+    #[test]
+    fn a_batch_that_was_written_is_found_and_the_lines_after_it_are_left() {
+        let lines = lines(&["a", "b", "a", "c"]);
+        let mut found = Found::new(&lines);
+        for (offset, value) in [(3, "a"), (5, "b")] {
+            found.on_record(0, offset, value.as_bytes());
+        }
+        assert_eq!(found.written, [(7, 0, 3), (8, 0, 5)]);
+        assert_eq!(found.rest(), lines[2..]);
+    }
+
+    #[test]
+    fn other_records_of_the_sender_are_no_lines_and_equal_lines_are_as_many_as_records() {
+        let lines = lines(&["a", "a", "b"]);
+        let mut found = Found::new(&lines);
+        for (offset, value) in [(0, "x"), (1, "a"), (2, ""), (3, "b"), (4, "b")] {
+            found.on_record(1, offset, value.as_bytes());
+        }
+        assert_eq!(found.written, [(7, 1, 1), (9, 1, 3)]);
+        assert_eq!(found.rest(), lines[1..2]);
+    }
+}
