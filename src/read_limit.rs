@@ -52,8 +52,18 @@ impl ReadLimit {
 
     /// A log that was cut, or created again, may end before the end that it had at the start.
     fn on_event(&mut self, event: &Event) {
-        if let (Event::Missed { partition, end, .. }, Some(ends)) = (event, &mut self.ends) {
-            ends.entry(*partition).and_modify(|it| *it = *end.min(it));
+        let Some(ends) = &mut self.ends else {
+            return;
+        };
+        let mut cut = |partition, end: &i64| {
+            ends.entry(partition).and_modify(|it| *it = *end.min(it));
+        };
+        match event {
+            Event::Missed { partition, end, .. } => cut(*partition, end),
+            Event::Recreated { ends: new, .. } => {
+                new.iter().for_each(|(partition, end)| cut(*partition, end));
+            }
+            _ => {}
         }
     }
 

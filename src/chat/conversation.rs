@@ -161,6 +161,15 @@ impl Conversation {
         }
     }
 
+    /// The topic was created again, and ends at `ends`: until there, its records count as written while the user
+    /// was away.
+    pub(super) fn restarted(&mut self, ends: &Offsets) {
+        match &mut self.away {
+            Some(away) => away.ends.clone_from(ends),
+            None => self.away = Some(Away::until(ends.clone(), "from the new topic")),
+        }
+    }
+
     /// Shows what was written while the user was away, and what came since.
     fn welcome(&mut self) -> Vec<Item> {
         let Some(away) = self.away.take() else {

@@ -210,6 +210,7 @@ impl Chat {
                     resumed,
                     end,
                 } => self.conversation.missed(*partition, resumed < wanted, *end),
+                Event::Recreated { ends, .. } => self.conversation.restarted(ends),
             }
             self.screen.notice(&event.to_string());
         }

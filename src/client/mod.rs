@@ -158,6 +158,13 @@ pub enum Event {
         /// The offset after the newest record at that time.
         end: i64,
     },
+    /// The topic was deleted and created again; reading continues at the beginning of the new one.
+    Recreated {
+        /// The topic.
+        topic: String,
+        /// The offset after the newest record of each partition at that time.
+        ends: Offsets,
+    },
 }
 
 impl fmt::Display for Event {
@@ -170,6 +177,10 @@ impl fmt::Display for Event {
                 write!(f, "{broker} refused ({why}), retrying")
             }
             Event::Back { broker } => write!(f, "connection to {broker} is back"),
+            Event::Recreated { topic, .. } => write!(
+                f,
+                "topic {topic} was deleted and created again; reading it from its beginning"
+            ),
             Event::Missed {
                 wanted, resumed, ..
             } => write!(
@@ -200,7 +211,7 @@ pub trait Consumer: Send {
     /// the order of their offsets. After `Break` no more are given; the next poll continues after
     /// that record.
     ///
-    /// Returns what happened meanwhile, oldest first. [`Event::Missed`] is returned before any
+    /// Returns what happened meanwhile, oldest first. [`Event::Missed`] and [`Event::Recreated`] are returned before any
     /// record from the new position is given. Lost connections are retried for ever; an error is
     /// final.
     fn poll(

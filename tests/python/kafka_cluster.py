@@ -13,7 +13,7 @@ from pathlib import Path
 
 import kafka_security
 from kafka_programs import Failure, is_kraft, jars, java, read_properties, say, write_properties
-from kafka_wire import configure_topic, create_partitions, create_topics, metadata
+from kafka_wire import configure_topic, create_partitions, create_topics, delete_topic, metadata
 
 READY_TIMEOUT = 90  # seconds
 STOP_TIMEOUT = 10  # seconds, then the processes are killed
@@ -330,6 +330,19 @@ class Cluster:
         """Gives a topic so many partitions in all, and returns when every broker knows their leaders."""
         self.change_topics(create_partitions, name, count)
         self.wait_for_partitions(name, count)
+
+    def recreate_topic(self, name):
+        """Deletes a topic and creates it again, with one partition."""
+        address = self.addresses("INTERNAL")[0]
+
+        def create():
+            refused = create_topics(address, [name], 1, 1)
+            if refused:  # it is still being deleted
+                raise OSError("\n".join(refused))
+
+        self.change_topics(delete_topic, name)
+        self.wait("the new topic", [], create)
+        self.wait_for_partitions(name, 1)
 
     def configure_topic(self, name, properties):
         """Sets properties of a topic."""

@@ -8,7 +8,7 @@ import socket
 import struct
 
 METADATA, CREATE_TOPICS, CREATE_ACLS = (3, 4), (19, 2), (30, 1)  # API key, version
-CREATE_PARTITIONS, ALTER_CONFIGS = (37, 0), (44, 0)
+CREATE_PARTITIONS, ALTER_CONFIGS, DELETE_TOPICS = (37, 0), (44, 0), (20, 1)
 TOPIC, SET = 2, 0  # a type of resource, an operation on its configuration
 TIMEOUT = 10  # seconds
 CREATE_TIMEOUT_MS = 30_000
@@ -118,6 +118,15 @@ def create_partitions(address, name, count):
     response.number("i")  # throttle time
     results = response.array(lambda: (response.string(), response.number("h"), response.string()))
     return [f"{name}: {text or f'error {code}'}" for name, code, text in results if code]
+
+
+def delete_topic(address, name):
+    """Asks the controller to delete a topic. Returns why it refused, as a list."""
+    body = struct.pack(">i", 1) + string(name) + struct.pack(">i", CREATE_TIMEOUT_MS)
+    response = send(controller_of(address), DELETE_TOPICS, body)
+    response.number("i")  # throttle time
+    results = response.array(lambda: (response.string(), response.number("h")))
+    return [f"{name}: error {code}" for name, code in results if code]
 
 
 def configure_topic(address, name, configs):

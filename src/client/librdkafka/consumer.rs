@@ -45,6 +45,10 @@ pub(super) struct LibrdkafkaConsumer {
     is_assigned: bool,
     /// The log of some partition no longer has the offset that is to be read next.
     is_out_of_range: bool,
+    /// The topic was created again, and the old one is still assigned.
+    is_recreated: bool,
+    /// At the last look, librdkafka took the cluster's answer for outdated.
+    is_outdated: bool,
     last_refresh: Instant,
     /// The first of the looks, without a break, that were not answered.
     unanswered_since: Option<Instant>,
@@ -67,7 +71,7 @@ impl LibrdkafkaConsumer {
         let (tx, events) = mpsc::channel();
         // Nobody listens any more once the consumer is dropped.
         let status = cluster.status(move |event| drop(tx.send(event)));
-        let config = cluster.reader_config();
+        let config = LibrdkafkaCluster::following_topic(cluster.reader_config());
         let reader = ReadClient::create(&config, &status)?;
         let doing = format!("cannot read topic {topic} at {}", status.servers());
         let pause = |pause| drop(reader.serve(pause));
@@ -87,6 +91,8 @@ impl LibrdkafkaConsumer {
             positions: Positions::new(offsets, start),
             is_assigned: false,
             is_out_of_range: false,
+            is_recreated: false,
+            is_outdated: false,
             last_refresh: Instant::now(),
             unanswered_since: None,
         })
@@ -102,8 +108,11 @@ impl LibrdkafkaConsumer {
     /// Looks now and then whether a lost cluster is back, which partitions there are, and where
     /// a log continues that does not have the position. Returns positions that were moved.
     fn refresh(&mut self) -> Result<Vec<Event>> {
+        self.is_recreated |= self.requests.status.take_recreated();
         let is_urgent = self.requests.status.is_away()
             || self.is_out_of_range
+            || self.is_recreated
+            || self.is_outdated
             || self.unanswered_since.is_some();
         let interval = match is_urgent {
             true => RECONNECT_INTERVAL,
@@ -121,6 +130,17 @@ impl LibrdkafkaConsumer {
             return Ok(Vec::new());
         }
         self.unanswered_since = None;
+        // The look itself may have told.
+        self.is_recreated |= self.requests.status.take_recreated();
+        if self.is_recreated {
+            return self.restart();
+        }
+        // One broker may lag behind for a moment. If it is always so, the topic is another one.
+        let was_outdated =
+            std::mem::replace(&mut self.is_outdated, self.requests.status.take_outdated());
+        if was_outdated && self.is_outdated {
+            self.replace()?;
+        }
         let existing = self.requests.leaders.keys().copied().collect();
         if self.positions.set_partitions(&existing) {
             self.assign()?;
@@ -131,10 +151,34 @@ impl LibrdkafkaConsumer {
         }
     }
 
+    /// Goes on at the beginning of the new topic, with a new client. If the cluster does not answer, the next
+    /// refresh tries again.
+    fn restart(&mut self) -> Result<Vec<Event>> {
+        let reader = ReadClient::create(&self.config, &self.requests.status)?;
+        if !self.requests.refresh(&reader, ANSWER_TIMEOUT) {
+            return Ok(Vec::new());
+        }
+        let answer = self
+            .requests
+            .ask_offsets(&reader, Offset::End, ANSWER_TIMEOUT);
+        let Some(ends) = self.requests.settled(answer)? else {
+            return Ok(Vec::new());
+        };
+        self.is_recreated = false;
+        self.is_out_of_range = false;
+        self.reader = reader;
+        let start = ends.keys().map(|&partition| (partition, 0)).collect();
+        self.positions = Positions::new(start, Start::Earliest);
+        self.assign()?;
+        let topic = self.requests.topic.clone();
+        Ok(vec![Event::Recreated { topic, ends }])
+    }
+
     /// Goes on with a new client: this one may have forgotten its brokers, as a
     /// [producer's](super::producer) may.
     fn replace(&mut self) -> Result<()> {
         self.unanswered_since = None;
+        self.is_outdated = false;
         self.reader = ReadClient::create(&self.config, &self.requests.status)?;
         self.assign()
     }
@@ -215,6 +259,7 @@ impl Consumer for LibrdkafkaConsumer {
         if !self.is_assigned {
             self.assign()?;
         }
+        self.requests.status.tell_lasting();
         let moved = self.refresh()?;
         if !moved.is_empty() {
             return Ok(self.events.try_iter().chain(moved).collect());

@@ -11,6 +11,7 @@ mod errors;
 mod producer;
 mod read_back;
 mod reader;
+mod recreation;
 mod status;
 mod topic;
 
@@ -132,6 +133,17 @@ impl LibrdkafkaCluster {
             Some(_) => RDKafkaLogLevel::Debug,
             None => RDKafkaLogLevel::Info,
         });
+        config
+    }
+
+    /// Settings with which a client's log says what happens to its topic.
+    fn following_topic(mut config: ClientConfig) -> ClientConfig {
+        let debug = match config.get("debug") {
+            Some(theirs) => format!("{theirs},topic"),
+            None => "topic".to_string(),
+        };
+        config.set("debug", debug);
+        config.set_log_level(RDKafkaLogLevel::Debug);
         config
     }
 

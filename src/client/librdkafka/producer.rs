@@ -39,6 +39,9 @@ const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the client may be without a connection before another one tries to get one.
 const REPLACE_AFTER: Duration = Duration::from_secs(5);
 
+/// How long lines may wait while the client takes news of their topic for outdated.
+const OUTDATED_FOR: Duration = Duration::from_secs(2);
+
 /// By how much a broker's clock may be slow.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
@@ -88,7 +91,7 @@ pub(super) fn start(
     let doing = format!("cannot write to topic {topic} at {}", status.servers());
     let timeout = delivery_timeout.as_millis().to_string();
     let ours = [SETTINGS, &[("delivery.timeout.ms", &timeout)]].concat();
-    let config = cluster.config(&ours, &[]);
+    let config = LibrdkafkaCluster::following_topic(cluster.config(&ours, &[]));
     // A user's own setting may have replaced ours.
     let timeout = match config.get("delivery.timeout.ms").map(str::parse) {
         Some(Ok(millis)) => Duration::from_millis(millis),
@@ -211,6 +214,7 @@ impl Poller {
         let mut last_report = Instant::now();
         let mut last_refresh = Instant::now();
         let mut alone_since = None;
+        let mut is_outdated = false;
         let mut patience = FIRST_LINE_TIMEOUT;
         loop {
             self.producer.poll(Duration::ZERO);
@@ -222,6 +226,16 @@ impl Poller {
             if is_news || self.producer.in_flight_count() == 0 {
                 last_report = Instant::now();
             }
+            self.status.tell_lasting();
+            is_outdated |= self.status.take_outdated();
+            if is_outdated && last_report.elapsed() >= OUTDATED_FOR {
+                is_outdated = false;
+                last_report = Instant::now();
+                if let Some(witness) = self.witness() {
+                    self.replace(&witness);
+                }
+            }
+            is_outdated &= !is_news;
             // Without metadata, librdkafka asks for the producer's id again only after half a second.
             let is_stuck = !has_reported
                 && self.producer.in_flight_count() > 0
@@ -239,7 +253,11 @@ impl Poller {
                 alone_since = None;
             } else if alone_since.get_or_insert(last_refresh).elapsed() >= REPLACE_AFTER {
                 alone_since = None;
-                self.replace_if_alone();
+                if let Some(witness) = self.witness()
+                    && !self.has_connection(RECONNECT_INTERVAL)
+                {
+                    self.replace(&witness);
+                }
             }
         }
     }
@@ -256,20 +274,19 @@ impl Poller {
         }
     }
 
-    /// Replaces the client by a new one, if another finds the cluster and this one does not.
-    ///
-    /// A broker that was stopped for a while may list no broker at first, not even itself. librdkafka then
-    /// forgets all of them, and sometimes never asks its bootstrap servers again:
-    /// <https://github.com/confluentinc/librdkafka/issues/5301>.
-    fn replace_if_alone(&mut self) {
+    /// Another client that finds the cluster.
+    fn witness(&self) -> Option<Witness> {
         let doing = &self.deliveries.doing;
-        let Some(witness) = Witness::of(&self.cluster, doing, &self.topic, RECONNECT_INTERVAL)
-        else {
-            return;
-        };
-        if self.has_connection(RECONNECT_INTERVAL) {
-            return;
-        }
+        Witness::of(&self.cluster, doing, &self.topic, RECONNECT_INTERVAL)
+    }
+
+    /// Replaces the client by a new one, and hands it the lines that the log does not have.
+    ///
+    /// librdkafka can lose its cluster or its topic for good. A broker that was stopped for a while may list no
+    /// broker at first, not even itself: then librdkafka forgets all of them, and sometimes never asks its bootstrap
+    /// servers again, <https://github.com/confluentinc/librdkafka/issues/5301>. And what it is told of a topic that
+    /// was created again, it may take for [outdated](super::recreation).
+    fn replace(&mut self, witness: &Witness) {
         let Ok(producer) = create(&self.config, &self.status, Arc::clone(&self.deliveries)) else {
             return;
         };
@@ -285,7 +302,7 @@ impl Poller {
             ends,
             since: since as i64,
         };
-        for Unsettled { line, value } in self.unwritten(&witness, &search, lines) {
+        for Unsettled { line, value } in self.unwritten(witness, &search, lines) {
             let again = || enqueue(&self.producer, &self.topic, &self.sender, line, &value);
             while let Err(code) = again() {
                 if code != Code::QueueFull {

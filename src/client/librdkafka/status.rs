@@ -12,6 +12,7 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::errors::Cause;
+use super::recreation::Incarnations;
 use crate::client::{Event, sentences};
 use crate::error::{Error, Result};
 
@@ -25,6 +26,11 @@ const CONNECTION_FAILURES: [Code; 6] = [
     Code::BadMessage,
 ];
 
+/// An outage so soon after the last one is probably the same: a broker that starts drops connections again …
+const SAME_OUTAGE: Duration = Duration::from_secs(10);
+/// … and is told only if it lasts.
+const LASTING: Duration = Duration::from_secs(3);
+
 /// The partitions of a topic, each with the address that its leader is advertised under.
 pub(super) type Leaders = BTreeMap<i32, String>;
 
@@ -35,11 +41,13 @@ pub(super) struct ClusterStatus {
     prints_log: bool,
     /// Takes the events of a client, from any thread.
     notify: Box<dyn Fn(Event) + Send + Sync>,
-    /// An outage was reported and is not over. Not in `observed`, as each delivery looks at it.
+    /// There is an outage, reported or not. Not in `observed`, as each delivery looks at it.
     is_away: AtomicBool,
     /// Locked for a moment by librdkafka's callbacks and by those who wait for an answer; never held
     /// during a request or a notification.
     observed: Mutex<Observed>,
+    /// The topic that the client reads or writes, if its log is followed. Locked for a moment, as that.
+    topic: Mutex<Incarnations>,
 }
 
 #[derive(Default)]
@@ -56,6 +64,10 @@ struct Observed {
     is_refusal: bool,
     /// The broker whose refusal was reported last.
     refused_by: Option<String>,
+    /// When the last outage was over.
+    last_back: Option<Instant>,
+    /// An outage that is not reported yet, and since when it lasts.
+    untold: Option<(Instant, Event)>,
     /// An error that no further attempt would change.
     fatal: Option<Error>,
     /// Whether the last bad message was the answer of a server that the user named, and not a bad record.
@@ -84,7 +96,22 @@ impl ClusterStatus {
             notify: Box::new(notify),
             is_away: AtomicBool::new(false),
             observed: Mutex::default(),
+            topic: Mutex::default(),
         }
+    }
+
+    fn topic(&self) -> MutexGuard<'_, Incarnations> {
+        self.topic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the topic was created again since the last call.
+    pub(super) fn take_recreated(&self) -> bool {
+        self.topic().take_recreated()
+    }
+
+    /// Whether librdkafka has taken news of the topic for outdated since the last call.
+    pub(super) fn take_outdated(&self) -> bool {
+        self.topic().take_outdated()
     }
 
     /// The bootstrap servers, `host:port,…`.
@@ -313,8 +340,25 @@ impl ClusterStatus {
             true => Event::Refused { broker, why },
             false => Event::Lost { broker, why },
         };
+        let is_same = |back: Instant| back.elapsed() < SAME_OUTAGE;
+        if !observed.is_refusal && observed.last_back.is_some_and(is_same) {
+            observed.untold = Some((Instant::now(), event));
+            return;
+        }
         drop(observed);
         (self.notify)(event);
+    }
+
+    /// Reports an outage that has lasted. To be called now and then.
+    pub(super) fn tell_lasting(&self) {
+        if !self.is_away() {
+            return;
+        }
+        let lasts = |(since, _): &mut (Instant, Event)| since.elapsed() >= LASTING;
+        let lasting = self.observed().untold.take_if(lasts);
+        if let Some((_, event)) = lasting {
+            (self.notify)(event);
+        }
     }
 
     /// A broker has answered.
@@ -322,7 +366,13 @@ impl ClusterStatus {
         if !self.is_away() || !self.is_away.swap(false, Ordering::Relaxed) {
             return;
         }
-        let cause = self.observed().cause.take();
+        let mut observed = self.observed();
+        observed.last_back = Some(Instant::now());
+        let cause = observed.cause.take();
+        if observed.untold.take().is_some() {
+            return;
+        }
+        drop(observed);
         let broker = cause.map_or_else(|| self.servers(), |cause| cause.broker);
         (self.notify)(Event::Back { broker });
     }
@@ -382,12 +432,16 @@ impl<R: Send + Sync> ClientContext for Context<R> {
             // Nothing can be done about a standard error that is closed.
             let _ = writeln!(io::stderr().lock(), "{facility}: {message}");
         }
-        if facility == "FAIL" {
-            // It starts with the name of a thread: `[thrd:main]: `.
-            let reason = message
-                .split_once("]: ")
-                .map_or(message, |(_, reason)| reason);
-            self.status.on_failure(Code::BrokerTransportFailure, reason);
+        match facility {
+            "FAIL" => {
+                // It starts with the name of a thread: `[thrd:main]: `.
+                let reason = message
+                    .split_once("]: ")
+                    .map_or(message, |(_, reason)| reason);
+                self.status.on_failure(Code::BrokerTransportFailure, reason);
+            }
+            "METADATA" | "BROKER" => self.status.topic().on_log(message),
+            _ => {}
         }
     }
 
@@ -485,6 +539,25 @@ mod tests {
             let events: Vec<_> = events.try_iter().collect();
             assert_eq!(events, [refused(why), back(), refused(why)]);
         }
+    }
+
+    #[test]
+    fn an_outage_soon_after_the_last_one_is_reported_only_if_it_lasts() {
+        let (status, events) = status();
+        status.on_started();
+        status.on_all_down();
+        status.on_answer();
+        status.on_all_down();
+        status.tell_lasting();
+        status.on_answer();
+        assert_eq!(events.try_iter().count(), 2);
+        status.on_all_down();
+        let long_ago = Instant::now().checked_sub(LASTING).unwrap();
+        status.observed().untold.as_mut().unwrap().0 = long_ago;
+        status.tell_lasting();
+        status.tell_lasting();
+        status.on_answer();
+        assert_eq!(events.try_iter().count(), 2);
     }
 
     #[test]

@@ -343,6 +343,33 @@ fn one_broker_that_is_away_delays_lines_and_not_the_end_of_a_chat() {
     assert_eq!(on.log(&peer), "zero\none\ntwo\n");
 }
 
+#[cfg(feature = "librdkafka")]
+#[test]
+#[ignore = "needs a real Kafka"]
+fn one_broker_that_pauses_is_lost_once_and_back_once() {
+    let on = Kafka::real();
+    let (me, peer) = (user("alice"), user("bob"));
+    let (alice, bob) = (on.chat(&me, &peer), on.chat(&peer, &me));
+    alice.line("one");
+    bob.wait_for(&format!("{me}: one"));
+    cluster(&["signal", "STOP", "1"]);
+    alice.line("two");
+    for chat in [&alice, &bob] {
+        chat.wait_for(" lost (");
+    }
+    cluster(&["signal", "CONT", "1"]);
+    bob.wait_for(&format!("{me}: two"));
+    bob.line("three");
+    alice.wait_for(&format!("{peer}: three"));
+    for chat in [alice, bob] {
+        chat.wait_for(" is back");
+        chat.keys(CTRL_D);
+        let ended = chat.ends_with(0);
+        ended.has_shown_times(" lost (", 1);
+        ended.has_shown_times(" is back", 1);
+    }
+}
+
 #[test]
 #[ignore = "needs a real Kafka of three brokers"]
 fn three_brokers_that_lose_their_leader_lose_no_line() {

@@ -109,3 +109,48 @@ fn a_subscriber_goes_on_after_a_log_lost_its_newest_records_and_prints_nothing_t
     reader.wait_for("four\n");
     assert_eq!(reader.stdout.bytes(), b"one\ntwo\nthree\nfour\n");
 }
+
+/// The epoch of the topic's leader has grown before, so that the one of the new topic is older.
+#[cfg(feature = "librdkafka")]
+#[test]
+#[ignore = "needs a real Kafka"]
+fn a_topic_that_is_created_again_is_read_and_written_by_programs_that_stay_open() {
+    let cluster = Cluster::start(&["--no-auto-create"]);
+    let on = &cluster.kafka;
+    let (me, peer) = (user("alice"), user("bob"));
+    for topic in [&me, &peer] {
+        cluster.run(&["topic", topic]);
+    }
+    let reader = on.reader(&peer);
+    let mut publisher = on.program("publisher", &[&me, &peer]).start();
+    let bob = on.chat(&peer, &me);
+    publisher.write("one\n");
+    reader.wait_for("one\n");
+    cluster.run(&["signal", "KILL", "1"]);
+    reader.wait_for_notice(" lost (");
+    cluster.run(&["start-node", "1"]);
+    publisher.write("two\n");
+    reader.wait_for("two\n");
+    bob.wait_for(&format!("{me}: two"));
+
+    cluster.run(&["recreate", &peer]);
+    let is_old = setting("KAFKA_CHAT_TEST_VERSION").starts_with("2.7");
+    let told = match is_old {
+        // Its topics have no ids.
+        true => "the log no longer has offset",
+        false => "was deleted and created again",
+    };
+    publisher.write("three\n");
+    reader.wait_for_notice(told);
+    reader.wait_for("three\n");
+    bob.wait_for("three");
+    on.send(&me, &peer, "four\n");
+    reader.wait_for("four\n");
+    publisher.write("five\n");
+    publisher.close();
+    publisher.wait().code(0);
+    reader.wait_for("five\n");
+    bob.wait_for(&format!("{me}: five"));
+    assert_eq!(reader.stdout.bytes(), b"one\ntwo\nthree\nfour\nfive\n");
+    assert_eq!(on.log(&peer), "three\nfour\nfive\n");
+}

@@ -1,0 +1,98 @@
+//! Notices that a topic was deleted and created again, which librdkafka says only in its log.
+//!
+//! It goes on with the offsets of the old topic, and after a broker's restart with its leader epoch as well. The
+//! epoch of a new topic starts anew, so librdkafka takes all that it is told of the new one for outdated, and neither
+//! reads nor writes any more: <https://github.com/confluentinc/librdkafka/issues/4898>. Topics have ids from
+//! Kafka 2.8 on.
+
+use std::mem::take;
+
+/// The id that librdkafka gives a topic of which it knows none, in base64.
+const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
+
+/// The most ids that are remembered.
+const MAX_IDS: usize = 100;
+
+/// What librdkafka's log lines say about one topic. They come with `debug=topic`.
+#[derive(Debug, Default)]
+pub(super) struct Incarnations {
+    /// Those seen, the first one first: a broker that lags behind may still name an earlier one.
+    ids: Vec<String>,
+    is_recreated: bool,
+    is_outdated: bool,
+}
+
+impl Incarnations {
+    /// Takes note of a log line.
+    pub(super) fn on_log(&mut self, line: &str) {
+        if line.contains("]: ignoring outdated metadata update") {
+            self.is_outdated = true;
+        }
+        let Some((_, ids)) = line.split_once(" changed id from ") else {
+            return;
+        };
+        let Some((_, id)) = ids.split_once(" to ") else {
+            return;
+        };
+        let id = id.trim_end();
+        if id == NO_ID || self.ids.iter().any(|known| known == id) {
+            return;
+        }
+        self.is_recreated |= !self.ids.is_empty();
+        if self.ids.len() == MAX_IDS {
+            self.ids.remove(0);
+        }
+        self.ids.push(id.to_string());
+    }
+
+    /// Whether the topic was created again since the last call.
+    pub(super) fn take_recreated(&mut self) -> bool {
+        take(&mut self.is_recreated)
+    }
+
+    /// Whether librdkafka has taken news of the topic for outdated since the last call.
+    pub(super) fn take_outdated(&mut self) -> bool {
+        take(&mut self.is_outdated)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether the topic was created again, after each of these ids.
+    fn recreated(ids: &[(&str, &str)]) -> Vec<bool> {
+        let mut topic = Incarnations::default();
+        let seen = ids.iter().map(|(from, to)| {
+            topic.on_log(&format!(
+                "[thrd:main]: Topic bob changed id from {from} to {to}"
+            ));
+            topic.take_recreated()
+        });
+        seen.collect()
+    }
+
+    #[test]
+    fn a_new_id_is_a_new_topic_and_the_first_one_is_not() {
+        let ids = [(NO_ID, "a"), ("a", "b"), ("b", NO_ID), (NO_ID, "c")];
+        assert_eq!(recreated(&ids), [false, true, false, true]);
+    }
+
+    #[test]
+    fn a_broker_that_lags_behind_does_not_create_it_again() {
+        let ids = [(NO_ID, "a"), ("a", "b"), ("b", "a"), ("a", "b")];
+        assert_eq!(recreated(&ids), [false, true, false, false]);
+    }
+
+    #[test]
+    fn news_that_is_taken_for_outdated_is_noticed_once() {
+        let mut topic = Incarnations::default();
+        topic.on_log("[thrd:main]: bob [0]: leader 1 epoch 2 -> leader 1 epoch 3");
+        assert!(!topic.take_outdated());
+        topic.on_log(
+            "[thrd:main]: bob [0]: ignoring outdated metadata update with leader epoch 0 which is older than our \
+             cached epoch 3",
+        );
+        assert!(topic.take_outdated() && !topic.take_outdated());
+    }
+}
