@@ -40,6 +40,7 @@
 //! | `signals` | all | the owner | signals | with the program |
 //! | `output` | `subscriber`, `chat` | the owner | closed output | with the program |
 //! | `producer` | `publisher`, `chat` | the producer | lines; acknowledgements | when the producer is dropped |
+//! | `settings` | `publisher`, `chat`, on a real Kafka | the producer | what is set on the topic | with the answer |
 //! | `crate kafka` | all, on the small broker | its connection | calls | when the connection is dropped and its last call returns |
 //! | `probe` | all | one probe of a server | an answer | with that, or its deadline |
 //! | `resolver` | all | one look-up of an address | the system's resolver | with its answer |

@@ -203,7 +203,10 @@ impl Chat {
             match &event {
                 Event::Lost { .. } => self.is_disconnected = true,
                 Event::Back { .. } => self.is_disconnected = false,
-                Event::Refused { .. } => {}
+                Event::Refused { .. }
+                | Event::Stalled { .. }
+                | Event::Flowing
+                | Event::Compacted { .. } => {}
                 Event::Missed {
                     partition,
                     wanted,
@@ -270,7 +273,10 @@ impl Chat {
                 });
             }
             // The consumer reports the same events.
-            Report::Typed { .. } | Report::Connection(_) => {}
+            // The consumer tells of the connection.
+            Report::Connection(Event::Lost { .. } | Event::Back { .. } | Event::Refused { .. })
+            | Report::Typed { .. } => {}
+            Report::Connection(event) => self.screen.notice(&event.to_string()),
         }
     }
 

@@ -158,6 +158,18 @@ pub enum Event {
         /// The offset after the newest record at that time.
         end: i64,
     },
+    /// Lines have waited for their acknowledgement for some seconds, although the cluster answers.
+    Stalled {
+        /// What they wait for.
+        why: String,
+    },
+    /// Lines are acknowledged again after that.
+    Flowing,
+    /// The topic keeps only the last line of each sender.
+    Compacted {
+        /// The topic.
+        topic: String,
+    },
     /// The topic was deleted and created again; reading continues at the beginning of the new one.
     Recreated {
         /// The topic.
@@ -177,6 +189,13 @@ impl fmt::Display for Event {
                 write!(f, "{broker} refused ({why}), retrying")
             }
             Event::Back { broker } => write!(f, "connection to {broker} is back"),
+            Event::Stalled { why } => write!(f, "lines are not acknowledged yet: {why}"),
+            Event::Flowing => write!(f, "lines are acknowledged again"),
+            Event::Compacted { topic } => write!(
+                f,
+                "topic {topic} is compacted: Kafka will keep only the last line of each sender. To keep all: \
+                 cleanup.policy=delete"
+            ),
             Event::Recreated { topic, .. } => write!(
                 f,
                 "topic {topic} was deleted and created again; reading it from its beginning"

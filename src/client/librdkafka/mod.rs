@@ -14,6 +14,7 @@ mod reader;
 mod recreation;
 mod status;
 mod topic;
+mod topic_settings;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::message::Message as _;
+use rdkafka::metadata::Metadata;
 use rdkafka::producer::{
     BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig,
 };
@@ -18,9 +19,10 @@ use super::errors::{failed_by_code, is_transient};
 use super::read_back::{Search, Unsettled, Witness};
 use super::status::{ClusterStatus, Context};
 use super::topic::{ANSWER_TIMEOUT, TopicRequests, metadata};
+use super::topic_settings::{self, TopicSettings};
 use super::{LibrdkafkaCluster, create};
 use crate::client::reports::ReportRun;
-use crate::client::{MAX_RECORD_BYTES, Offsets, Producer, Report, Reports, sentences};
+use crate::client::{Event, MAX_RECORD_BYTES, Offsets, Producer, Report, Reports, sentences};
 use crate::ending::spawn;
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -35,6 +37,9 @@ const FIRST_LINE_TIMEOUT: Duration = Duration::from_millis(4);
 
 /// How often a cluster that is away is asked for metadata.
 const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long lines may wait for their acknowledgement before the cluster is asked why.
+const STALLED_AFTER: Duration = Duration::from_secs(2);
 
 /// How long the client may be without a connection before another one tries to get one.
 const REPLACE_AFTER: Duration = Duration::from_secs(5);
@@ -105,6 +110,7 @@ pub(super) fn start(
         .map_err(|error| cluster.explain(&status, topic, error))?;
     requests.reach_leader(producer.client(), &pause)?;
     status.on_started();
+    let settings = topic_settings::ask(cluster, topic)?;
 
     let producer = Arc::new(producer);
     let slot = Arc::new(Slot::new(Arc::clone(&producer)));
@@ -118,6 +124,8 @@ pub(super) fn start(
         sender: sender.clone(),
         topic: topic.clone(),
         started,
+        answers: settings,
+        settings: TopicSettings::default(),
         producer,
         slot: Arc::clone(&slot),
         wake: rx,
@@ -188,6 +196,14 @@ impl Producer for LibrdkafkaProducer {
     }
 }
 
+/// What came of a request for metadata.
+enum Look {
+    Answered(Metadata),
+    Unanswered,
+    /// There was no broker to ask: then no other request is under way, either.
+    NoConnection,
+}
+
 /// Polls for delivery reports on its own thread, until the producer is dropped.
 ///
 /// The crate's own poll with a timeout can't be ended early, and is busy for its last millisecond.
@@ -201,6 +217,9 @@ struct Poller {
     topic: Name,
     /// When the producer was started, since 1970.
     started: Duration,
+    answers: Receiver<TopicSettings>,
+    /// As far as they are known.
+    settings: TopicSettings,
     /// The one in the slot, which only this thread replaces.
     producer: Arc<Base>,
     slot: Arc<Slot>,
@@ -215,6 +234,7 @@ impl Poller {
         let mut last_refresh = Instant::now();
         let mut alone_since = None;
         let mut is_outdated = false;
+        let mut is_stalled = false;
         let mut patience = FIRST_LINE_TIMEOUT;
         loop {
             self.producer.poll(Duration::ZERO);
@@ -225,7 +245,11 @@ impl Poller {
             }
             if is_news || self.producer.in_flight_count() == 0 {
                 last_report = Instant::now();
+                if std::mem::take(&mut is_stalled) {
+                    self.status.tell(Event::Flowing);
+                }
             }
+            self.take_settings();
             self.status.tell_lasting();
             is_outdated |= self.status.take_outdated();
             if is_outdated && last_report.elapsed() >= OUTDATED_FOR {
@@ -240,7 +264,7 @@ impl Poller {
             let is_stuck = !has_reported
                 && self.producer.in_flight_count() > 0
                 && last_refresh.elapsed() >= patience;
-            let is_silent = self.status.is_away() || last_report.elapsed() >= REPLACE_AFTER;
+            let is_silent = self.status.is_away() || last_report.elapsed() >= STALLED_AFTER;
             let is_due = is_silent && last_refresh.elapsed() >= RECONNECT_INTERVAL;
             if !is_stuck && !is_due {
                 continue;
@@ -249,12 +273,25 @@ impl Poller {
             if is_stuck {
                 patience *= 2;
             }
-            if self.has_connection(RECONNECT_INTERVAL / 2) {
+            let look = self.look(RECONNECT_INTERVAL / 2);
+            if let Look::Answered(metadata) = &look
+                && !is_stalled
+                && last_report.elapsed() >= STALLED_AFTER
+            {
+                match self.cause_of_stall(metadata) {
+                    Some(why) => {
+                        is_stalled = true;
+                        self.status.tell(Event::Stalled { why });
+                    }
+                    None => self.ask_settings(),
+                }
+            }
+            if !matches!(look, Look::NoConnection) {
                 alone_since = None;
             } else if alone_since.get_or_insert(last_refresh).elapsed() >= REPLACE_AFTER {
                 alone_since = None;
                 if let Some(witness) = self.witness()
-                    && !self.has_connection(RECONNECT_INTERVAL)
+                    && matches!(self.look(RECONNECT_INTERVAL), Look::NoConnection)
                 {
                     self.replace(&witness);
                 }
@@ -262,16 +299,53 @@ impl Poller {
         }
     }
 
-    /// Asks the cluster for metadata. Returns false if there was no broker to ask: then no request is under way,
-    /// either.
-    fn has_connection(&self, timeout: Duration) -> bool {
-        match metadata(self.producer.client(), self.topic.as_str(), timeout) {
-            Ok(_) => {
-                self.status.on_answer();
-                true
-            }
-            Err(error) => error.rdkafka_error_code() != Some(Code::BrokerTransportFailure),
+    /// Asks for the topic's settings again, once the last question is answered: they may have changed.
+    fn ask_settings(&mut self) {
+        if self.answers.try_recv() == Err(TryRecvError::Disconnected)
+            && let Ok(answers) = topic_settings::ask(&self.cluster, &self.topic)
+        {
+            self.answers = answers;
         }
+    }
+
+    fn take_settings(&mut self) {
+        let Ok(settings) = self.answers.try_recv() else {
+            return;
+        };
+        let was_compacted = std::mem::replace(&mut self.settings, settings).is_compacted;
+        if self.settings.is_compacted && !was_compacted {
+            let topic = self.topic.to_string();
+            self.status.tell(Event::Compacted { topic });
+        }
+    }
+
+    /// Asks the cluster for metadata.
+    fn look(&self, timeout: Duration) -> Look {
+        match metadata(self.producer.client(), self.topic.as_str(), timeout) {
+            Ok(metadata) => {
+                self.status.on_answer();
+                Look::Answered(metadata)
+            }
+            Err(error) => match error.rdkafka_error_code() {
+                Some(Code::BrokerTransportFailure) => Look::NoConnection,
+                _ => Look::Unanswered,
+            },
+        }
+    }
+
+    /// What the topic lacks to take lines, as far as the cluster says it.
+    fn cause_of_stall(&self, metadata: &Metadata) -> Option<String> {
+        let topic = metadata.topics().first()?;
+        topic.partitions().iter().find_map(|partition| {
+            let (id, in_sync) = (partition.id(), partition.isr().len());
+            if partition.leader() < 0 {
+                return Some(format!("no broker leads partition {id}"));
+            }
+            let needed = self.settings.min_in_sync;
+            (in_sync < needed).then(|| {
+                format!("too few replicas of partition {id} are in sync, {in_sync} of {needed} that it takes")
+            })
+        })
     }
 
     /// Another client that finds the cluster.

@@ -321,6 +321,11 @@ impl ClusterStatus {
         })
     }
 
+    /// Reports what is no matter of connections.
+    pub(super) fn tell(&self, event: Event) {
+        (self.notify)(event);
+    }
+
     pub(super) fn is_away(&self) -> bool {
         self.is_away.load(Ordering::Relaxed)
     }

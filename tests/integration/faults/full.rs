@@ -416,6 +416,29 @@ fn three_brokers_of_which_too_few_are_left_acknowledge_no_line() {
     assert!(report.is_clean(), "{report}");
 }
 
+#[cfg(feature = "librdkafka")]
+#[test]
+#[ignore = "needs a real Kafka of three brokers"]
+fn three_brokers_of_which_one_is_gone_say_that_lines_wait_for_replicas() {
+    let on = Kafka::real();
+    let (me, topic) = (user("alice"), user("bob"));
+    cluster(&["topic", &topic]);
+    cluster(&["configure", &topic, "min.insync.replicas=3"]);
+    let mut publisher = on.program("publisher", &[&me, &topic]).start();
+    publisher.write("one\n");
+    on.first_lines(&topic, 1);
+    let leader = leader_in_full_sync(&topic);
+    let follower = ["1", "2", "3"].into_iter().find(|node| *node != leader);
+    let follower = Killed::node(follower.unwrap());
+    publisher.write("two\n");
+    publisher.wait_for_notice("lines are not acknowledged yet: too few replicas");
+    drop(follower);
+    publisher.wait_for_notice("lines are acknowledged again");
+    publisher.close();
+    publisher.wait().code(0);
+    assert_eq!(on.log(&topic), "one\ntwo\n");
+}
+
 /// The leader of the topic's only partition, once all three replicas are in sync.
 fn leader_in_full_sync(topic: &str) -> String {
     let servers = setting("KAFKA_CHAT_TEST_SERVERS");

@@ -117,6 +117,7 @@ impl Proxy {
     }
 
     /// Ends a fault that lasts.
+    #[cfg(feature = "librdkafka")]
     pub(crate) fn disarm(&self) {
         self.shared.state.lock().unwrap().armed = None;
     }
