@@ -67,6 +67,19 @@ pub struct Connection {
 impl Connection {
     /// Reaches the Kafka that the command line and the environment name, or the small broker.
     pub fn connect(&self) -> Result<Box<dyn Cluster>> {
+        client::connect(&self.options()?)
+    }
+
+    /// As [`connect`](Connection::connect), to read records in full, which `option` needs.
+    pub fn connect_to_read_in_full(&self, option: &str) -> Result<Box<dyn Cluster>> {
+        client::check_librdkafka(option)?;
+        client::connect(&Options {
+            reads_in_full: true,
+            ..self.options()?
+        })
+    }
+
+    fn options(&self) -> Result<Options> {
         let mut properties = self.properties()?;
         // The command line and a file take precedence over the environment. (Not clap's `env`: with
         // that, the variable would conflict with --embedded, too.)
@@ -78,14 +91,14 @@ impl Connection {
         });
         // Properties are for a real Kafka, never for the small broker.
         let default = || (!properties.is_empty()).then(|| format!("localhost:{PORT}"));
-        client::connect(&match named.or_else(default) {
-            Some(servers) => Options {
+        match named.or_else(default) {
+            Some(servers) => Ok(Options {
                 servers: bootstrap_servers(&servers)?,
                 properties,
-                take_over: None,
-            },
-            None => self.local()?,
-        })
+                ..Options::default()
+            }),
+            None => self.local(),
+        }
     }
 
     /// The properties of the file, then those of the command line, which take precedence.

@@ -7,6 +7,7 @@
 //! | module | knows | does not know |
 //! |---|---|---|
 //! | [`cli`] | the command line, the two questions | what the programs do |
+//! | [`time`] | times, as they are typed and shown | whose they are |
 //! | [`name`] | which names a user, and so a topic, can have | which users there are |
 //! | [`lines`] | input of any bytes, line by line | what becomes of a line |
 //! | [`delivery`] | which lines are in flight, delivered or failed | what is in them |
@@ -63,4 +64,5 @@ pub mod name;
 pub mod progress;
 pub mod read_limit;
 pub mod terminal;
+pub mod time;
 pub mod wire;

@@ -31,8 +31,8 @@ impl ReadLimit {
         while !stop.is_requested() && !self.is_reached(&consumer.position()) {
             let mut printed = Ok(());
             let polled = consumer.poll(POLL_WAIT, &mut |record| {
-                if self.takes(record.partition, record.offset) {
-                    printed = output.message(record.key, record.value);
+                if output.shows(&record) && self.takes(record.partition, record.offset) {
+                    printed = output.message(&record);
                 }
                 match printed {
                     Ok(()) => ControlFlow::Continue(()),

@@ -211,12 +211,16 @@ fn start_consumer(mut consumer: Box<dyn Consumer>, owner: Sender<Arrival>) -> Re
 fn poll(consumer: &mut dyn Consumer, polled: &mut Polled) -> Result<()> {
     let mut bytes = 0;
     let events = consumer.poll(POLL_WAIT, &mut |record| {
-        bytes += record.key.len() + record.value.len();
+        let Some(text) = record.value else {
+            return ControlFlow::Continue(());
+        };
+        let key = record.key.unwrap_or_default();
+        bytes += key.len() + text.len();
         polled.lines.push(Line {
             partition: record.partition,
             offset: record.offset,
-            key: record.key.to_vec(),
-            text: record.value.to_vec(),
+            key: key.to_vec(),
+            text: text.to_vec(),
         });
         match bytes < POLL_BYTES {
             true => ControlFlow::Continue(()),

@@ -5,7 +5,7 @@
 //! | module | serves |
 //! |---|---|
 //! | `kafka_crate` | the small broker; without the feature `librdkafka`, also one plain Kafka up to 3.9 |
-//! | `librdkafka` | every real Kafka, version 2.7 and later |
+//! | `librdkafka` | every real Kafka, version 2.7 and later; the small broker, for what crate `kafka` does not report |
 //! | `position` | where both clients continue in a log that was cut, deleted or created again |
 //! | `probe` | what a broker says about itself before a client is chosen |
 //! | [`properties`] | the file of librdkafka properties that `-F` names |
@@ -33,7 +33,8 @@
 //! assert!(matches!(rx.recv(), Ok(Report::Acknowledged { first: 1, .. })));
 //!
 //! let events = consumer.poll(Duration::from_secs(1), &mut |record| {
-//!     assert_eq!((record.key, record.value), (&b"alice"[..], &b"hello"[..]));
+//!     assert_eq!(record.key, Some(&b"alice"[..]));
+//!     assert_eq!(record.value, Some(&b"hello"[..]));
 //!     ControlFlow::Continue(())
 //! })?;
 //! assert!(events.is_empty());
@@ -100,17 +101,32 @@ pub const POLL_WAIT: Duration = Duration::from_millis(400);
 const PROBES: u32 = 5;
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
 
-/// One record as it was read. Without a key, `key` is empty.
-#[derive(Debug, Clone, Copy)]
+/// One record as it was read. Crate `kafka` reports neither timestamps nor headers, and an absent key or value as an
+/// empty one.
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Record<'a> {
     /// The partition it is in.
     pub partition: i32,
     /// Its offset in that partition.
     pub offset: i64,
+    /// Its time, in milliseconds since 1970.
+    pub timestamp: Option<i64>,
     /// The sender's name, by this project's convention.
-    pub key: &'a [u8],
-    /// The line, without its ending.
-    pub value: &'a [u8],
+    pub key: Option<&'a [u8]>,
+    /// The line, without its ending. A record without a value (a tombstone) deletes earlier ones of its key, and
+    /// is no line.
+    pub value: Option<&'a [u8]>,
+    /// Its headers, in their order.
+    pub headers: &'a [Header<'a>],
+}
+
+/// A header of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Header<'a> {
+    /// A name and a value, which can be absent.
+    Named(&'a str, Option<&'a [u8]>),
+    /// Its name is not UTF-8, so crate `rdkafka` returns neither the name nor the value.
+    Unreadable,
 }
 
 /// Where a consumer starts to read.
@@ -289,6 +305,9 @@ pub struct Options {
     pub properties: Vec<(String, String)>,
     /// Only for the small broker.
     pub take_over: Option<TakeOver>,
+    /// Records are read with timestamps and headers, and absent values differ from empty ones. librdkafka serves,
+    /// even on the small broker.
+    pub reads_in_full: bool,
 }
 
 /// Chooses the client for a cluster: crate `kafka` for the small broker, librdkafka for every real
@@ -300,12 +319,15 @@ pub struct Options {
 pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
     let servers = &options.servers;
     properties::check(&options.properties)?;
+    if options.reads_in_full {
+        check_librdkafka("reading records in full")?;
+    }
     let take_over = options.take_over.clone();
-    if let (Some(_), Some(server)) = (&take_over, servers.first()) {
+    if let (Some(_), Some(server), false) = (&take_over, servers.first(), options.reads_in_full) {
         return Ok(Box::new(KafkaCrateCluster::new(server.clone(), take_over)));
     }
     let mut address = None;
-    let mut without_librdkafka = Error::usage("-X and -F need a build with the feature librdkafka");
+    let mut without_librdkafka = needs_librdkafka("-X or -F");
     if !options.properties.is_empty() {
         // A port that wants a login answers a probe before that.
         if cfg!(feature = "librdkafka") && !properties::ask_for_tls(&options.properties) {
@@ -314,7 +336,7 @@ pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
     } else {
         let found = probe_servers(servers)?;
         address = found.address;
-        if is_for_kafka_crate(&found) {
+        if is_for_kafka_crate(&found) && !options.reads_in_full {
             let unresolved = address.as_ref().map(SocketAddr::to_string);
             let server = unresolved.unwrap_or(found.server);
             return Ok(Box::new(KafkaCrateCluster::new(server, None)));
@@ -329,6 +351,20 @@ pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
         .servers
         .extend(address.as_ref().map(SocketAddr::to_string));
     librdkafka_or(&options, without_librdkafka)
+}
+
+/// Fails in a build that has no client for this option.
+pub fn check_librdkafka(option: &str) -> Result<()> {
+    match cfg!(feature = "librdkafka") {
+        true => Ok(()),
+        false => Err(needs_librdkafka(option).hint(sentences::BUILD_WITH_LIBRDKAFKA)),
+    }
+}
+
+fn needs_librdkafka(options: &str) -> Error {
+    Error::usage(format!(
+        "{options} needs a build with the feature librdkafka"
+    ))
 }
 
 /// Probes the servers, and again if a broker closes the connection instead of answering: a small broker does

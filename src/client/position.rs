@@ -144,8 +144,9 @@ mod tests {
         Record {
             partition,
             offset,
-            key: b"alice",
-            value,
+            key: Some(b"alice"),
+            value: Some(value),
+            ..Record::default()
         }
     }
 

@@ -1,6 +1,6 @@
 //! Where lines are typed and messages are shown: a terminal with a line editor, or plain lines.
 //!
-//! It knows nothing of Kafka but offsets, and nothing of who may talk to whom.
+//! It knows nothing of Kafka but records and offsets, and nothing of who may talk to whom.
 //!
 //! [`Terminal`] is for the thread that reads input. [`Screen`] is for the thread that owns the chat: it
 //! never waits, but keeps what is to be printed until the editor, or a thread that writes, takes it. What
@@ -14,9 +14,11 @@
 //! | `settings` | the terminal's settings, and who may change them |
 //! | `output` | standard output for a program in which nothing is typed |
 //! | `style` | how messages and notices look |
+//! | `json` | a record as a line of JSON |
 //! | `visible` | how others' bytes can be shown safely |
 
 mod editor;
+mod json;
 mod layout;
 mod output;
 mod screen;
@@ -33,7 +35,7 @@ use crate::lines::{Line, Lines};
 use crate::name::Name;
 use editor::LineEditor;
 use layout::Layout;
-pub use output::Output;
+pub use output::{Format, Output};
 pub use screen::Screen;
 pub use visible::{quoted, visible};
 

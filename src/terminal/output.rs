@@ -4,18 +4,40 @@ use std::io::{self, ErrorKind, Write};
 
 use nix::errno::Errno;
 
+use super::json;
 use super::style::Style;
+use crate::client::Record;
 use crate::ending::can_take;
 use crate::error::{Error, Result};
+use crate::name::Name;
+use crate::time::LocalTime;
 
 /// How many bytes are written at a time.
 pub(super) const WRITE_BYTES: usize = 64 * 1024;
+
+/// What of a message is printed.
+#[derive(Debug, Clone)]
+pub enum Format {
+    /// A line of text.
+    Line {
+        /// After its local time.
+        with_time: bool,
+        /// After its sender's name.
+        with_sender: bool,
+    },
+    /// The whole record, as a JSON object that names its topic.
+    Json(Name),
+}
 
 /// Messages on their way to standard output.
 ///
 /// On a terminal, what could act on it is shown as visible text; elsewhere bytes are written as they
 /// are.
 pub struct Output {
+    /// For lines of text after their time.
+    time: Option<LocalTime>,
+    /// The topic, for lines of JSON.
+    json: Option<Name>,
     style: Style,
     bytes: Vec<u8>,
     /// A hint was given, or would come too late.
@@ -23,19 +45,42 @@ pub struct Output {
 }
 
 impl Output {
-    /// With each message's sender before it, if `shows_senders`.
-    pub fn new(shows_senders: bool) -> Output {
+    /// Prints messages in this format.
+    pub fn new(format: Format) -> Output {
+        let (with_time, with_sender, json) = match format {
+            Format::Line {
+                with_time,
+                with_sender,
+            } => (with_time, with_sender, None),
+            Format::Json(topic) => (false, false, Some(topic)),
+        };
         Output {
-            style: Style::of_output(shows_senders),
+            time: with_time.then(LocalTime::new),
+            json,
+            style: Style::of_output(with_sender),
             bytes: Vec::new(),
             is_hinted: false,
         }
     }
 
+    /// Whether the record is a message in this format: without a value it is one only in JSON.
+    pub fn shows(&self, record: &Record<'_>) -> bool {
+        self.json.is_some() || record.value.is_some()
+    }
+
     /// Prints a message as a line, at the latest with the next [`flush`](Output::flush).
-    pub fn message(&mut self, sender: &[u8], text: &[u8]) -> Result<()> {
+    pub fn message(&mut self, record: &Record<'_>) -> Result<()> {
         self.is_hinted = true;
-        self.style.message(&mut self.bytes, sender, text);
+        if let Some(topic) = &self.json {
+            self.bytes.extend(json::line(topic, record).bytes());
+        } else {
+            if let Some(time) = &self.time {
+                self.bytes.extend(time.of(record.timestamp).bytes());
+                self.bytes.push(b' ');
+            }
+            let [sender, text] = [record.key, record.value].map(Option::unwrap_or_default);
+            self.style.message(&mut self.bytes, sender, text);
+        }
         match self.bytes.len() >= WRITE_BYTES {
             true => self.flush(),
             false => Ok(()),

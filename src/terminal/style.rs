@@ -58,12 +58,12 @@ impl Style {
         Style::of_output(io::stdout().is_terminal())
     }
 
-    /// Appends a message as a line.
+    /// Appends a message as a line. Whatever a sender's name contains, it makes no line of its own.
     pub(super) fn message(self, out: &mut Vec<u8>, sender: &[u8], text: &[u8]) {
         if self.shows_senders {
             let (colour, reset) = self.of_sender(sender);
             out.extend(colour.as_bytes());
-            out.extend(self.shown(sender).iter());
+            out.extend(visible(sender).bytes());
             out.extend(b": ");
             out.extend(reset.as_bytes());
         }
@@ -146,8 +146,13 @@ mod tests {
             shows_senders: false,
             ..ON_TERMINAL
         };
+        let signed = Style {
+            shows_senders: true,
+            ..plain
+        };
         for (style, shown) in [
             (plain, &b"\x1b[2J\xff\r\n"[..]),
+            (signed, b"b^[ob: \x1b[2J\xff\r\n"),
             (ON_TERMINAL, "b^[ob: ^[[2J\u{FFFD}^M\n".as_bytes()),
             (
                 WITH_COLOURS,

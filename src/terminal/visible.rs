@@ -72,7 +72,7 @@ fn push_form(shown: &mut String, c: char) {
 }
 
 /// Whether `c` shows as itself, wherever it stands.
-fn is_plain(c: char) -> bool {
+pub(super) fn is_plain(c: char) -> bool {
     !(c.is_control() || is_invisible(c))
 }
 

@@ -3,6 +3,8 @@
 mod clusters;
 mod matrix;
 #[cfg(feature = "librdkafka")]
+mod records;
+#[cfg(feature = "librdkafka")]
 mod topics;
 
 use std::ffi::OsStr;
@@ -10,6 +12,8 @@ use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 
+#[cfg(feature = "librdkafka")]
+use crate::reading;
 use crate::support::{Ended, Kafka, PATIENCE, Program, setting, user};
 use crate::{bad_input, chatting, one_way, others};
 
@@ -45,6 +49,12 @@ on_kafka! {
     chatting::ctrl_d_typed_between_two_lines_ends_a_chat_after_the_lines_before_it();
     chatting::unread_lines_are_shown_once_and_counted_for_their_sender();
     chatting::a_third_user_causes_one_notice_and_has_a_chat_of_their_own();
+}
+
+#[cfg(feature = "librdkafka")]
+on_kafka! {
+    reading::json_has_all_about_each_record();
+    reading::a_name_on_a_pipe_makes_no_line_of_its_own();
 }
 
 /// Runs `tests/cluster` on the cluster that `scripts/test-kafka` has started.

@@ -24,6 +24,8 @@ mod leaving;
 mod one_way;
 mod others;
 mod program;
+#[cfg(feature = "librdkafka")]
+mod reading;
 mod screen;
 #[cfg(feature = "librdkafka")]
 mod secured;

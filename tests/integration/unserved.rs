@@ -30,9 +30,20 @@ fn a_kafka_that_needs_librdkafka_is_one_error_that_names_the_feature() {
 }
 
 #[test]
+fn what_crate_kafka_cannot_tell_is_a_usage_error_and_starts_no_broker() {
+    for options in [&["--json"][..], &["--time"]] {
+        let on = Kafka::embedded();
+        let subscriber = on.program("subscriber", &["bob"]).args(options);
+        let ended = subscriber.run().code(2);
+        let sentence = format!("{} needs a build with the feature librdkafka", options[0]);
+        ended.says(&[&sentence]).does_not_say("small broker");
+    }
+}
+
+#[test]
 fn a_property_is_a_usage_error_that_names_the_feature() {
     Program::ours("subscriber", &["bob", "-X", "check.crcs=true"])
         .run()
         .code(2)
-        .says(&["-X and -F need", "librdkafka"]);
+        .says(&["-X or -F needs", "librdkafka"]);
 }

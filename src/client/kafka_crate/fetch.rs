@@ -75,8 +75,9 @@ pub(super) fn records(
         let records = messages.iter().map(move |message| Record {
             partition,
             offset: message.offset,
-            key: message.key,
-            value: message.value,
+            key: Some(message.key),
+            value: Some(message.value),
+            ..Record::default()
         });
         error.map(Err).into_iter().chain(records.map(Ok))
     })

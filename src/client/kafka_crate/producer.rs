@@ -304,8 +304,8 @@ impl Delivery {
         let (mut found, mut offset) = (0, self.end);
         let written = self.end..end;
         self.client.read_again(self.partition, written, |record| {
-            if record.key == self.key {
-                let is_line = |n: usize| record.value == batch.value(range.start + n);
+            if record.key == Some(&self.key) {
+                let is_line = |n: usize| record.value == Some(batch.value(range.start + n));
                 found = match is_line(found) {
                     true => found + 1,
                     false => usize::from(is_line(0)),

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use rdkafka::topic_partition_list::Offset;
 
 use super::LibrdkafkaCluster;
 use super::errors::{failed, failed_by_code};
+use super::headers::headers;
 use super::reader::ReadClient;
 use super::topic::{ANSWER_TIMEOUT, TopicRequests, list};
 use crate::client::position::{Fingerprint, Positions};
@@ -34,6 +36,8 @@ const REPLACE_AFTER: Duration = Duration::from_secs(10);
 /// The most records given in one poll: its caller gets a turn while more keep coming.
 const POLL_RECORDS: usize = 10_000;
 
+type WeakTakeOver = Weak<dyn Fn() -> Result<()> + Send + Sync>;
+
 pub(super) struct LibrdkafkaConsumer {
     config: ClientConfig,
     reader: ReadClient,
@@ -43,6 +47,8 @@ pub(super) struct LibrdkafkaConsumer {
     /// Reading has begun, with the first poll: from then on a broker answers other requests only
     /// after each fetch, which it may hold for half a second.
     is_assigned: bool,
+    /// Starts the small broker again where its host has ended. Weak, as the broker ends with the cluster.
+    take_over: Option<WeakTakeOver>,
     /// The log of some partition no longer has the offset that is to be read next.
     is_out_of_range: bool,
     /// The topic was created again, and the old one is still assigned.
@@ -90,6 +96,7 @@ impl LibrdkafkaConsumer {
             events,
             positions: Positions::new(offsets, start),
             is_assigned: false,
+            take_over: cluster.take_over.as_ref().map(Arc::downgrade),
             is_out_of_range: false,
             is_recreated: false,
             is_outdated: false,
@@ -122,6 +129,12 @@ impl LibrdkafkaConsumer {
             return Ok(Vec::new());
         }
         self.last_refresh = Instant::now();
+        if self.requests.status.is_away()
+            && let Some(take_over) = self.take_over.as_ref().and_then(Weak::upgrade)
+        {
+            // If that fails, the cluster stays away, and the next refresh tries again.
+            _ = take_over();
+        }
         if !self.requests.refresh(&self.reader, LOOK_TIMEOUT) {
             let since = *self.unanswered_since.get_or_insert(self.last_refresh);
             if since.elapsed() >= REPLACE_AFTER {
@@ -267,10 +280,13 @@ impl Consumer for LibrdkafkaConsumer {
         while given < POLL_RECORDS {
             match self.reader.poll(left) {
                 Some(Ok(message)) => {
-                    let record = record(&message);
-                    // It may be left over from before the partitions were assigned again. One without a
-                    // value deletes an earlier record of its key, and is no line.
-                    if !self.positions.advance(&record) || message.payload().is_none() {
+                    let headers = headers(&message);
+                    let record = Record {
+                        headers: &headers,
+                        ..record(&message)
+                    };
+                    // It may be left over from before the partitions were assigned again.
+                    if !self.positions.advance(&record) {
                         continue;
                     }
                     given += 1;
@@ -339,7 +355,9 @@ fn record<'a>(message: &'a BorrowedMessage<'_>) -> Record<'a> {
     Record {
         partition: message.partition(),
         offset: message.offset(),
-        key: message.key().unwrap_or_default(),
-        value: message.payload().unwrap_or_default(),
+        timestamp: message.timestamp().to_millis(),
+        key: message.key(),
+        value: message.payload(),
+        headers: &[],
     }
 }

@@ -1,4 +1,4 @@
-//! librdkafka: the client for every real Kafka, and for secured clusters.
+//! librdkafka: the client for every real Kafka, for secured clusters, and for reading records in full.
 //!
 //! Batches, retries, idempotence, leaders, TLS and SASL are librdkafka's. What is done here: its
 //! settings, its errors as sentences (`errors`, `status`), the wait for a topic (`topic`), and its
@@ -8,6 +8,7 @@
 
 mod consumer;
 mod errors;
+mod headers;
 mod producer;
 mod read_back;
 mod reader;
@@ -33,7 +34,9 @@ use self::reader::ReadClient;
 use self::status::{ClusterStatus, Context};
 use self::topic::{ANSWER_TIMEOUT, TopicRequests, list, metadata, offsets};
 use super::properties;
-use super::{Cluster, Consumer, Event, GroupOffsets, Offsets, Options, Producer, Reports, Start};
+use super::{
+    Cluster, Consumer, Event, GroupOffsets, Offsets, Options, Producer, Reports, Start, TakeOver,
+};
 use crate::ending::say;
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -98,6 +101,7 @@ pub(super) fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
     let cluster = LibrdkafkaCluster {
         servers: options.servers.clone(),
         properties: options.properties.clone(),
+        take_over: options.take_over.clone(),
     };
     cluster
         .config(&[], &[])
@@ -113,6 +117,8 @@ pub(super) fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
 struct LibrdkafkaCluster {
     servers: Vec<String>,
     properties: Vec<(String, String)>,
+    /// For the small broker alone. The only strong reference: see `KafkaCrateCluster`.
+    take_over: Option<TakeOver>,
 }
 
 impl LibrdkafkaCluster {
@@ -334,7 +340,7 @@ mod tests {
         connect(&Options {
             servers: vec![server.to_string()],
             properties: properties.iter().map(owned).collect(),
-            take_over: None,
+            ..Options::default()
         })
     }
 
@@ -377,6 +383,7 @@ mod tests {
                 ("queue.buffering.max.ms".into(), "8".into()),
                 ("auto.offset.reset".into(), "earliest".into()),
             ],
+            take_over: None,
         };
         let config = cluster.config(&[("linger.ms", "5")], FIXED_CONSUMER_SETTINGS);
         assert_eq!(config.get("linger.ms"), Some("8"));
