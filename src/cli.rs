@@ -5,9 +5,9 @@ use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use crate::client::{self, Cluster, DELIVERY_TIMEOUT, Options, Start, properties};
+use crate::client::{self, Cluster, DELIVERY_TIMEOUT, Options, properties};
 use crate::ending::say;
 use crate::error::{Error, Result};
 use crate::host::{self, Host};
@@ -286,24 +286,6 @@ fn ask(question: &str) -> Result<String> {
         say("");
     }
     Ok(String::from_utf8_lossy(&answer).trim().to_string())
-}
-
-/// Where a subscriber starts.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum From {
-    /// After the newest message.
-    Latest,
-    /// At the oldest message kept.
-    Earliest,
-}
-
-impl std::convert::From<From> for Start {
-    fn from(from: From) -> Start {
-        match from {
-            From::Latest => Start::Latest,
-            From::Earliest => Start::Earliest,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@
 //! | [`lines`] | input of any bytes, line by line | what becomes of a line |
 //! | [`delivery`] | which lines are in flight, delivered or failed | what is in them |
 //! | [`progress`] | how much of its input a publisher has read | whether it was delivered |
+//! | [`reading`] | what `subscriber` is asked to read and to print | how that is done |
+//! | [`last`] | which messages are the last of a topic | how they are printed |
 //! | [`read_limit`] | how much a subscriber reads and prints | where it comes from |
 //! | [`chat`] | who is shown, what is unread, whether the peer is here | clients, terminals |
 //! | [`terminal`] | the line editor, the screen, what is safe to show | Kafka, who may be shown |
@@ -59,10 +61,12 @@ pub mod delivery;
 pub mod ending;
 pub mod error;
 pub mod host;
+pub mod last;
 pub mod lines;
 pub mod name;
 pub mod progress;
 pub mod read_limit;
+pub mod reading;
 pub mod terminal;
 pub mod time;
 pub mod wire;

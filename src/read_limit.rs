@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use crate::client::{Consumer, Event, Offsets, POLL_WAIT, is_before, is_read_to};
 use crate::ending::{Stop, say};
 use crate::error::{Error, Result};
+use crate::last::Last;
 use crate::terminal::Output;
 
 /// The end of a reading: a number of messages, the ends of the log at the start, or neither.
@@ -12,12 +13,23 @@ use crate::terminal::Output;
 pub struct ReadLimit {
     left: Option<u64>,
     ends: Option<Offsets>,
+    last: Option<Last>,
 }
 
 impl ReadLimit {
     /// After `count` messages, or at `ends`, whichever comes first.
     pub fn new(count: Option<u64>, ends: Option<Offsets>) -> ReadLimit {
-        ReadLimit { left: count, ends }
+        ReadLimit {
+            left: count,
+            ends,
+            last: None,
+        }
+    }
+
+    /// Leaves out what is before the last messages.
+    pub fn from_last(self, last: Last) -> ReadLimit {
+        let last = Some(last);
+        ReadLimit { last, ..self }
     }
 
     /// Prints messages up to the limit, or until asked to stop; `hint` tells a person what is waited for.
@@ -31,7 +43,10 @@ impl ReadLimit {
         while !stop.is_requested() && !self.is_reached(&consumer.position()) {
             let mut printed = Ok(());
             let polled = consumer.poll(POLL_WAIT, &mut |record| {
-                if output.shows(&record) && self.takes(record.partition, record.offset) {
+                if output.shows(&record)
+                    && self.last.as_ref().is_none_or(|last| last.has(&record))
+                    && self.takes(record.partition, record.offset)
+                {
                     printed = output.message(&record);
                 }
                 match printed {
@@ -51,7 +66,10 @@ impl ReadLimit {
     }
 
     /// A log that was cut, or created again, may end before the end that it had at the start.
-    fn on_event(&mut self, event: &Event) {
+    pub(crate) fn on_event(&mut self, event: &Event) {
+        if let Some(last) = &mut self.last {
+            last.on_event(event);
+        }
         let Some(ends) = &mut self.ends else {
             return;
         };

@@ -1,7 +1,59 @@
-//! Times of messages: how they are shown.
+//! Times of messages: how they are typed, and how they are shown.
 
 use jiff::Timestamp;
+use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+
+use crate::error::{Error, Result};
+
+/// Parses a time in the past, and returns it in milliseconds since 1970: a local time (`2026-11-24`,
+/// `2026-11-24T14:02`), one with a zone by RFC 3339, or how long ago (`90s`, `10m`, `2h`, `3d`).
+///
+/// A local time that occurs twice is the earlier one. A time before 1970 is 0.
+pub fn parse(text: &str) -> Result<i64> {
+    parse_at(text, Timestamp::now(), &TimeZone::system())
+}
+
+fn parse_at(text: &str, now: Timestamp, zone: &TimeZone) -> Result<i64> {
+    let now = now.as_millisecond();
+    let time = ago(text)
+        .map(|millis| now.saturating_sub(millis))
+        .or_else(|| Some(text.parse::<Timestamp>().ok()?.as_millisecond()))
+        .or_else(|| local(text, zone))
+        .ok_or_else(|| {
+            Error::usage(
+                "expected latest, earliest, a time (2026-11-24, 2026-11-24T14:02), or how long ago \
+                 (90s, 10m, 2h, 3d)",
+            )
+        })?;
+    match time > now {
+        true => Err(Error::usage("that time is in the future")),
+        // Kafka means other things by times below 0.
+        false => Ok(time.max(0)),
+    }
+}
+
+/// How many milliseconds `90s`, `10m`, `2h` or `3d` are.
+fn ago(text: &str) -> Option<i64> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    let number: u32 = number.parse().ok()?;
+    Some(i64::from(number) * seconds * 1000)
+}
+
+/// A local time of a zone. jiff would accept an offset or a zone after it, and ignore that.
+fn local(text: &str, zone: &TimeZone) -> Option<i64> {
+    let is_clock = |c: char| c.is_ascii_digit() || "-T: .".contains(c);
+    let clock: DateTime = text.parse().ok().filter(|_| text.chars().all(is_clock))?;
+    let time = clock.to_zoned_datetime(zone.clone()).ok()?;
+    Some(time.timestamp().as_millisecond())
+}
 
 /// What stands in place of a time: as wide, and in as many words.
 const NO_TIME: &str = "---------- --------";
@@ -40,6 +92,74 @@ mod tests {
     /// Central Europe: an hour after UTC, two in summer.
     fn europe() -> TimeZone {
         TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap()
+    }
+
+    fn parsed(text: &str) -> Result<i64> {
+        parse_at(text, "2026-11-24T14:02:11.007Z".parse().unwrap(), &europe())
+    }
+
+    #[test]
+    fn a_time_is_typed_in_many_ways() {
+        for (text, utc) in [
+            ("2026-11-24", "2026-11-23T23:00:00.000Z"),
+            ("2026-07-01", "2026-06-30T22:00:00.000Z"),
+            ("2026-11-24T14:02", "2026-11-24T13:02:00.000Z"),
+            ("2026-11-24 14:02", "2026-11-24T13:02:00.000Z"),
+            ("2026-11-24T14:02:03.5", "2026-11-24T13:02:03.500Z"),
+            ("2026-11-24T14:02:11.007Z", "2026-11-24T14:02:11.007Z"),
+            ("2026-11-24T09:02:11+07:00", "2026-11-24T02:02:11.000Z"),
+            ("2026-11-24T09:02-05:00", "2026-11-24T14:02:00.000Z"),
+            // Twice, and never, on the clock.
+            ("2026-10-25T02:30", "2026-10-25T00:30:00.000Z"),
+            ("2026-10-25T02:30+01:00", "2026-10-25T01:30:00.000Z"),
+            ("2026-03-29T02:30", "2026-03-29T01:30:00.000Z"),
+            ("90s", "2026-11-24T14:00:41.007Z"),
+            ("0s", "2026-11-24T14:02:11.007Z"),
+            ("10m", "2026-11-24T13:52:11.007Z"),
+            ("2h", "2026-11-24T12:02:11.007Z"),
+            ("3d", "2026-11-21T14:02:11.007Z"),
+            ("4000000000d", "1970-01-01T00:00:00.000Z"),
+            ("1815-12-10", "1970-01-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(parsed(text).map(rfc_3339), Ok(Some(utc.into())), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_time_or_has_not_been_is_an_error() {
+        for text in [
+            "",
+            "s",
+            "now",
+            "10",
+            "10x",
+            "-10m",
+            "1.5h",
+            "10 m",
+            "10m ",
+            "5000000000s",
+            "ấ",
+            "2026-13-01",
+            "2026-02-30",
+            "2026-11-24T25:00",
+            "14:02",
+            "11/24/2026",
+            "2026-11-24T14:02+99:00",
+            "2026-11-24T14:02[Europe/Berlin]",
+            "2026-11-24+01:00",
+        ] {
+            let error = parsed(text).unwrap_err().to_string();
+            assert!(error.contains("or how long ago"), "{text}: {error}");
+        }
+        for text in [
+            "2026-11-25",
+            "2026-11-24T15:03",
+            "2026-11-24T14:02:11.008Z",
+            "9999-01-01",
+        ] {
+            let error = parsed(text).unwrap_err().to_string();
+            assert_eq!(error, "that time is in the future", "{text}");
+        }
     }
 
     #[test]

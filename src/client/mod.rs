@@ -136,6 +136,9 @@ pub enum Start {
     Earliest,
     /// After the record that is newest when the consumer is created.
     Latest,
+    /// In each partition at the first record of this time, in milliseconds since 1970, or of a later one; if it has
+    /// none, after its newest record. Crate `kafka` can't find that.
+    Since(i64),
     /// At these offsets; a partition that is not named, at its oldest record.
     At(Offsets),
 }

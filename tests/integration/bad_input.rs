@@ -63,6 +63,25 @@ fn a_chat_with_oneself_is_a_usage_error() {
 }
 
 #[test]
+fn where_to_start_is_one_of_what_help_names() {
+    for (options, sentence) in [
+        (
+            &["--from", "yesterday"][..],
+            "expected latest, earliest, a time",
+        ),
+        (&["--from", "2026-02-30"], "or how long ago (90s"),
+        (&["--from", "9999-01-01"], "that time is in the future"),
+        (&["--last", "-1"], "unexpected argument"),
+        (&["--last", "ten"], "invalid digit"),
+        (&["--last", "1000001"], "1000001 is not in 0..=1000000"),
+        (&["--last", "5", "--from", "1h"], "cannot be used with"),
+    ] {
+        let subscriber = Program::ours("subscriber", &["bob"]).args(options);
+        subscriber.run().code(2).says(&[sentence]);
+    }
+}
+
+#[test]
 fn empty_input_is_delivered_as_no_line() {
     let on = Kafka::embedded();
     let (me, peer) = (user("alice"), user("bob"));

@@ -1,6 +1,7 @@
 //! What `subscriber` prints of a record, and where it starts, with records that only librdkafka can write.
 
 use std::net::TcpStream;
+use std::time::Duration;
 
 use kafka_chat::time::rfc_3339;
 use rdkafka::config::ClientConfig;
@@ -33,14 +34,22 @@ pub(crate) fn producer(on: &Kafka, properties: &[(&str, &str)]) -> BaseProducer 
     config.create().unwrap()
 }
 
+/// Waits until all that was sent is written. The crate's own `flush` looks only every 100 ms.
+pub(crate) fn flush(producer: &BaseProducer) {
+    let is_done = || {
+        producer.poll(Duration::from_millis(1));
+        (producer.in_flight_count() == 0).then_some(())
+    };
+    poll_until(PATIENCE, || "written".into(), is_done);
+}
+
 /// Writes records in their order.
 pub(crate) fn write<'a>(on: &Kafka, records: impl IntoIterator<Item = Written<'a>>) {
     let producer = producer(on, &[]);
     for record in records {
         producer.send(record).map_err(|(error, _)| error).unwrap();
-        // Those in one batch could be of one time.
-        producer.flush(PATIENCE).unwrap();
     }
+    flush(&producer);
 }
 
 /// The time, in milliseconds since 1970.
@@ -122,6 +131,122 @@ pub(crate) fn objects(on: &Kafka, topic: &str) -> Vec<serde_json::Value> {
         .collect()
 }
 
+const HOUR: i64 = 3_600_000;
+
+/// Writes `0` to `29`, one an hour, the last of them an hour ago: the first 18 to one partition, the others in turn to
+/// all. Returns the time of `0`.
+pub(crate) fn thirty_records(on: &Kafka, topic: &str, partitions: i32) -> i64 {
+    let first = now() - 30 * HOUR;
+    let values: Vec<String> = (0..30).map(|n| n.to_string()).collect();
+    let records = values.iter().zip(0..).map(|(value, n)| {
+        let partition = if n < 18 { 0 } else { n % partitions };
+        record(topic, first + i64::from(n) * HOUR, value).partition(partition)
+    });
+    write(on, records);
+    first
+}
+
+/// The lines that are printed with these options up to the end, as numbers in their order.
+pub(crate) fn numbers(on: &Kafka, topic: &str, options: &[&str]) -> Vec<u32> {
+    let subscriber = on.program("subscriber", &[topic, "-e"]).args(options);
+    let ended = subscriber.run().code(0);
+    let printed = String::from_utf8(ended.stdout).unwrap();
+    let mut numbers: Vec<u32> = printed.lines().map(|it| it.parse().unwrap()).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+pub(crate) fn reading_starts_at_a_time(on: &Kafka, partitions: i32) {
+    let _host = on.keep_running();
+    let topic = topic(on, partitions);
+    assert!(numbers(on, &topic, &["--from", "3d"]).is_empty());
+    let first = thirty_records(on, &topic, partitions);
+    let since = |n: i64, millis| rfc_3339(first + n * HOUR + millis).unwrap();
+    for (from, expected) in [
+        ("3d", 0..30),
+        ("1970-01-01", 0..30),
+        (&since(0, 1), 1..30),
+        (&since(20, 0), 20..30),
+        (&since(20, 1), 21..30),
+        (&since(29, 0), 29..30),
+        (&since(29, 1), 30..30),
+        ("210m", 27..30),
+        ("0s", 30..30),
+    ] {
+        let expected: Vec<u32> = expected.collect();
+        assert_eq!(numbers(on, &topic, &["--from", from]), expected, "{from}");
+    }
+    let arguments = [&topic, "--from", &since(25, 0), "-n", "5"];
+    let ended = on.program("subscriber", &arguments).run().code(0);
+    assert_eq!(ended.stdout.len(), "25\n".len() * 5);
+    let reader = on.program("subscriber", &[&topic, "--from", "90m"]).start();
+    reader.wait_for("29\n");
+    write(on, [record(&topic, now(), "30")]);
+    reader.wait_for("29\n30\n");
+}
+
+pub(crate) fn the_last_messages_are_read(on: &Kafka, partitions: i32) {
+    let _host = on.keep_running();
+    let topic = topic(on, partitions);
+    assert!(numbers(on, &topic, &["--last", "3"]).is_empty());
+    thirty_records(on, &topic, partitions);
+    for (count, expected) in [("0", 30..30), ("1", 29..30), ("8", 22..30), ("31", 0..30)] {
+        let expected: Vec<u32> = expected.collect();
+        assert_eq!(numbers(on, &topic, &["--last", count]), expected, "{count}");
+    }
+    let arguments = [&topic, "--last", "5", "-n", "2"];
+    let ended = on.program("subscriber", &arguments).run().code(0);
+    assert_eq!(ended.stdout.len(), "25\n".len() * 2);
+    let ended = on.program("subscriber", &[&topic, "--last", "1", "-e", "--json"]);
+    let ended = ended.run().code(0);
+    let object: serde_json::Value = serde_json::from_slice(&ended.stdout).unwrap();
+    assert_eq!(object["value"], "29");
+    let reader = on.program("subscriber", &[&topic, "--last", "1", "--time", "-s"]);
+    let reader = reader.start();
+    reader.wait_for(" : 29\n");
+    on.send("alice", &topic, "30\n");
+    reader.wait_for(" alice: 30\n");
+}
+
+#[test]
+fn messages_without_a_time_are_not_found_by_one_and_are_the_last_by_their_offset() {
+    let on = Kafka::embedded();
+    let _host = on.host();
+    on.send("alice", "bob", "0\n1\n");
+    assert!(numbers(&on, "bob", &["--from", "1h"]).is_empty());
+    write(&on, [record("bob", now() - HOUR / 2, "2")]);
+    on.send("alice", "bob", "3\n");
+    write(&on, [record("bob", now() - HOUR, "4")]);
+    assert_eq!(numbers(&on, "bob", &["--from", "59m"]), [2, 3, 4]);
+    assert_eq!(numbers(&on, "bob", &["--last", "2"]), [3, 4]);
+    assert_eq!(numbers(&on, "bob", &["--last", "4"]), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_local_time_is_that_of_the_clock_on_the_wall_and_the_earlier_of_two() {
+    let on = Kafka::embedded();
+    let _host = on.host();
+    write(
+        &on,
+        [
+            record("bob", FIRST_HALF_PAST_TWO - 1, "0"),
+            record("bob", FIRST_HALF_PAST_TWO, "1"),
+            record("bob", SECOND_HALF_PAST_TWO, "2"),
+        ],
+    );
+    for (from, expected) in [
+        ("2026-10-25", "0\n1\n2\n"),
+        ("2026-10-25T02:30", "1\n2\n"),
+        ("2026-10-25T02:30+01:00", "2\n"),
+        ("2026-10-25T02:31", "2\n"),
+        ("2026-10-25T03:00", ""),
+    ] {
+        let subscriber = on.program("subscriber", &["bob", "-e", "--from", from]);
+        let subscriber = subscriber.env("TZ", EUROPE);
+        subscriber.run().code(0).prints(expected);
+    }
+}
+
 #[test]
 fn times_are_those_on_the_wall_and_dashes_where_there_is_none() {
     let on = Kafka::embedded();
@@ -184,5 +309,15 @@ mod embedded {
     #[test]
     fn a_name_on_a_pipe_makes_no_line_of_its_own() {
         super::a_name_on_a_pipe_makes_no_line_of_its_own(&Kafka::embedded());
+    }
+
+    #[test]
+    fn reading_starts_at_a_time() {
+        super::reading_starts_at_a_time(&Kafka::embedded(), 1);
+    }
+
+    #[test]
+    fn the_last_messages_are_read() {
+        super::the_last_messages_are_read(&Kafka::embedded(), 1);
     }
 }

@@ -31,11 +31,16 @@ fn a_kafka_that_needs_librdkafka_is_one_error_that_names_the_feature() {
 
 #[test]
 fn what_crate_kafka_cannot_tell_is_a_usage_error_and_starts_no_broker() {
-    for options in [&["--json"][..], &["--time"]] {
+    for (options, named) in [
+        (&["--json"][..], "--json"),
+        (&["--time"], "--time"),
+        (&["--last", "3"], "--last"),
+        (&["--from", "3d"], "--from with a time"),
+    ] {
         let on = Kafka::embedded();
         let subscriber = on.program("subscriber", &["bob"]).args(options);
         let ended = subscriber.run().code(2);
-        let sentence = format!("{} needs a build with the feature librdkafka", options[0]);
+        let sentence = format!("{named} needs a build with the feature librdkafka");
         ended.says(&[&sentence]).does_not_say("small broker");
     }
 }

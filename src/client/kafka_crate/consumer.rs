@@ -12,7 +12,7 @@ use super::errors::CallError;
 use super::fetch::{FETCH_BYTES, MAX_FETCH_BYTES, ends_without_records, records};
 use super::topic_client::{FIRST_PAUSE, TopicClient};
 use crate::client::position::{Fingerprint, Positions};
-use crate::client::{Consumer, Event, Offsets, Record, Start};
+use crate::client::{Consumer, Event, Offsets, Record, Start, needs_librdkafka};
 use crate::error::Result;
 
 pub(super) struct KafkaCrateConsumer {
@@ -30,6 +30,7 @@ impl KafkaCrateConsumer {
         let from = match &start {
             Start::Latest => FetchOffset::Latest,
             Start::Earliest | Start::At(_) => FetchOffset::Earliest,
+            Start::Since(_) => return Err(needs_librdkafka("--from with a time")),
         };
         let offsets = client.retry_until_timeout(|client| client.offsets(from))?;
         Ok(KafkaCrateConsumer {

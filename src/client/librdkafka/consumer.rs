@@ -83,11 +83,13 @@ impl LibrdkafkaConsumer {
         let pause = |pause| drop(reader.serve(pause));
         let requests = TopicRequests::new(&status, doing, topic, reader.client(), &pause)
             .map_err(|error| cluster.explain(&status, topic, error))?;
-        let from = match start {
-            Start::Latest => Offset::End,
-            Start::Earliest | Start::At(_) => Offset::Beginning,
-        };
-        let offsets = requests.list_offsets(&reader, from, &pause)?;
+        let offsets = match start {
+            Start::Latest => requests.list_offsets(&reader, Offset::End, &pause),
+            Start::Since(time) => requests.offsets_since(&reader, time, &pause),
+            Start::Earliest | Start::At(_) => {
+                requests.list_offsets(&reader, Offset::Beginning, &pause)
+            }
+        }?;
         status.on_started();
         Ok(LibrdkafkaConsumer {
             config,

@@ -113,7 +113,6 @@ pub(super) fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
     Ok(Box::new(cluster))
 }
 
-#[derive(Clone)]
 struct LibrdkafkaCluster {
     servers: Vec<String>,
     properties: Vec<(String, String)>,
@@ -122,6 +121,15 @@ struct LibrdkafkaCluster {
 }
 
 impl LibrdkafkaCluster {
+    /// The same, for other clients; it does not keep a small broker running.
+    fn as_client(&self) -> LibrdkafkaCluster {
+        LibrdkafkaCluster {
+            servers: self.servers.clone(),
+            properties: self.properties.clone(),
+            take_over: None,
+        }
+    }
+
     /// Settings of a client: ours, then the user's, then those that can't be changed; later ones
     /// override earlier ones.
     fn config(&self, ours: &[(&str, &str)], fixed: &[(&str, &str)]) -> ClientConfig {

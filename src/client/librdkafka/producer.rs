@@ -117,7 +117,7 @@ pub(super) fn start(
     let (wake, rx) = mpsc::sync_channel(1);
     let is_asleep = Arc::new(AtomicBool::new(false));
     let poller = Poller {
-        cluster: cluster.clone(),
+        cluster: cluster.as_client(),
         config,
         status: Arc::clone(&status),
         deliveries: Arc::clone(&deliveries),

@@ -119,6 +119,22 @@ impl TopicRequests {
         self.ask(pause, |timeout| self.ask_offsets(reader, which, timeout))
     }
 
+    /// The offset of the first record of this time, in milliseconds, or of a later one; the end of a partition that
+    /// has none.
+    pub(super) fn offsets_since(
+        &self,
+        reader: &ReadClient,
+        time: i64,
+        pause: &dyn Fn(Duration),
+    ) -> Result<Offsets> {
+        // First the ends: what is written in between is found by its time.
+        let mut all = self.list_offsets(reader, Offset::End, pause)?;
+        all.extend(self.ask(pause, |timeout| {
+            offsets(&reader.offsets_for_times(self.all_at(Offset::Offset(time))?, timeout)?)
+        })?);
+        Ok(all)
+    }
+
     /// As [`list_offsets`](TopicRequests::list_offsets), once.
     pub(super) fn ask_offsets(
         &self,

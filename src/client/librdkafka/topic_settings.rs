@@ -28,7 +28,7 @@ pub(super) struct TopicSettings {
 /// tell: that takes DescribeConfigs on the topic.
 pub(super) fn ask(cluster: &LibrdkafkaCluster, topic: &Name) -> Result<Receiver<TopicSettings>> {
     let (tx, settings) = mpsc::channel();
-    let (cluster, topic) = (cluster.clone(), topic.clone());
+    let (cluster, topic) = (cluster.as_client(), topic.clone());
     spawn("settings", move || {
         if let Some(settings) = described(&cluster, &topic) {
             // The producer may have ended.

@@ -1,11 +1,21 @@
 //! What `subscriber` tells of records that only a real Kafka takes: with headers, in transactions, in several partitions.
 
 use std::ffi::OsStr;
+use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::producer::Producer as _;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::matrix::kcat;
-use crate::reading::{objects, topic};
-use crate::support::Kafka;
+use crate::others;
+use crate::reading::{self, flush, now, numbers, objects, producer, record, thirty_records, topic};
+use crate::support::{Kafka, PATIENCE, poll_until, user};
 
 #[test]
 #[ignore = "needs a real Kafka"]
@@ -34,4 +44,154 @@ fn headers_are_shown_and_names_that_are_no_utf_8_do_no_harm() {
     let arguments = [&topic, "--from", "earliest", "-e", "--json"];
     let ended = on.program("subscriber", &arguments).run().code(0);
     assert_eq!(ended.stderr, "", "{}", ended.report());
+}
+
+#[test]
+#[ignore = "needs a real Kafka"]
+fn reading_starts_at_a_time_in_every_partition() {
+    for partitions in [1, 6] {
+        reading::reading_starts_at_a_time(&Kafka::real(), partitions);
+    }
+}
+
+#[test]
+#[ignore = "needs a real Kafka"]
+fn the_last_messages_are_those_of_all_partitions() {
+    for partitions in [1, 6] {
+        reading::the_last_messages_are_read(&Kafka::real(), partitions);
+    }
+}
+
+#[test]
+#[ignore = "needs a real Kafka"]
+fn the_last_lines_are_found_whoever_wrote_and_compressed_them() {
+    let on = Kafka::real();
+    for partitions in [1, 6] {
+        let topic = topic(&on, partitions);
+        let mut all = Vec::new();
+        let lines =
+            |writer: &str| -> Vec<String> { (0..20).map(|n| format!("{writer} {n}")).collect() };
+        for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+            let lines = lines(codec);
+            let kcat = kcat(&on, &topic, &["-P", "-z", codec]);
+            kcat.input(lines.join("\n")).run().code(0);
+            all.extend(lines);
+        }
+        let python = lines("kafka-python");
+        let write = others::python("write.py", &[&topic], &on);
+        write.input(python.join("\n")).run().code(0);
+        all.extend(python);
+        let ours = lines("ours");
+        on.send("alice", &topic, ours.join("\n"));
+        all.extend(ours);
+        for (option, count) in [("--last=1", 1), ("--last=50", 50), ("--from=1h", all.len())] {
+            let subscriber = on.program("subscriber", &[&topic, "-e", option]);
+            let printed = String::from_utf8(subscriber.run().code(0).stdout).unwrap();
+            let mut printed: Vec<&str> = printed.lines().collect();
+            let mut expected: Vec<&str> = all.iter().map(String::as_str).collect();
+            // Lines of one batch may be of one millisecond: only one partition has an order for them.
+            match partitions {
+                1 => expected.drain(..all.len() - count),
+                _ if count == all.len() => expected.drain(..0),
+                _ => {
+                    assert_eq!(printed.len(), count, "{printed:?}");
+                    continue;
+                }
+            };
+            printed.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(printed, expected, "{option}");
+        }
+    }
+}
+
+/// Writes each value in a transaction of its own to the first partition of a topic.
+fn in_transactions(on: &Kafka, topic: &str, values: &[&str], is_committed: bool) {
+    let id = user("transactions");
+    let writer = producer(on, &[("transactional.id", &id)]);
+    writer.init_transactions(PATIENCE).unwrap();
+    for (value, n) in values.iter().zip(0..) {
+        writer.begin_transaction().unwrap();
+        let record = record(topic, now() + n, value);
+        writer.send(record).map_err(|(error, _)| error).unwrap();
+        flush(&writer);
+        match is_committed {
+            true => writer.commit_transaction(PATIENCE).unwrap(),
+            false => writer.abort_transaction(PATIENCE).unwrap(),
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a real Kafka"]
+fn aborted_transactions_are_not_shown_and_their_offsets_are_stepped_over() {
+    let on = Kafka::real();
+    for partitions in [1, 6] {
+        let topic = topic(&on, partitions);
+        let aborted = ["aborted"; 12];
+        in_transactions(&on, &topic, &aborted, false);
+        let last = |count| {
+            let subscriber = on.program("subscriber", &[&topic, "--last", count, "-e"]);
+            String::from_utf8(subscriber.run().code(0).stdout).unwrap()
+        };
+        assert_eq!(last("3"), "");
+        in_transactions(&on, &topic, &["one", "two", "three"], true);
+        // The markers that commit are written a moment after the producer's request.
+        assert_eq!(on.first_lines(&topic, 3), "one\ntwo\nthree\n");
+        assert_eq!(last("2"), "two\nthree\n");
+        in_transactions(&on, &topic, &aborted, false);
+        assert_eq!(last("0"), "");
+        assert_eq!(last("1"), "three\n");
+        assert_eq!(last("2"), "two\nthree\n");
+        assert_eq!(last("100"), "one\ntwo\nthree\n");
+        assert_eq!(on.log(&topic), "one\ntwo\nthree\n");
+        let json = objects(&on, &topic);
+        assert_eq!(json.len(), 3);
+        assert_eq!(json[0]["offset"], 24);
+    }
+}
+
+/// Deletes the records of partitions before these offsets.
+fn delete_records(on: &Kafka, topic: &str, before: &[(i32, Offset)]) {
+    let mut list = TopicPartitionList::new();
+    for &(partition, offset) in before {
+        list.add_partition_offset(topic, partition, offset).unwrap();
+    }
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", on.servers());
+    let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
+    let options = AdminOptions::new();
+    let mut deletion = pin!(admin.delete_records(&list, &options));
+    let is_done = || match deletion
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
+        Poll::Ready(result) => Some(result.unwrap()),
+        Poll::Pending => None,
+    };
+    let deleted = poll_until(PATIENCE, || "deleted".into(), is_done);
+    for partition in deleted.elements() {
+        partition.error().unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs a real Kafka"]
+fn a_log_that_lost_its_oldest_records_is_read_from_what_is_left() {
+    let on = Kafka::real();
+    for partitions in [1, 6] {
+        let topic = topic(&on, partitions);
+        thirty_records(&on, &topic, partitions);
+        delete_records(&on, &topic, &[(0, Offset::Offset(15))]);
+        let left: Vec<u32> = (15..30).collect();
+        assert_eq!(numbers(&on, &topic, &["--from", "3d"]), left);
+        assert_eq!(numbers(&on, &topic, &["--last", "100"]), left);
+        assert_eq!(numbers(&on, &topic, &["--last", "14"]), left[1..]);
+        let all: Vec<_> = (0..partitions).map(|it| (it, Offset::End)).collect();
+        delete_records(&on, &topic, &all);
+        assert!(numbers(&on, &topic, &["--from", "3d"]).is_empty());
+        assert!(numbers(&on, &topic, &["--last", "100"]).is_empty());
+        on.send("alice", &topic, "30\n");
+        assert_eq!(numbers(&on, &topic, &["--last", "100"]), [30]);
+    }
 }
