@@ -20,6 +20,7 @@ enum Kind {
     Failed,
     TooLarge,
     Unacknowledged,
+    Denied,
     Usage,
     ClosedPipe,
 }
@@ -68,6 +69,14 @@ impl Error {
     pub fn unacknowledged(doing: impl fmt::Display, why: impl fmt::Display) -> Error {
         Error {
             kind: Kind::Unacknowledged,
+            ..Error::failed(doing, why)
+        }
+    }
+
+    /// As [`Error::failed`], because the broker does not allow it to this user: trying again does not help.
+    pub fn denied(doing: impl fmt::Display, why: impl fmt::Display) -> Error {
+        Error {
+            kind: Kind::Denied,
             ..Error::failed(doing, why)
         }
     }
@@ -126,10 +135,15 @@ impl Error {
         self.kind == Kind::Unacknowledged
     }
 
+    /// Whether this is [`Error::denied`].
+    pub fn is_denied(&self) -> bool {
+        self.kind == Kind::Denied
+    }
+
     /// What the process ends with because of this error.
     pub fn exit_code(&self) -> u8 {
         match self.kind {
-            Kind::Failed | Kind::TooLarge | Kind::Unacknowledged => 1,
+            Kind::Failed | Kind::TooLarge | Kind::Unacknowledged | Kind::Denied => 1,
             Kind::Usage => 2,
             Kind::ClosedPipe => 0,
         }

@@ -73,19 +73,20 @@ impl CallError {
     /// The error of a call about `topic` that is not tried again.
     pub(super) fn into_error(self, broker: &Broker, topic: &str) -> Error {
         let server = &broker.server;
-        let error = Error::failed(
-            format!("cannot use topic '{topic}' on {server}"),
-            self.why(broker),
-        );
+        let doing = format!("cannot use topic '{topic}' on {server}");
+        let why = self.why(broker);
         match self {
             CallError::Fatal(error) => error,
+            CallError::Code(
+                KafkaCode::TopicAuthorizationFailed | KafkaCode::GroupAuthorizationFailed,
+            ) => Error::denied(doing, why),
             CallError::Code(KafkaCode::UnknownTopicOrPartition) => {
-                error.hint(sentences::create_topic(server, topic))
+                Error::failed(doing, why).hint(sentences::create_topic(server, topic))
             }
             CallError::Connection {
                 hint: Some(hint), ..
-            } => error.hint(hint),
-            _ => error,
+            } => Error::failed(doing, why).hint(hint),
+            _ => Error::failed(doing, why),
         }
     }
 }

@@ -67,7 +67,7 @@ pub(super) fn failed_by_code(doing: &str, code: Code) -> Error {
         }
         code => return Error::failed(doing, meaning(code)),
     };
-    Error::failed(doing, why).hint(format!(
+    Error::denied(doing, why).hint(format!(
         "Kafka's access control lists (kafka-acls.sh) decide that{needs}."
     ))
 }

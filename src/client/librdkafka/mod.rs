@@ -8,6 +8,7 @@
 
 mod consumer;
 mod errors;
+mod group_offsets;
 mod headers;
 mod producer;
 mod read_back;
@@ -17,26 +18,20 @@ mod status;
 mod topic;
 mod topic_settings;
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::{CommitMode, Consumer as _};
-use rdkafka::error::KafkaError;
-use rdkafka::topic_partition_list::Offset;
+use rdkafka::consumer::Consumer as _;
 
 use self::consumer::LibrdkafkaConsumer;
-use self::errors::{failed, is_transient};
+use self::group_offsets::LibrdkafkaGroupOffsets;
 use self::reader::ReadClient;
 use self::status::{ClusterStatus, Context};
-use self::topic::{ANSWER_TIMEOUT, TopicRequests, list, metadata, offsets};
+use self::topic::{ANSWER_TIMEOUT, metadata};
 use super::properties;
-use super::{
-    Cluster, Consumer, Event, GroupOffsets, Offsets, Options, Producer, Reports, Start, TakeOver,
-};
+use super::{Cluster, Consumer, Event, GroupOffsets, Options, Producer, Reports, Start, TakeOver};
 use crate::ending::say;
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -233,82 +228,7 @@ impl Cluster for LibrdkafkaCluster {
     }
 
     fn group_offsets(&self) -> Result<Box<dyn GroupOffsets>> {
-        Ok(Box::new(LibrdkafkaGroupOffsets {
-            config: self.reader_config(),
-            status: self.status(drop),
-            readers: BTreeMap::new(),
-        }))
-    }
-}
-
-/// Offsets of consumer groups.
-struct LibrdkafkaGroupOffsets {
-    config: ClientConfig,
-    status: Arc<ClusterStatus>,
-    /// By group: a client can be of one group only.
-    readers: BTreeMap<String, ReadClient>,
-}
-
-impl LibrdkafkaGroupOffsets {
-    /// The client of a group. The caller puts it back after an answer, and only then: without one it may have
-    /// forgotten its brokers, as a [producer's](producer) may.
-    fn take_reader(&mut self, group: &str) -> Result<ReadClient> {
-        if let Some(reader) = self.readers.remove(group) {
-            return Ok(reader);
-        }
-        let mut config = self.config.clone();
-        config.set("group.id", group);
-        ReadClient::create(&config, &self.status)
-    }
-}
-
-impl GroupOffsets for LibrdkafkaGroupOffsets {
-    fn committed(&mut self, group: &str, topic: &Name) -> Result<Offsets> {
-        let status = Arc::clone(&self.status);
-        let doing = format!(
-            "cannot read the offsets of group {group} at {}",
-            status.servers()
-        );
-        let reader = self.take_reader(group)?;
-        // That this user may not use the group is reported in place of a record, and no request is answered.
-        let denied = Cell::new(None);
-        let pause = |pause| {
-            let error = reader.serve(pause).filter(|error| !is_transient(error));
-            denied.set(
-                error
-                    .and_then(|error| error.rdkafka_error_code())
-                    .or(denied.get()),
-            );
-        };
-        let requests = TopicRequests::new(&status, doing, topic, reader.client(), &pause)?;
-        let committed = requests.ask(&pause, |timeout| {
-            if let Some(code) = denied.get() {
-                return Err(KafkaError::OffsetFetch(code));
-            }
-            // A group that this user may not use is an error of each partition.
-            offsets(&reader.committed_offsets(requests.all_at(Offset::Invalid)?, timeout)?)
-        })?;
-        status.on_started();
-        self.readers.insert(group.to_string(), reader);
-        Ok(committed)
-    }
-
-    fn commit(&mut self, group: &str, topic: &Name, offsets: &Offsets) -> Result<()> {
-        let doing = format!(
-            "cannot commit offsets of group {group} at {}",
-            self.status.servers()
-        );
-        let reader = self.take_reader(group)?;
-        // A commit waits for as long as the group's coordinator is away, and librdkafka has no
-        // other that says how it went. So this asks first whether the coordinator answers.
-        list(topic.as_str(), offsets)
-            .and_then(|list| {
-                reader.committed_offsets(list.clone(), ANSWER_TIMEOUT)?;
-                reader.commit(&list, CommitMode::Sync)
-            })
-            .map_err(|error| failed(&doing, &error))?;
-        self.readers.insert(group.to_string(), reader);
-        Ok(())
+        Ok(Box::new(LibrdkafkaGroupOffsets::new(self)))
     }
 }
 
