@@ -38,7 +38,7 @@
 //! | `publisher` | `publisher` | - (it is the owner) | reports, signals | with the program |
 //! | `chat` | `chat` | - (it is the owner) | [everything](chat) that can happen | with the program |
 //! | `consumer` | `subscriber`, `chat` | main; the chat's owner | records; a request to poll | when asked to; when its channel closes |
-//! | `positions` | `chat` | the chat's owner | tasks, or one second | when its channel closes |
+//! | `positions` | `chat` | the chat's owner | tasks, or what its schedule says is due | when its channel closes |
 //! | `screen` | `chat` | the screen | a request to wake the editor; without one, what is to be printed | when the screen and the editor are dropped |
 //! | `signals` | all | the owner | signals | with the program |
 //! | `output` | `subscriber`, `chat` | the owner | closed output | with the program |

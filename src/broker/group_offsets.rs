@@ -4,6 +4,10 @@
 //! written to a new file, which then replaces the old one. As with messages, committed means
 //! written, not synced.
 //!
+//! Heartbeats are the exception: only the last one counts, and only for a few seconds, so they are kept in
+//! memory. The file has what must outlive this process: the 0 that ends them, or -1 (nothing is committed) if
+//! they go on.
+//!
 //! ```text
 //! size: u32  crc: u32  and in these size bytes:
 //! group: i16 and bytes  topic: i16 and bytes  offset: i64  metadata: i16 and bytes
@@ -14,6 +18,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use super::HEARTBEATS;
 use super::log::append_at;
 use crate::wire::{self, CommittedOffset, ErrorCode, Reader, Unreadable, Wire, Writer, code};
 
@@ -32,6 +37,8 @@ pub(super) struct GroupOffsets {
     live: u64,
     /// The live records, each with its size.
     committed: HashMap<Key, (CommittedOffset, u64)>,
+    /// The last heartbeats of groups whose heartbeats go on, as many as there are live records at most.
+    beats: HashMap<Key, CommittedOffset>,
 }
 
 /// A group and a topic.
@@ -50,6 +57,7 @@ impl GroupOffsets {
             len: 0,
             live: 0,
             committed: HashMap::new(),
+            beats: HashMap::new(),
         };
         let mut bytes = Vec::new();
         offsets.file.read_to_end(&mut bytes)?;
@@ -63,7 +71,8 @@ impl GroupOffsets {
     /// What was committed for a group in a topic.
     pub(super) fn committed(&self, group: &str, topic: &str) -> Option<CommittedOffset> {
         let key = (group.to_string(), topic.to_string());
-        self.committed.get(&key).map(|(found, _)| found.clone())
+        let written = || self.committed.get(&key).map(|(found, _)| found);
+        self.beats.get(&key).or_else(written).cloned()
     }
 
     /// Commits an offset for a group in a topic.
@@ -74,6 +83,30 @@ impl GroupOffsets {
         committed: CommittedOffset,
     ) -> Result<(), ErrorCode> {
         let key = (group.to_string(), topic.to_string());
+        if !group.starts_with(HEARTBEATS) {
+            return self.write(key, committed);
+        }
+        if committed.offset == 0 {
+            self.beats.remove(&key);
+            return self.write(key, committed);
+        }
+        // A 0 in the file would say after a change of hosts that the heartbeats have ended.
+        if self
+            .committed
+            .get(&key)
+            .is_some_and(|(it, _)| *it != CommittedOffset::none())
+        {
+            self.write(key.clone(), CommittedOffset::none())?;
+        }
+        if self.beats.len() >= self.max && !self.beats.contains_key(&key) {
+            return Err(code::POLICY_VIOLATION);
+        }
+        self.beats.insert(key, committed);
+        Ok(())
+    }
+
+    /// Appends a record to the file.
+    fn write(&mut self, key: Key, committed: CommittedOffset) -> Result<(), ErrorCode> {
         if self.committed.len() >= self.max && !self.committed.contains_key(&key) {
             return Err(code::POLICY_VIOLATION);
         }
@@ -253,5 +286,44 @@ mod tests {
         let third = groups.commit("c", "t", at(1));
         assert_eq!(third, Err(code::POLICY_VIOLATION));
         assert_eq!(groups.committed("c", "t"), None);
+    }
+
+    #[test]
+    fn of_heartbeats_only_the_end_is_written() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("offsets");
+        let mut groups = open(&dir);
+        let offset = |groups: &GroupOffsets| groups.committed("here:a:b", "t").map(|it| it.offset);
+        let length = || fs::metadata(&path).unwrap().len();
+        // What is committed, what is then looked up, and what the next host knows.
+        for (committed, next) in [
+            (5, None),
+            (6, None),
+            (0, Some(0)),
+            (7, Some(-1)),
+            (8, Some(-1)),
+            (0, Some(0)),
+        ] {
+            groups.commit("here:a:b", "t", at(committed)).unwrap();
+            assert_eq!(offset(&groups), Some(committed));
+            assert_eq!(offset(&open(&dir)), next, "after {committed}");
+        }
+        groups.commit("here:a:b", "t", at(9)).unwrap();
+        let before = length();
+        for beat in 10..100 {
+            groups.commit("here:a:b", "t", at(beat)).unwrap();
+        }
+        assert_eq!(length(), before);
+    }
+
+    #[test]
+    fn heartbeats_beyond_the_limit_are_refused() {
+        let dir = TempDir::new().unwrap();
+        let mut groups = GroupOffsets::open(&dir.path().join("offsets"), 2).unwrap();
+        for group in ["here:a", "here:b", "here:a"] {
+            groups.commit(group, "t", at(1)).unwrap();
+        }
+        let third = groups.commit("here:c", "t", at(1));
+        assert_eq!(third, Err(code::POLICY_VIOLATION));
     }
 }

@@ -21,6 +21,10 @@ mod log;
 mod message;
 mod server;
 
+/// How the names of groups begin whose offsets are heartbeats: a chat commits one every few seconds, and 0 when
+/// it ends. On a real Kafka, they are offsets like any other.
+pub const HEARTBEATS: &str = "here:";
+
 /// The limits of a broker.
 #[derive(Debug, Clone)]
 pub struct Config {

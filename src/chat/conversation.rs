@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use super::Parties;
 use crate::client::{Offsets, is_before, is_read_to};
 use crate::delivery::lines;
 use crate::name::Name;
@@ -91,14 +92,18 @@ struct Away {
 }
 
 impl Conversation {
-    /// A conversation of `me` with `peer`. `ends` are the end offsets of the topic that `me` reads, at the
-    /// start: what lies before them was written while `me` was away.
-    pub(super) fn new(me: Name, peer: Name, unsigned: Unsigned, ends: Offsets) -> Conversation {
+    /// `ends` are the end offsets of the topic that is read, at the start. What lies before them was written while
+    /// the user was away, if reading starts at a position that is known.
+    pub(super) fn new(parties: &Parties, ends: Offsets, is_position_known: bool) -> Conversation {
+        let what = match is_position_known {
+            true => "while you were away",
+            false => "(your position is not known)",
+        };
         Conversation {
-            me,
-            peer,
-            unsigned,
-            away: Some(Away::until(ends, "while you were away")),
+            me: parties.me.clone(),
+            peer: parties.peer.clone(),
+            unsigned: parties.unsigned,
+            away: Some(Away::until(ends, what)),
             passed: Offsets::new(),
             named: BTreeSet::new(),
             has_named_all: false,
@@ -127,6 +132,12 @@ impl Conversation {
             true => Vec::new(),
             false => self.welcome(),
         }
+    }
+
+    /// Whether the peer wrote this line just now.
+    pub(super) fn is_live(&self, line: &Line) -> bool {
+        let is_old = |away: &Away| is_before(&away.ends, line.partition, line.offset);
+        line.key == self.peer.as_bytes() && !self.away.as_ref().is_some_and(is_old)
     }
 
     /// After every poll, and once before the first: which offsets come next.
@@ -275,8 +286,11 @@ mod tests {
     }
 
     fn alice(unsigned: Unsigned, ends: &[(i32, i64)]) -> Conversation {
-        let ends = ends.iter().copied().collect();
-        Conversation::new(name("alice"), name("bob"), unsigned, ends)
+        let parties = Parties {
+            unsigned,
+            ..Parties::new(name("alice"), name("bob"), false, false).unwrap()
+        };
+        Conversation::new(&parties, ends.iter().copied().collect(), true)
     }
 
     /// What is shown of one record, a line of text each.

@@ -8,8 +8,10 @@
 //! | `owner` | what can happen to a chat, and what is done about it |
 //! | `bell` | when the bell rings |
 //! | `conversation` | who is shown, what is said about others, what was written while the user was away |
-//! | `peer` | whether the peer is here, and what the peer has not read |
-//! | `positions` | when positions are committed and looked up |
+//! | `peer` | how far the peer has read |
+//! | `presence` | whether the peer is here |
+//! | `positions` | how positions and heartbeats are committed and looked up |
+//! | `schedule` | when they are |
 //! | `typed` | which typed lines are not sent |
 //!
 //! The owner has the records of one poll before it asks for the next, and asks only when the screen has room:
@@ -20,6 +22,8 @@ mod conversation;
 mod owner;
 mod peer;
 mod positions;
+mod presence;
+mod schedule;
 mod typed;
 
 use std::ops::ControlFlow;
@@ -27,14 +31,15 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
+use crate::broker::HEARTBEATS;
 use crate::client::{Cluster, Consumer, POLL_WAIT, Reports, Start};
 use crate::delivery::{self, Outbox};
 use crate::ending::{self, spawn};
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::terminal::{self, InputLine, Notify, ScreenEvent, Terminal};
-use conversation::Line;
 pub use conversation::Unsigned;
+use conversation::{Conversation, Line};
 use owner::{Arrival, Chat, Polled};
 use typed::Typed;
 
@@ -106,6 +111,16 @@ impl Parties {
     fn peers_position(&self) -> String {
         format!("chat:{}:{}", self.peer, self.me)
     }
+
+    /// The consumer group whose offset is the user's heartbeat: it moves while a chat with `peer` is open.
+    fn presence(&self) -> String {
+        format!("{HEARTBEATS}{}:{}", self.me, self.peer)
+    }
+
+    /// The same for the peer.
+    fn peers_presence(&self) -> String {
+        format!("{HEARTBEATS}{}:{}", self.peer, self.me)
+    }
 }
 
 /// How a chat is to behave.
@@ -124,12 +139,15 @@ pub struct Options {
 pub fn run(cluster: Box<dyn Cluster>, parties: Parties, options: Options) -> Result<()> {
     let (tx, arrivals) = mpsc::channel();
     let mut groups = cluster.group_offsets()?;
-    let start = match groups.committed(&parties.position(), parties.reads())? {
-        none if none.is_empty() => Start::Earliest,
-        offsets => Start::At(offsets),
+    let position = groups.committed(&parties.position(), parties.reads())?;
+    let is_position_known = !position.is_empty();
+    let start = match is_position_known {
+        true => Start::At(position),
+        false => Start::Earliest,
     };
     let mut consumer = cluster.consumer(parties.reads(), start)?;
-    let ends = consumer.end_offsets()?;
+    let conversation = Conversation::new(&parties, consumer.end_offsets()?, is_position_known);
+    let lowest_partition = consumer.position().keys().next().copied().unwrap_or(0);
     let (me, reports) = (&parties.me, Reports::to(tx.clone()));
     let to_peer = (me, parties.writes());
     let (mut outbox, ledger) =
@@ -138,10 +156,19 @@ pub fn run(cluster: Box<dyn Cluster>, parties: Parties, options: Options) -> Res
     let notify: Notify = Arc::new(notifier(&tx, Arrival::Screen));
     let (mut terminal, screen) = Terminal::open(me, parties.see_whole(), notify.clone())?;
     let polls = start_consumer(consumer, tx.clone())?;
-    let tasks = positions::start(groups, parties.clone(), notifier(&tx, Arrival::Position))?;
+    let notify_position = notifier(&tx, Arrival::Position);
+    let tasks = positions::start(groups, parties.clone(), lowest_partition, notify_position)?;
     ending::on_signal(tx.clone(), || Arrival::Signal)?;
     ending::on_output_closed(tx.clone(), || Arrival::OutputClosed)?;
-    let chat = Chat::new(&parties, options, ends, ledger, screen, polls, tasks);
+    let chat = Chat::new(
+        &parties,
+        options,
+        conversation,
+        ledger,
+        screen,
+        polls,
+        tasks,
+    );
     let owner = ending::Owner::start("chat", move || {
         let result = chat.run(&arrivals);
         // If this process runs the small broker, it is stopped here, in order.

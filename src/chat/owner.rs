@@ -8,6 +8,7 @@ use super::bell::Bell;
 use super::conversation::{Conversation, Item, Line};
 use super::peer::Peer;
 use super::positions::{Outcome, Task};
+use super::presence::Presence;
 use super::{HOW_TO_LEAVE, Options, Parties};
 use crate::client::{Event, Offsets, Report};
 use crate::delivery::{Cause, Ledger, not_delivered};
@@ -32,7 +33,7 @@ pub(super) enum Arrival {
     Report(Report),
     /// What became of the screen's.
     Screen(ScreenEvent),
-    /// What came of a commit, and what the peer's position is.
+    /// What came of a commit, and what is known of the peer.
     Position(Outcome),
     /// No more input comes, and why.
     InputEnded(Result<()>),
@@ -62,8 +63,9 @@ pub(super) struct Polled {
 /// An open chat.
 pub(super) struct Chat {
     conversation: Conversation,
-    /// `None` where the peer's position is never known: the tutorial's scripts commit nothing.
+    /// `None` where nothing is ever known of the peer: the tutorial's scripts commit nothing.
     peer: Option<Peer>,
+    presence: Option<Presence>,
     ledger: Ledger,
     /// How long the last lines of a pipe may take.
     patience: Duration,
@@ -79,6 +81,14 @@ pub(super) struct Chat {
     /// A commit is under way: the next one waits for its outcome.
     is_committing: bool,
     failed_commits: u32,
+    /// The peer's position is being looked up every few seconds.
+    is_watching: bool,
+    /// A look at the peer was asked for, and is under way.
+    is_looking: bool,
+    /// The peer's position was looked up after the last lines were acknowledged.
+    is_position_final: bool,
+    /// What remains to be done at the end is done, but the peer may still be reading.
+    is_finished: bool,
     /// The connection is lost, and the user knows.
     is_disconnected: bool,
 }
@@ -97,21 +107,22 @@ enum Stage {
 }
 
 impl Chat {
-    /// A chat whose consumer waits to be told to poll. `ends` are the end offsets of the topic that is read.
+    /// A chat whose consumer waits to be told to poll.
     pub(super) fn new(
         parties: &Parties,
         options: Options,
-        ends: Offsets,
+        conversation: Conversation,
         ledger: Ledger,
         screen: Screen,
         poll_requests: Sender<()>,
         tasks: Sender<Task>,
     ) -> Chat {
-        let (me, peer) = (parties.me.clone(), parties.peer.clone());
-        let topic = parties.writes().clone();
+        let (peer, topic) = (&parties.peer, parties.writes());
+        let peer_commits = !parties.swapped;
         Chat {
-            peer: (!parties.swapped).then(|| Peer::new(peer.clone(), topic)),
-            conversation: Conversation::new(me, peer, parties.unsigned, ends),
+            peer: peer_commits.then(|| Peer::new(peer.clone(), topic.clone())),
+            presence: peer_commits.then(|| Presence::new(peer.clone())),
+            conversation,
             ledger,
             patience: options.delivery_timeout * 2,
             bell: options.bell.then(|| Bell::new(&parties.peer)),
@@ -123,6 +134,11 @@ impl Chat {
             committed: Offsets::new(),
             is_committing: false,
             failed_commits: 0,
+            is_watching: true,
+            // The first look is made without being asked for.
+            is_looking: true,
+            is_position_final: false,
+            is_finished: false,
             is_disconnected: false,
         }
     }
@@ -140,8 +156,9 @@ impl Chat {
                     .ok(),
             };
             self.handle(arrival.unwrap_or(Arrival::Deadline), Instant::now());
-            if let Stage::Ended(result) = self.stage {
-                if let Some(unread) = self.peer.as_ref().and_then(Peer::unread) {
+            if let Stage::Ended(result) = &self.stage {
+                let result = result.clone();
+                if let Some(unread) = self.unread() {
                     self.screen.notice(&unread);
                 }
                 return result;
@@ -182,12 +199,16 @@ impl Chat {
         while match self.stage {
             Stage::Draining(..) => self.ledger.is_settled(),
             Stage::Closing(..) => self.ledger.is_settled() && self.screen.is_settled(),
+            Stage::Finishing(..) => self.is_finished && !self.may_be_read(),
             _ => false,
         } {
             self.next_stage(now);
         }
         self.screen.flush();
         self.commit();
+        if self.is_open() {
+            self.watch();
+        }
         if self.is_poll_due && self.screen.has_room() {
             self.is_poll_due = false;
             // If the consumer has ended, it has said why.
@@ -218,12 +239,27 @@ impl Chat {
             self.screen.notice(&event.to_string());
         }
         for line in polled.lines {
+            if self.conversation.is_live(&line) {
+                self.peer_has_written();
+            }
             let items = self.conversation.on_record(line);
             self.show(items, now);
         }
         let items = self.conversation.polled(&polled.position);
         self.show(items, now);
         self.is_poll_due = true;
+    }
+
+    /// A line of the peer has just arrived: if it does not tell that the peer is here, a look does.
+    fn peer_has_written(&mut self) {
+        let Some(presence) = self.presence.as_mut().filter(|it| !it.is_here()) else {
+            return;
+        };
+        if let Some(notice) = presence.has_written() {
+            self.screen.notice(&notice);
+        } else if !std::mem::replace(&mut self.is_looking, true) {
+            _ = self.tasks.send(Task::Look);
+        }
     }
 
     fn show(&mut self, items: Vec<Item>, now: Instant) {
@@ -296,18 +332,67 @@ impl Chat {
                     self.screen.notice(&notice);
                 }
             }
-            Outcome::Peer(position) => {
-                let is_reported = !self.is_disconnected;
-                let news = self.peer.as_mut().and_then(|peer| match position {
-                    Ok(offsets) => peer.position(offsets, now),
-                    Err(error) => peer.unknown(is_reported.then_some(&error)),
+            Outcome::OwnBeat(beat) => {
+                let is_connected = !self.is_disconnected;
+                let news = self.presence.as_mut().and_then(|presence| {
+                    let beat = beat.as_ref().map_err(|error| is_connected.then_some(error));
+                    presence.beaten(beat.copied())
                 });
-                // No news about the peer while the chat closes.
-                if let Some(news) = news.filter(|_| self.is_open()) {
-                    self.screen.notice(&news);
-                }
+                self.tell(news);
             }
-            Outcome::Finished => self.next_stage(now),
+            Outcome::Beat(beat) => {
+                self.is_looking = false;
+                let is_connected = !self.is_disconnected;
+                let news = self.presence.as_mut().and_then(|presence| match beat {
+                    Ok(beat) => presence.looked(beat, now),
+                    Err(error) => presence.not_looked(is_connected.then_some(&error)),
+                });
+                self.tell(news);
+            }
+            Outcome::Peer(position) => {
+                let is_connected = !self.is_disconnected;
+                let has_beaten = self.presence.as_ref().is_some_and(Presence::has_beaten);
+                self.is_position_final =
+                    position.is_ok() && matches!(self.stage, Stage::Finishing(..));
+                let news = self.peer.as_mut().and_then(|peer| match position {
+                    // The position of a chat that was opened just now is about to be committed.
+                    Ok(offsets) => {
+                        (peer.position(offsets) && !has_beaten).then(|| peer.lines_wait())
+                    }
+                    Err(error) => peer.unknown(is_connected.then_some(&error)),
+                });
+                self.tell(news);
+            }
+            Outcome::Finished => self.is_finished = true,
+        }
+    }
+
+    /// Prints news about the peer, but not while the chat closes.
+    fn tell(&mut self, news: Option<String>) {
+        if let Some(news) = news.filter(|_| self.is_open()) {
+            self.screen.notice(&news);
+        }
+    }
+
+    /// Whether the peer is here as far as is known, and could still read what is unread.
+    fn may_be_read(&self) -> bool {
+        let may_be_here = self.presence.as_ref().is_some_and(Presence::may_be_here);
+        may_be_here && self.peer.as_ref().is_some_and(|it| it.unread().is_some())
+    }
+
+    /// What to say at the end about unread lines. What a peer who may be here has not read is known only from the
+    /// last look.
+    fn unread(&self) -> Option<String> {
+        let is_known = self.is_position_final || !self.may_be_read();
+        self.peer.as_ref().filter(|_| is_known)?.unread()
+    }
+
+    /// Has the peer's position looked up as long as that may bring news.
+    fn watch(&mut self) {
+        let is_worth_it = self.peer.as_ref().is_some_and(Peer::is_worth_a_look);
+        if self.is_watching != is_worth_it {
+            self.is_watching = is_worth_it;
+            _ = self.tasks.send(Task::WatchPosition(is_worth_it));
         }
     }
 
@@ -357,6 +442,7 @@ impl Chat {
             Stage::Open => {}
             Stage::Draining(_, cause) => self.close(cause, now),
             Stage::Closing(until, cause) => {
+                self.watch();
                 let shown = self.screen.shown();
                 let to_commit = (*shown != self.committed).then(|| shown.clone());
                 _ = self.tasks.send(Task::Finish(to_commit));
@@ -369,6 +455,7 @@ impl Chat {
         }
     }
 }
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
@@ -396,9 +483,9 @@ mod tests {
             delivery_timeout: Duration::from_secs(100),
             bell: false,
         };
-        let ends = [(0, 0)].into();
+        let talk = Conversation::new(&parties, [(0, 0)].into(), true);
         Alice {
-            chat: Chat::new(&parties, options, ends, ledger, screen, poll, task),
+            chat: Chat::new(&parties, options, talk, ledger, screen, poll, task),
             print: Box::new(print),
             polls,
             tasks,
@@ -418,12 +505,15 @@ mod tests {
             }
             effects.extend(self.tasks.try_iter().map(|task| match task {
                 Task::Commit(offsets) => format!("commit {offsets:?}"),
+                Task::Look => "look".into(),
+                Task::WatchPosition(true) => "watch".into(),
+                Task::WatchPosition(false) => "watch no more".into(),
                 Task::Finish(None) => "finish".into(),
                 Task::Finish(Some(offsets)) => format!("finish {offsets:?}"),
             }));
             effects.extend(self.polls.try_iter().map(|()| "poll".into()));
             if let Stage::Ended(result) = &self.chat.stage {
-                effects.extend(self.chat.peer.as_ref().and_then(Peer::unread));
+                effects.extend(self.chat.unread());
                 effects.push(match result {
                     Ok(()) => "end".into(),
                     Err(error) => {
@@ -473,6 +563,14 @@ mod tests {
         Arrival::Position(Outcome::Peer(Ok([(0, offset)].into())))
     }
 
+    fn beat(beat: i64) -> Arrival {
+        Arrival::Position(Outcome::Beat(Ok(Some(beat))))
+    }
+
+    fn no_beat() -> Arrival {
+        Arrival::Position(Outcome::Beat(Ok(None)))
+    }
+
     fn denied() -> Error {
         Error::failed("cannot write", "not allowed")
     }
@@ -498,6 +596,10 @@ mod tests {
     fn unknown() -> Arrival {
         let denied = Error::failed("cannot read", "denied");
         Arrival::Position(Outcome::Peer(Err(denied)))
+    }
+
+    fn nowhere() -> Arrival {
+        Arrival::Position(Outcome::Peer(Ok(Offsets::new())))
     }
 
     /// What arrives, and what comes of it.
@@ -561,10 +663,49 @@ mod tests {
                 (outcome(Err("x")), vec!["commit {0: 0}"]),
                 (unknown(), vec![]),
             ],
+            // Presence and position are looked up separately; the position only while that may tell anything.
             vec![
-                (peer(0), vec![]),
-                (peer(0), vec![]),
-                (peer(1), vec!["bob is here"]),
+                (beat(5), vec![]),
+                (peer(0), vec!["watch no more"]),
+                (beat(6), vec!["bob is here"]),
+                (acknowledged(1, 1), vec!["watch"]),
+                (peer(1), vec![]),
+                (peer(2), vec!["watch no more"]),
+                (beat(0), vec!["bob has left"]),
+            ],
+            vec![
+                (no_beat(), vec![]),
+                (
+                    nowhere(),
+                    vec![
+                        "bob has not opened a chat with you yet; your lines wait in the topic bob",
+                        "watch no more",
+                    ],
+                ),
+                (beat(5), vec!["bob is here"]),
+            ],
+            // Bob's first chat was opened just now: its first position is not committed yet.
+            vec![(beat(5), vec![]), (nowhere(), vec!["watch no more"])],
+            // Bob writes before two heartbeats are seen …
+            vec![
+                (polled(0, &[], vec![]), vec!["commit {0: 0}", "poll"]),
+                (beat(5), vec![]),
+                (
+                    polled(1, &["hi"], vec![]),
+                    vec!["bob is here", "bob: hi", "poll"],
+                ),
+                (beat(6), vec![]),
+                (polled(2, &["ho"], vec![]), vec!["bob: ho", "poll"]),
+            ],
+            // … or before one is, or without any.
+            vec![
+                (polled(0, &[], vec![]), vec!["commit {0: 0}", "poll"]),
+                (no_beat(), vec![]),
+                (
+                    polled(2, &["hi", "ho"], vec![]),
+                    vec!["bob: hi", "bob: ho", "look", "poll"],
+                ),
+                (beat(5), vec!["bob is here"]),
             ],
             vec![
                 (
@@ -654,7 +795,7 @@ mod tests {
     fn a_chat_ends_in_order_whatever_ends_it() {
         let ended = || Arrival::InputEnded(Ok(()));
         let finished = || Arrival::Position(Outcome::Finished);
-        let unknown = "end: 1 of 1 line may not have arrived:";
+        let undelivered = "end: 1 of 1 line may not have arrived:";
         let table: Vec<(bool, u64, Case)> = vec![
             // The user leaves; nothing is in flight.
             (
@@ -667,9 +808,10 @@ mod tests {
                 true,
                 1,
                 vec![
-                    (peer(0), vec![]),
+                    (no_beat(), vec![]),
+                    (peer(0), vec!["watch no more"]),
                     (ended(), vec![]),
-                    (acknowledged(1, 1), vec!["finish"]),
+                    (acknowledged(1, 1), vec!["watch", "finish"]),
                     (finished(), vec!["1 line not read by bob yet", "end"]),
                 ],
             ),
@@ -677,11 +819,67 @@ mod tests {
                 true,
                 1,
                 vec![
-                    (peer(0), vec![]),
+                    (no_beat(), vec![]),
+                    (peer(0), vec!["watch no more"]),
                     (ended(), vec![]),
-                    (acknowledged(1, 1), vec!["finish"]),
+                    (acknowledged(1, 1), vec!["watch", "finish"]),
                     // Who leaves is not told who comes.
+                    (beat(5), vec![]),
                     (peer(2), vec![]),
+                    (finished(), vec!["end"]),
+                ],
+            ),
+            // Bob is here: he may be reading it just now …
+            (
+                true,
+                1,
+                vec![
+                    (beat(5), vec![]),
+                    (peer(0), vec!["watch no more"]),
+                    (acknowledged(1, 1), vec!["watch"]),
+                    (ended(), vec!["finish"]),
+                    (peer(1), vec![]),
+                    (finished(), vec![]),
+                    (peer(2), vec!["end"]),
+                ],
+            ),
+            // … or not …
+            (
+                true,
+                1,
+                vec![
+                    (beat(5), vec![]),
+                    (peer(0), vec!["watch no more"]),
+                    (acknowledged(1, 1), vec!["watch"]),
+                    (ended(), vec!["finish"]),
+                    (peer(1), vec![]),
+                    (finished(), vec![]),
+                    (Arrival::Deadline, vec!["1 line not read by bob yet", "end"]),
+                ],
+            ),
+            // … and if that can't be known, nothing is said, and he is not waited for.
+            (
+                true,
+                1,
+                vec![
+                    (beat(5), vec![]),
+                    (peer(0), vec!["watch no more"]),
+                    (acknowledged(1, 1), vec!["watch"]),
+                    (ended(), vec!["finish"]),
+                    (Arrival::Deadline, vec!["end"]),
+                ],
+            ),
+            (
+                true,
+                1,
+                vec![
+                    (beat(5), vec![]),
+                    (
+                        unknown(),
+                        vec!["cannot tell what bob has read: cannot read: denied"],
+                    ),
+                    (acknowledged(1, 1), vec![]),
+                    (ended(), vec!["finish"]),
                     (finished(), vec!["end"]),
                 ],
             ),
@@ -692,14 +890,17 @@ mod tests {
                 vec![
                     (Arrival::Signal, vec![]),
                     (Arrival::Deadline, vec!["finish"]),
-                    (Arrival::Deadline, vec![unknown]),
+                    (Arrival::Deadline, vec![undelivered]),
                 ],
             ),
             // The user does not want to wait.
             (
                 true,
                 1,
-                vec![(Arrival::Signal, vec![]), (Arrival::Signal, vec![unknown])],
+                vec![
+                    (Arrival::Signal, vec![]),
+                    (Arrival::Signal, vec![undelivered]),
+                ],
             ),
             // A pipe's lines are waited for, and messages shown meanwhile.
             (

@@ -1,23 +1,28 @@
-//! Commits the user's position and looks up the peer's, on a thread of its own: a broker may be slow.
+//! Commits the user's position and heartbeats, and looks up the peer's, on a thread of its own: a broker may be slow.
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::Parties;
+use super::schedule::{Job, Schedule};
 use crate::client::{GroupOffsets, Offsets};
 use crate::ending::spawn;
 use crate::error::Result;
 
-/// How often the position is committed, and the peer's looked up.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// How often the peer's position is looked up while the end of the chat waits for it.
+const FINAL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What the chat's owner asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Task {
-    /// Commit this position, with the next round. Answered by [`Outcome::Committed`].
+    /// Commit this position soon. Answered by [`Outcome::Committed`].
     Commit(Offsets),
-    /// Commit this position, if there is news, and look up the peer's, now and for the last time. Answered by
-    /// [`Outcome::Finished`].
+    /// Look at the peer soon. Answered by [`Outcome::Beat`].
+    Look,
+    /// From now on, look up the peer's position, too, or no more.
+    WatchPosition(bool),
+    /// Commit this position, if there is news, and the end of the heartbeats. Then look up the peer's position,
+    /// if that is watched: once before [`Outcome::Finished`], and until the program ends.
     Finish(Option<Offsets>),
 }
 
@@ -26,23 +31,38 @@ pub(super) enum Task {
 pub(super) enum Outcome {
     /// The user's position is committed, or not.
     Committed(Result<Offsets>),
+    /// The user's heartbeat is committed, or not.
+    OwnBeat(Result<()>),
+    /// The peer's heartbeat, if there is one.
+    Beat(Result<Option<i64>>),
     /// The peer's position: empty if the peer has none.
     Peer(Result<Offsets>),
-    /// There will be no more.
+    /// The chat can end.
     Finished,
 }
 
-/// Starts the thread. It ends when its tasks' sender is dropped, or after [`Task::Finish`].
+/// Starts the thread; `partition` is the one that heartbeats are committed for. It ends when its tasks' sender is
+/// dropped.
 pub(super) fn start(
     groups: Box<dyn GroupOffsets>,
     parties: Parties,
+    partition: i32,
     notify: impl Fn(Outcome) + Send + 'static,
 ) -> Result<Sender<Task>> {
     let (tasks, asked) = mpsc::channel();
+    // The tutorial's scripts commit nothing, and look at nothing.
+    let peer_commits = !parties.swapped;
     let mut worker = Worker {
         groups,
         parties,
+        partition,
         notify,
+        position: Offsets::new(),
+        last_beat: None,
+        may_beat: peer_commits,
+        may_look: peer_commits,
+        may_watch: peer_commits,
+        is_watching: true,
     };
     spawn("positions", move || worker.run(&asked))?;
     Ok(tasks)
@@ -51,39 +71,259 @@ pub(super) fn start(
 struct Worker<N> {
     groups: Box<dyn GroupOffsets>,
     parties: Parties,
+    partition: i32,
     notify: N,
+    /// The user's position, committed or to be committed.
+    position: Offsets,
+    /// The last heartbeat that was sent.
+    last_beat: Option<i64>,
+    /// This user may commit heartbeats, see the peer's, and see the peer's position: what is denied once is not
+    /// asked for again.
+    may_beat: bool,
+    may_look: bool,
+    may_watch: bool,
+    /// The peer's position is wanted.
+    is_watching: bool,
 }
 
 impl<N: Fn(Outcome)> Worker<N> {
     fn run(&mut self, tasks: &Receiver<Task>) {
-        let mut to_commit = None;
+        let mut schedule = Schedule::new(Instant::now());
         loop {
-            self.round(to_commit.take());
-            let next = Instant::now() + INTERVAL;
-            loop {
-                match tasks.recv_timeout(next.saturating_duration_since(Instant::now())) {
-                    Ok(Task::Commit(offsets)) => to_commit = Some(offsets),
-                    Ok(Task::Finish(offsets)) => {
-                        self.round(offsets);
-                        return (self.notify)(Outcome::Finished);
-                    }
-                    Err(RecvTimeoutError::Timeout) => break,
-                    Err(RecvTimeoutError::Disconnected) => return,
+            let (job, at) = schedule.next();
+            match tasks.recv_timeout(at.saturating_duration_since(Instant::now())) {
+                Ok(Task::Commit(offsets)) => {
+                    self.position = offsets;
+                    schedule.commit_soon(Instant::now());
                 }
+                Ok(Task::Look) => schedule.look_soon(Instant::now()),
+                Ok(Task::WatchPosition(is_wanted)) => self.is_watching = is_wanted,
+                Ok(Task::Finish(offsets)) => return self.finish(offsets, tasks),
+                Err(RecvTimeoutError::Timeout) => self.work(job, &mut schedule),
+                Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
-    fn round(&mut self, to_commit: Option<Offsets>) {
-        if let Some(offsets) = to_commit {
-            let (group, topic) = (self.parties.position(), self.parties.reads());
-            let committed = self.groups.commit(&group, topic, &offsets);
-            (self.notify)(Outcome::Committed(committed.map(|()| offsets)));
+    fn work(&mut self, job: Job, schedule: &mut Schedule) {
+        let now = Instant::now();
+        match job {
+            Job::Commit => schedule.committed(now, self.commit()),
+            Job::Beat => {
+                self.beat();
+                schedule.beaten(now);
+            }
+            Job::Look => {
+                self.look();
+                self.look_up_position();
+                schedule.looked(now);
+            }
         }
-        // The tutorial's scripts commit nothing.
-        if !self.parties.swapped {
+    }
+
+    /// Returns whether the position is committed.
+    fn commit(&mut self) -> bool {
+        let (group, topic) = (self.parties.position(), self.parties.reads());
+        let committed = self.groups.commit(&group, topic, &self.position);
+        let is_done = committed.is_ok();
+        (self.notify)(Outcome::Committed(
+            committed.map(|()| self.position.clone()),
+        ));
+        is_done
+    }
+
+    fn beat(&mut self) {
+        if !self.may_beat {
+            return;
+        }
+        // No other chat's heartbeat is the same, and whatever the clock does, it moves.
+        let time = UNIX_EPOCH.elapsed().map_or(0, |it| it.as_micros()) as i64;
+        let beat = self.last_beat.map_or(1, |last| last + 1).max(time);
+        self.last_beat = Some(beat);
+        let beaten = self.commit_beat(beat);
+        self.may_beat = !is_denied(&beaten);
+        (self.notify)(Outcome::OwnBeat(beaten));
+    }
+
+    fn commit_beat(&mut self, beat: i64) -> Result<()> {
+        let (group, topic) = (self.parties.presence(), self.parties.reads());
+        let offsets = [(self.partition, beat)].into();
+        self.groups.commit(&group, topic, &offsets)
+    }
+
+    /// Commits the end of the heartbeats, unless another chat of the same two goes on with them.
+    fn leave(&mut self) {
+        let Some(last_beat) = self.last_beat.filter(|_| self.may_beat) else {
+            return;
+        };
+        let (group, topic) = (self.parties.presence(), self.parties.reads());
+        let stands = self.groups.committed(&group, topic);
+        let is_own = |beat: &i64| *beat == last_beat;
+        if stands.is_ok_and(|it| it.get(&self.partition).is_none_or(is_own)) {
+            // If it fails, the peer notices that the heartbeats stand still.
+            _ = self.commit_beat(0);
+        }
+    }
+
+    fn look(&mut self) {
+        if self.may_look {
+            let (group, topic) = (self.parties.peers_presence(), self.parties.writes());
+            let beat = self.groups.committed(&group, topic);
+            let beat = beat.map(|offsets| offsets.values().next().copied());
+            self.may_look = !is_denied(&beat);
+            (self.notify)(Outcome::Beat(beat));
+        }
+    }
+
+    fn look_up_position(&mut self) {
+        if self.may_watch && self.is_watching {
             let (group, topic) = (self.parties.peers_position(), self.parties.writes());
-            (self.notify)(Outcome::Peer(self.groups.committed(&group, topic)));
+            let position = self.groups.committed(&group, topic);
+            self.may_watch = !is_denied(&position);
+            (self.notify)(Outcome::Peer(position));
+        }
+    }
+
+    fn finish(&mut self, position: Option<Offsets>, tasks: &Receiver<Task>) {
+        if let Some(position) = position {
+            self.position = position;
+            self.commit();
+        }
+        self.leave();
+        self.look_up_position();
+        (self.notify)(Outcome::Finished);
+        while tasks.recv_timeout(FINAL_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            self.look_up_position();
+        }
+    }
+}
+
+fn is_denied<T>(result: &Result<T>) -> bool {
+    result.as_ref().is_err_and(|error| error.is_denied())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::error::Error;
+    use crate::name::Name;
+
+    /// The offsets of groups, of which each request is reported.
+    struct Groups {
+        committed: BTreeMap<String, Offsets>,
+        /// These may not be used.
+        denied: &'static str,
+        requests: Sender<String>,
+    }
+
+    impl Groups {
+        fn ask(&self, request: String, group: &str) -> Result<()> {
+            self.requests.send(request).unwrap();
+            match group.starts_with(self.denied) {
+                true => Err(Error::denied("cannot use the group", "not allowed")),
+                false => Ok(()),
+            }
+        }
+    }
+
+    impl GroupOffsets for Groups {
+        fn committed(&mut self, group: &str, topic: &Name) -> Result<Offsets> {
+            self.ask(format!("look up {group} in {topic}"), group)?;
+            Ok(self.committed.get(group).cloned().unwrap_or_default())
+        }
+
+        fn commit(&mut self, group: &str, topic: &Name, offsets: &Offsets) -> Result<()> {
+            let end = if offsets[&3] == 0 { " the end" } else { "" };
+            self.ask(format!("commit{end} of {group} in {topic}"), group)?;
+            self.committed.insert(group.to_string(), offsets.clone());
+            Ok(())
+        }
+    }
+
+    /// Alice's worker, and the requests that it has made.
+    fn alice(denied: &'static str) -> (Worker<impl Fn(Outcome)>, Receiver<String>) {
+        let (requests, made) = mpsc::channel();
+        let name = |name: &str| name.parse().unwrap();
+        let groups = Groups {
+            committed: BTreeMap::new(),
+            denied,
+            requests,
+        };
+        let worker = Worker {
+            groups: Box::new(groups),
+            parties: Parties::new(name("alice"), name("bob"), false, false).unwrap(),
+            partition: 3,
+            notify: drop,
+            position: [(3, 7)].into(),
+            last_beat: None,
+            may_beat: true,
+            may_look: true,
+            may_watch: true,
+            is_watching: true,
+        };
+        (worker, made)
+    }
+
+    fn do_all<N: Fn(Outcome)>(worker: &mut Worker<N>) {
+        let mut schedule = Schedule::new(Instant::now());
+        for job in [Job::Beat, Job::Look, Job::Commit] {
+            worker.work(job, &mut schedule);
+        }
+    }
+
+    #[test]
+    fn the_position_of_the_peer_is_looked_up_only_while_it_is_watched() {
+        let (mut worker, made) = alice("-");
+        for position in [&["look up chat:bob:alice in bob"][..], &[]] {
+            do_all(&mut worker);
+            let expected = [
+                &[
+                    "commit of here:alice:bob in alice",
+                    "look up here:bob:alice in bob",
+                ],
+                position,
+                &["commit of chat:alice:bob in alice"],
+            ];
+            assert_eq!(made.try_iter().collect::<Vec<_>>(), expected.concat());
+            worker.is_watching = false;
+        }
+    }
+
+    #[test]
+    fn what_is_denied_once_is_not_asked_for_again() {
+        for (denied, others) in [("here:", 2), ("chat:bob:", 3)] {
+            let (mut worker, made) = alice(denied);
+            do_all(&mut worker);
+            assert_eq!(made.try_iter().count(), 4);
+            do_all(&mut worker);
+            assert_eq!(made.try_iter().count(), others, "{denied}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_the_heartbeats_is_committed_unless_those_of_another_chat_stand() {
+        let end = "commit the end of here:alice:bob in alice";
+        for (stands, is_ended) in [
+            (None, true),
+            (Some(1), true),
+            (Some(2), false),
+            (Some(0), false),
+        ] {
+            let (mut worker, made) = alice("-");
+            worker.leave();
+            assert_eq!(made.try_iter().count(), 0);
+            worker.last_beat = Some(1);
+            if let Some(beat) = stands {
+                _ = worker.commit_beat(beat);
+            }
+            worker.leave();
+            let was_ended = made
+                .try_iter()
+                .skip(usize::from(stands.is_some()))
+                .any(|it| it == end);
+            assert_eq!(was_ended, is_ended, "{stands:?}");
         }
     }
 }

@@ -112,6 +112,16 @@ messages! {
     }
 }
 
+impl CommittedOffset {
+    /// What is answered if nothing was committed.
+    pub(crate) fn none() -> CommittedOffset {
+        CommittedOffset {
+            offset: -1,
+            metadata: String::new(),
+        }
+    }
+}
+
 // Only tests read a Fetch response, or write one from its parts; see `fetch_response`.
 #[cfg(test)]
 messages! {

@@ -93,7 +93,7 @@ pub(crate) fn unread_lines_are_shown_once_and_counted_for_their_sender(on: &Kafk
 
     let alice = on.chat(&me, &peer);
     let bob = on.chat(&peer, &me);
-    bob.wait_for("2 lines while you were away");
+    bob.wait_for("2 lines (your position is not known)");
     bob.wait_for(&format!("{me}: two"));
     alice.wait_for(&format!("{peer} is here"));
     bob.keys(CTRL_D);
@@ -103,7 +103,17 @@ pub(crate) fn unread_lines_are_shown_once_and_counted_for_their_sender(on: &Kafk
     alice.line("three");
     bob.wait_for(&format!("{me}: three"));
     bob.has_not_shown("away");
+    bob.has_not_shown("not known");
     bob.has_not_shown("two");
+    bob.keys(CTRL_D);
+    bob.ends_with(0);
+
+    alice.line("four");
+    on.first_lines(&peer, 4);
+    let bob = on.chat(&peer, &me);
+    bob.wait_for("1 line while you were away");
+    bob.wait_for(&format!("{me}: four"));
+    bob.has_not_shown("three");
     bob.keys(CTRL_D);
     bob.ends_with(0);
     alice.keys(CTRL_D);
@@ -119,7 +129,7 @@ pub(crate) fn a_third_user_causes_one_notice_and_has_a_chat_of_their_own(on: &Ka
     alice.has_shown_times("is writing to you", 1);
     alice.has_not_shown("psst");
     let other = on.chat(&me, &third);
-    other.wait_for("2 lines while you were away");
+    other.wait_for("2 lines (your position is not known)");
     other.wait_for(&format!("{third}: hey"));
 }
 

@@ -15,7 +15,7 @@ use std::thread;
 #[cfg(feature = "librdkafka")]
 use crate::reading;
 use crate::support::{Ended, Kafka, PATIENCE, Program, setting, user};
-use crate::{bad_input, chatting, one_way, others};
+use crate::{bad_input, chatting, one_way, others, presence};
 
 macro_rules! on_kafka {
     ($($module:ident::$name:ident($($argument:expr),*);)*) => {
@@ -49,6 +49,13 @@ on_kafka! {
     chatting::ctrl_d_typed_between_two_lines_ends_a_chat_after_the_lines_before_it();
     chatting::unread_lines_are_shown_once_and_counted_for_their_sender();
     chatting::a_third_user_causes_one_notice_and_has_a_chat_of_their_own();
+    presence::each_is_told_once_that_the_other_is_here_comes_and_leaves();
+    presence::a_peer_who_was_killed_is_gone();
+    presence::a_peer_who_was_stopped_is_gone_and_here_again();
+    presence::the_peers_first_line_and_the_heartbeats_say_only_once_who_is_here();
+    presence::a_line_that_was_not_written_in_a_chat_says_nothing_of_who_is_here();
+    presence::a_line_on_the_peers_screen_is_read();
+    presence::of_two_chats_of_the_same_pair_the_one_that_stays_is_here();
 }
 
 #[cfg(feature = "librdkafka")]

@@ -23,6 +23,7 @@ mod kafka;
 mod leaving;
 mod one_way;
 mod others;
+mod presence;
 mod program;
 #[cfg(feature = "librdkafka")]
 mod reading;

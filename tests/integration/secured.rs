@@ -2,6 +2,7 @@
 //! certificate is for `localhost`, and of its topics `unreadable` and `unwritable` are just that.
 
 use crate::support::{Ended, Kafka, setting, user};
+use crate::tty::{CTRL_D, Tty};
 
 /// The passwords, and a wrong one: none may be printed.
 const SECRETS: [&str; 3] = ["alice-secret", "bob-secret", "wrong-secret"];
@@ -103,6 +104,50 @@ fn a_property_that_needs_openssl_is_a_usage_error_that_names_the_feature() {
         shows_no_secret(&ended);
         ended.code(2).says(&["--features tls"]);
     }
+}
+
+/// Opens a chat over a connection without TLS.
+fn chat_without_tls(me: &str, peer: &str) -> Tty {
+    let login = login("sasl_plaintext", "PLAIN", "alice", "alice-secret");
+    let login: Vec<&str> = login.iter().map(String::as_str).collect();
+    listener("SASL_PLAINTEXT").chat_with(me, peer, &login)
+}
+
+#[test]
+#[ignore = "needs a secured Kafka"]
+fn heartbeats_that_may_not_be_committed_are_said_once_and_lines_go_both_ways() {
+    let peer = user("bob");
+    let shy = chat_without_tls("shy", &peer);
+    shy.wait_for("cannot tell who is here: cannot commit offsets of group here:shy:");
+    let bob = chat_without_tls(&peer, "shy");
+    shy.wait_for(&format!("* {peer} is here"));
+    shy.line("hello");
+    bob.wait_for("shy: hello");
+    bob.line("hi");
+    shy.wait_for(&format!("{peer}: hi"));
+    shy.keys(CTRL_D);
+    shy.ends_with(0).has_shown_times("cannot tell", 1);
+    bob.keys(CTRL_D);
+    bob.ends_with(0).has_not_shown("is here");
+}
+
+#[test]
+#[ignore = "needs a secured Kafka"]
+fn heartbeats_that_may_not_be_looked_up_are_said_once() {
+    let me = user("alice");
+    let chat = chat_without_tls(&me, "hidden");
+    chat.wait_for("cannot tell who is here: cannot read the offsets of group here:hidden:");
+    chat.wait_for("cannot tell what hidden has read");
+    chat.line("hello");
+    listener("SASL_PLAINTEXT")
+        .program("subscriber", &["hidden", "--from", "earliest", "-n", "1"])
+        .args(login("sasl_plaintext", "PLAIN", "bob", "bob-secret"))
+        .run()
+        .code(0);
+    chat.keys(CTRL_D);
+    let chat = chat.ends_with(0);
+    chat.has_shown_times("cannot tell who is here", 1);
+    chat.has_not_shown("not read by");
 }
 
 #[cfg(feature = "tls")]
@@ -339,6 +384,7 @@ mod tls {
         chat.keys(crate::tty::CTRL_D);
         let chat = chat.ends_with(0);
         chat.has_shown_times(notice, 1);
+        chat.has_shown_times("cannot tell who is here", 1);
         chat.has_not_shown("not read by");
     }
 

@@ -10,7 +10,13 @@ from kafka_wire import create_acls
 LISTENERS = {"SASL_SSL": "localhost", "SSL": "localhost", "SASL_PLAINTEXT": "127.0.0.1"}
 PASSWORDS = {"alice": "alice-secret", "bob": "bob-secret"}
 # What is denied to everyone: one operation on a topic, or on the groups whose names start so. All else is allowed.
-DENIED = {("topic", "unreadable"): "READ", ("topic", "unwritable"): "WRITE", ("groups", "chat:hidden:"): "DESCRIBE"}
+DENIED = {
+    ("topic", "unreadable"): "READ",
+    ("topic", "unwritable"): "WRITE",
+    ("groups", "chat:hidden:"): "DESCRIBE",
+    ("groups", "here:hidden:"): "DESCRIBE",
+    ("groups", "here:shy:"): "READ",
+}
 MECHANISMS = {"plain": ("PLAIN", "plain.Plain"), "scram": ("SCRAM-SHA-256", "scram.Scram")}
 MODULES = "org.apache.kafka.common.security"
 

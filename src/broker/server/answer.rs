@@ -252,13 +252,10 @@ impl Shared {
 
     fn committed(&self, group: &str, name: &str, partition: i32) -> OffsetFetchedPartition {
         let committed = lock(&self.group_offsets).committed(group, name);
-        let none = CommittedOffset {
-            offset: -1,
-            metadata: String::new(),
-        };
+        let committed = committed.filter(|_| partition == PARTITION);
         OffsetFetchedPartition {
             partition,
-            committed: committed.filter(|_| partition == PARTITION).unwrap_or(none),
+            committed: committed.unwrap_or_else(CommittedOffset::none),
             error_code: code::NONE,
         }
     }

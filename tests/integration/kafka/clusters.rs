@@ -6,6 +6,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::{run, script};
+use crate::presence;
 use crate::support::{Kafka, Program, find_file, free_port, setting, user};
 
 /// A cluster of the test's own, of this run's version; it ends with the test.
@@ -153,4 +154,15 @@ fn a_topic_that_is_created_again_is_read_and_written_by_programs_that_stay_open(
     bob.wait_for(&format!("{me}: five"));
     assert_eq!(reader.stdout.bytes(), b"one\ntwo\nthree\nfour\nfive\n");
     assert_eq!(on.log(&peer), "three\nfour\nfive\n");
+}
+
+#[test]
+#[ignore = "needs a real Kafka"]
+fn nobody_is_gone_because_the_broker_was_away() {
+    let cluster = Cluster::start(&[]);
+    presence::nobody_is_gone_because_the_broker_was_away(
+        &cluster.kafka,
+        || cluster.run(&["signal", "KILL", "1"]),
+        || cluster.run(&["start-node", "1"]),
+    );
 }
