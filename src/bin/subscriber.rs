@@ -37,7 +37,7 @@ fn main() -> ExitCode {
 
 fn subscribe(arguments: Arguments) -> Result<()> {
     let me = cli::name(arguments.me, cli::WHO_ARE_YOU)?;
-    let cluster = arguments.connection.connect()?;
+    let (cluster, _) = arguments.connection.connect()?;
     let mut consumer = cluster.consumer(&me, arguments.from.into())?;
     let ends = arguments.until_end.then(|| consumer.end_offsets());
     let limit = ReadLimit::new(arguments.count, ends.transpose()?);

@@ -7,7 +7,8 @@
 //! which log it is, and `server` sockets; only the last knows the others. The bytes of the protocol
 //! are in [`wire`](crate::wire), and its error codes are what fails here, from the log up.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use server::Broker;
@@ -21,7 +22,7 @@ mod log;
 mod message;
 mod server;
 
-/// The limits of a broker.
+/// The limits of a broker, and what it reports.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// How many bytes of messages a topic keeps at least: its oldest segment is deleted once the
@@ -42,6 +43,29 @@ pub struct Config {
     pub request_timeout: Duration,
     /// How long a connection may be idle between requests.
     pub idle_timeout: Duration,
+    /// Who is told what is wrong with the log.
+    pub report: Report,
+}
+
+/// Who is told what is wrong with the log: a sentence at a time, by any thread.
+#[derive(Clone)]
+pub struct Report(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl Report {
+    /// Calls `tell` with each sentence.
+    pub fn to(tell: impl Fn(&str) + Send + Sync + 'static) -> Report {
+        Report(Arc::new(tell))
+    }
+
+    fn say(&self, sentence: &str) {
+        (self.0)(sentence);
+    }
+}
+
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Report")
+    }
 }
 
 impl Default for Config {
@@ -57,6 +81,7 @@ impl Default for Config {
             request_timeout: Duration::from_secs(30),
             // Kafka's connections.max.idle.ms.
             idle_timeout: Duration::from_secs(600),
+            report: Report::to(|_| ()),
         }
     }
 }

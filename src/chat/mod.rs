@@ -23,14 +23,15 @@ mod positions;
 mod typed;
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::client::{Cluster, Consumer, POLL_WAIT, Reports, Start};
 use crate::delivery::{self, Outbox};
 use crate::ending::{self, spawn};
 use crate::error::{Error, Result};
+use crate::host::LocalBroker;
 use crate::name::Name;
 use crate::terminal::{self, InputLine, Notify, ScreenEvent, Terminal};
 use conversation::Line;
@@ -109,12 +110,14 @@ impl Parties {
 }
 
 /// How a chat is to behave.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub struct Options {
     /// When a line that is not acknowledged is given up.
     pub delivery_timeout: Duration,
     /// Whether a message of the peer rings the terminal's bell.
     pub bell: bool,
+    /// The small broker, if this process runs it or could take over.
+    pub broker: Weak<LocalBroker>,
 }
 
 /// Chats until the input ends, and ends the program.
@@ -137,11 +140,15 @@ pub fn run(cluster: Box<dyn Cluster>, parties: Parties, options: Options) -> Res
 
     let notify: Notify = Arc::new(notifier(&tx, Arrival::Screen));
     let (mut terminal, screen) = Terminal::open(me, parties.see_whole(), notify.clone())?;
+    if let Some(broker) = options.broker.upgrade() {
+        let notify = notify.clone();
+        broker.report_to(move |report| notify(ScreenEvent::Notice(report.into())));
+    }
     let polls = start_consumer(consumer, tx.clone())?;
     let tasks = positions::start(groups, parties.clone(), notifier(&tx, Arrival::Position))?;
     ending::on_signal(tx.clone(), || Arrival::Signal)?;
     ending::on_output_closed(tx.clone(), || Arrival::OutputClosed)?;
-    let chat = Chat::new(&parties, options, ends, ledger, screen, polls, tasks);
+    let chat = Chat::new(&parties, &options, ends, ledger, screen, polls, tasks);
     let owner = ending::Owner::start("chat", move || {
         let result = chat.run(&arrivals);
         // If this process runs the small broker, it is stopped here, in order.

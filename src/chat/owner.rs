@@ -100,7 +100,7 @@ impl Chat {
     /// A chat whose consumer waits to be told to poll. `ends` are the end offsets of the topic that is read.
     pub(super) fn new(
         parties: &Parties,
-        options: Options,
+        options: &Options,
         ends: Offsets,
         ledger: Ledger,
         screen: Screen,
@@ -364,7 +364,7 @@ impl Chat {
 }
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::sync::{Weak, mpsc};
 
     use super::*;
 
@@ -388,10 +388,11 @@ mod tests {
         let options = Options {
             delivery_timeout: Duration::from_secs(100),
             bell: false,
+            broker: Weak::new(),
         };
         let ends = [(0, 0)].into();
         Alice {
-            chat: Chat::new(&parties, options, ends, ledger, screen, poll, task),
+            chat: Chat::new(&parties, &options, ends, ledger, screen, poll, task),
             print: Box::new(print),
             polls,
             tasks,

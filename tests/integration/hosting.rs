@@ -1,7 +1,6 @@
 //! The small broker as its users meet it: started, joined, taken over, restarted.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write;
 
 use crate::support::{Kafka, Program, free_port, user};
 
@@ -74,7 +73,7 @@ fn no_line_is_missing_after_eight_hosts_were_killed() {
 }
 
 #[test]
-fn a_torn_last_record_is_cut_off() {
+fn a_torn_last_record_is_set_aside_and_reported_once() {
     let on = Kafka::embedded();
     let (me, peer) = (user("alice"), user("bob"));
     on.send(&me, &peer, "one\ntwo\nthree\n");
@@ -86,24 +85,64 @@ fn a_torn_last_record_is_cut_off() {
         .unwrap()
         .set_len(length - 2)
         .unwrap();
-    assert_eq!(on.log(&peer), "one\ntwo\n");
+    let read = || {
+        let arguments = [&peer, "--from", "earliest", "-e"];
+        on.program("subscriber", &arguments).run().code(0)
+    };
+    let aside = segment.with_extension("torn");
+    read().prints("one\ntwo\n").says(&[&format!(
+        "1 line of topic {peer} is incomplete, offset 2: {}",
+        aside.display()
+    )]);
+    let again = read().prints("one\ntwo\n");
+    assert!(!again.stderr.contains("incomplete"), "{}", again.report());
     on.send(&me, &peer, "four\n");
     assert_eq!(on.log(&peer), "one\ntwo\nfour\n");
 }
 
 #[test]
-fn garbage_after_the_last_record_is_cut_off() {
+fn damage_is_reported_by_the_host_and_both_sides_go_on() {
     let on = Kafka::embedded();
     let (me, peer) = (user("alice"), user("bob"));
-    on.send(&me, &peer, "one\n");
-    OpenOptions::new()
-        .append(true)
-        .open(on.segment(&peer))
-        .unwrap()
-        .write_all(&[0xff; 100])
-        .unwrap();
-    on.send(&me, &peer, "two\n");
-    assert_eq!(on.log(&peer), "one\ntwo\n");
+    let lines: Vec<_> = (0..30).map(|n| format!("line {n}\n")).collect();
+    on.send(&me, &peer, lines.concat());
+    let segment = on.segment(&peer);
+    let mut bytes = fs::read(&segment).unwrap();
+    for n in 20..23 {
+        let line = format!("line {n}");
+        let found = bytes
+            .windows(line.len())
+            .position(|it| it == line.as_bytes());
+        bytes[found.unwrap()] ^= 1;
+    }
+    // As long as three messages at most.
+    bytes.extend([0xff; 100]);
+    fs::write(&segment, bytes).unwrap();
+    let expected: Vec<_> = (0..30).filter(|n| !(20..23).contains(n)).collect();
+    let expected: String = expected.iter().map(|n| lines[*n].as_str()).collect();
+
+    let host = on.reader(&peer);
+    host.wait_for(&expected);
+    host.wait_for_notice(&format!(
+        "3 lines of topic {peer} are damaged, offsets 20-22: {}",
+        segment.display()
+    ));
+    host.wait_for_notice(&format!(
+        "are damaged, offsets 30-32: {}",
+        segment.display()
+    ));
+    on.send(&me, &peer, "after\n");
+    host.wait_for(&format!("{expected}after\n"));
+    let guest = on.by_address();
+    assert_eq!(guest.log(&peer), format!("{expected}after\n"));
+    host.signal("INT");
+    let host = host.wait();
+    assert_eq!(
+        host.stderr.matches("damaged").count(),
+        2,
+        "{}",
+        host.report()
+    );
 }
 
 #[test]

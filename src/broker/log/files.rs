@@ -12,6 +12,25 @@ use crate::broker::lock;
 /// How many files stay open.
 pub(in crate::broker) const MAX_OPEN: usize = 16;
 
+/// Opens a file to read it.
+pub(super) fn open_to_read(path: &Path) -> io::Result<File> {
+    File::open(path)
+}
+
+/// Opens a file to write and to read it. It is created if it does not exist.
+pub(in crate::broker) fn create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    options.open(path)
+}
+
+/// The first `size` bytes of a file from `at` on, which must have them.
+pub(super) fn read_part(path: &Path, at: u64, size: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+    open_to_read(path)?.read_exact_at(&mut bytes, at)?;
+    Ok(bytes)
+}
+
 /// Appends `bytes` to the first `len` bytes of the file, whose metadata is `found`. After an error
 /// the file has these first bytes and no more, at the latest when the next append starts.
 pub(in crate::broker) fn append_at(
@@ -50,9 +69,7 @@ impl OpenFiles {
         let (file, found) = match (self.close(&path), fs::metadata(&path)) {
             (Some(open), Ok(found)) if identity(&found) == open.identity => (open.file, found),
             _ => {
-                let mut options = OpenOptions::new();
-                options.read(true).write(true).create(true).truncate(false);
-                let file = options.open(&path)?;
+                let file = create(&path)?;
                 let found = file.metadata()?;
                 (Arc::new(file), found)
             }

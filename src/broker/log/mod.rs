@@ -11,11 +11,18 @@
 //! with the open file, so that a deleted folder is noticed.
 //!
 //! Appended means written to the file, not synced to the disk: it survives the end of the process
-//! in any way, and can be lost with a power cut. The torn tail that either can leave is found by
-//! its checksum, and cut off.
+//! in any way, and can be lost with a power cut. A last message that is not complete, which either
+//! can leave, is set aside when the topic is first used.
 //!
-//! `topic` appends, reads and deletes, `segment` is one file and its index, `files` keeps files
-//! open. This module has the folder that they are in.
+//! Everything else that is damaged stays where it is, and costs the damaged messages alone. A segment
+//! is checked when it is first used, and every message again when it is read. What is damaged is
+//! reported once. Offsets are never changed and never given twice: after damage at the end of the
+//! log, a new segment starts with an offset that no lost message can have had. The one thing that
+//! can't be known is how many messages were in files that are gone from the end of a log.
+//!
+//! `topic` appends, reads and deletes, `recovery` finds what is on disk and what of it is damaged,
+//! `segment` is one file and its index, `walk` gets from one intact message to the next, `files` keeps
+//! files open. This module has the folder that they are in.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -34,14 +41,19 @@ pub(super) use files::{MAX_OPEN, append_at};
 pub(super) use topic::Topic;
 
 mod files;
+mod recovery;
 mod segment;
 #[cfg(test)]
 mod tests;
 mod topic;
+mod walk;
 
 /// How many bytes lie at least between two indexed messages: the most that is read to find one. The
 /// index takes a thousandth of the log.
 const INDEX_INTERVAL: u64 = 16 * 1024;
+
+/// The largest offset that a segment can start with. No log comes near it, and so nothing overflows.
+const MAX_OFFSET: i64 = 1 << 48;
 
 /// The file that is locked, with the address of the broker that has locked it.
 const LOCK_FILE: &str = ".lock";
@@ -121,7 +133,7 @@ impl Log {
             let file_name = entry.file_name();
             let name = file_name.to_str().and_then(|n| n.strip_suffix(PARTITION));
             if let Some(name) = name.filter(|n| n.parse::<Name>().is_ok()) {
-                let topic = Topic::new(entry.path(), config, &open_files);
+                let topic = Topic::new(name, dir, config, &open_files);
                 topics.insert(name.to_string(), Arc::new(topic));
             }
         }
@@ -169,10 +181,9 @@ impl Log {
         if topics.len() >= self.config.max_topics {
             return Err(code::POLICY_VIOLATION);
         }
-        let dir = self.dir.join(format!("{name}{PARTITION}"));
+        let topic = Topic::new(name, &self.dir, &self.config, &self.open_files);
         // An existing folder is another topic's, on a disk where `Bob` is `bob`.
-        fs::create_dir(&dir)?;
-        let topic = Topic::new(dir, &self.config, &self.open_files);
+        fs::create_dir(topic.dir())?;
         topics.insert(name.to_string(), Arc::new(topic));
         Ok(())
     }
