@@ -4,11 +4,11 @@
 //! therefore publishes the identity in its ApiVersions response, as the newest versions of two API
 //! keys that no Kafka has: versions are 16 bits wide, and not negative.
 
-use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 
+use super::files::{open_to_read, replace};
 use crate::wire::ApiVersion;
 
 /// How many bits an identity has: two halves.
@@ -23,9 +23,14 @@ const LOW: i16 = 32002;
 const FILE: &str = "meta.properties";
 const PROPERTY: &str = "log.id=";
 
+/// How much of that file is read.
+const MAX_BYTES: u64 = 64 * 1024;
+
 /// The identity of the log in `dir`, if it has one.
 pub(crate) fn stored(dir: &Path) -> Option<u32> {
-    let properties = fs::read_to_string(dir.join(FILE)).ok()?;
+    let mut properties = String::new();
+    let file = open_to_read(&dir.join(FILE)).ok()?;
+    file.take(MAX_BYTES).read_to_string(&mut properties).ok()?;
     let id = properties
         .lines()
         .find_map(|line| line.strip_prefix(PROPERTY))?;
@@ -37,9 +42,7 @@ pub(super) fn create(dir: &Path) -> io::Result<u32> {
     // The keys of a hasher are the standard library's random numbers.
     let random = RandomState::new().build_hasher().finish();
     let id = (random as u32) >> (u32::BITS - BITS);
-    let new = dir.join(format!("{FILE}.new"));
-    fs::write(&new, format!("{PROPERTY}{id}\n"))?;
-    fs::rename(new, dir.join(FILE))?;
+    replace(&dir.join(FILE), format!("{PROPERTY}{id}\n").as_bytes())?;
     Ok(id)
 }
 
@@ -65,6 +68,8 @@ pub(crate) fn to_apis(id: u32) -> [ApiVersion; 2] {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::wire::APIS;
 

@@ -4,7 +4,7 @@
 //! no transactions and no group membership.
 //!
 //! `message` knows the format of messages, `log` and `group_offsets` what is on disk, `identity`
-//! which log it is, and `server` sockets; only the last knows the others. The bytes of the protocol
+//! which log it is, `files` how files are opened, and `server` sockets; only the last knows the others. The bytes of the protocol
 //! are in [`wire`](crate::wire), and its error codes are what fails here, from the log up.
 
 use std::fmt;
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 pub use server::Broker;
 
+mod files;
 #[cfg(fuzzing)]
 #[path = "../../fuzz/broker.rs"]
 pub mod fuzz;

@@ -26,18 +26,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use super::files::{can_others_write, check_dir, create, create_dir};
 use super::{Config, identity, lock};
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::wire::{ErrorCode, code};
+pub(super) use files::MAX_OPEN;
 use files::OpenFiles;
-pub(super) use files::{MAX_OPEN, append_at};
 pub(super) use topic::Topic;
 
 mod files;
@@ -92,7 +93,12 @@ impl Log {
         };
         Log::lock_and_load(dir, address, config).map_err(|error| {
             if error.kind() != ErrorKind::WouldBlock {
-                return failed(&error).hint("Name a writable directory with --data-dir DIR.");
+                let found = dir.ancestors().find(|path| path.exists());
+                let failed = match found.filter(|path| !path.is_dir()) {
+                    Some(path) => failed(&format_args!("{} is not a folder", path.display())),
+                    None => failed(&error),
+                };
+                return failed.hint("Name a writable directory with --data-dir DIR.");
             }
             // Where locks are mandatory, the file cannot be read either: then it stays unsaid.
             let other = fs::read_to_string(dir.join(LOCK_FILE)).unwrap_or_default();
@@ -116,9 +122,14 @@ impl Log {
         // For its owner only.
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700).create(dir)?;
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false);
-        let mut lock_file = options.open(dir.join(LOCK_FILE))?;
+        if can_others_write(dir)? {
+            config.report.say(&format!(
+                "Others can write to the folder of the log, and so change what is read from it. \
+                 To end that: chmod go-w {}",
+                dir.display()
+            ));
+        }
+        let mut lock_file = create(&dir.join(LOCK_FILE))?;
         lock_file.try_lock()?;
         lock_file.set_len(0)?;
         lock_file.write_all(address.as_bytes())?;
@@ -133,6 +144,12 @@ impl Log {
             let file_name = entry.file_name();
             let name = file_name.to_str().and_then(|n| n.strip_suffix(PARTITION));
             if let Some(name) = name.filter(|n| n.parse::<Name>().is_ok()) {
+                if let Err(error) = check_dir(&entry.path()) {
+                    config
+                        .report
+                        .say(&format!("cannot use topic {name}: {error}"));
+                    continue;
+                }
                 let topic = Topic::new(name, dir, config, &open_files);
                 topics.insert(name.to_string(), Arc::new(topic));
             }
@@ -183,7 +200,7 @@ impl Log {
         }
         let topic = Topic::new(name, &self.dir, &self.config, &self.open_files);
         // An existing folder is another topic's, on a disk where `Bob` is `bob`.
-        fs::create_dir(topic.dir())?;
+        create_dir(topic.dir())?;
         topics.insert(name.to_string(), Arc::new(topic));
         Ok(())
     }

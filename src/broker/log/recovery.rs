@@ -7,9 +7,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::MAX_OFFSET;
-use super::files::{append_at, create, read_part};
 use super::segment::{Lost, Segment};
 use super::topic::{Topic, next_offset, total};
+use crate::broker::files::{append_at, create, read_part};
 use crate::broker::lock;
 use crate::broker::message::{self, MIN_BYTES};
 

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use super::INDEX_INTERVAL;
-use super::files::open_to_read;
 use super::walk::Walk;
+use crate::broker::files::open_to_read;
 
 /// How many ranges of lost offsets are known one by one. Any further ones are joined to the last.
 const MAX_RANGES: usize = 100;
@@ -162,7 +162,7 @@ impl Lost {
 
 /// When a file was last written to, in milliseconds since 1970.
 pub(super) fn modified(path: &Path) -> io::Result<i64> {
-    let modified = fs::metadata(path)?.modified()?;
+    let modified = fs::symlink_metadata(path)?.modified()?;
     let since = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

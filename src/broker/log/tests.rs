@@ -1,3 +1,4 @@
+use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc;
 use std::thread;
@@ -7,6 +8,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::broker::Report;
 use crate::broker::message::{
     self,
     tests::{any_message, encode},
@@ -507,6 +509,92 @@ fn a_directory_that_cannot_be_used_is_named_with_the_remedy() {
             error.contains(&format!("cannot use {}", unusable.display())),
             "{error}"
         );
+        let cause = format!("{} is not a folder", file.display());
+        assert!(error.contains(&cause), "{error}");
         assert!(error.contains("--data-dir"), "{error}");
+    }
+}
+
+#[test]
+fn only_the_owner_can_use_the_folders_and_files_also_of_an_earlier_version() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = TempDir::new().unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let chmod = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    chmod(dir.path(), 0o755).unwrap();
+    let (tx, said) = mpsc::channel();
+    let config = Config {
+        report: Report::to(move |said| tx.send(said.to_string()).unwrap()),
+        ..small()
+    };
+    let everything = || {
+        let inside = fs::read_dir(dir.path()).unwrap();
+        let inside = inside.map(|entry| entry.unwrap().path());
+        inside.chain(files(&dir)).collect::<Vec<_>>()
+    };
+    bob(&open(&dir, &config)).append(&mut numbered(0)).unwrap();
+    for _ in 0..2 {
+        assert!(everything().len() >= 4);
+        for path in everything() {
+            let expected = if path.is_dir() { 0o700 } else { 0o600 };
+            assert_eq!(mode(&path), expected, "{}", path.display());
+            chmod(&path, expected | 0o055 & expected >> 3 | 0o044).unwrap();
+        }
+        bob(&open(&dir, &config)).append(&mut numbered(1)).unwrap();
+        // It is only read.
+        chmod(&dir.path().join("meta.properties"), 0o600).unwrap();
+    }
+    assert_eq!(said.try_recv(), Err(mpsc::TryRecvError::Empty));
+    chmod(dir.path(), 0o777).unwrap();
+    drop(open(&dir, &config));
+    let said = said.try_recv().unwrap();
+    assert!(
+        said.contains(&format!("chmod go-w {}", dir.path().display())),
+        "{said}"
+    );
+}
+
+#[test]
+fn nothing_is_opened_through_a_symbolic_link() {
+    use std::os::unix::fs::symlink;
+    let victim = TempDir::new().unwrap();
+    let file = victim.path().join("file");
+    fs::write(&file, "untouched").unwrap();
+    let target = victim.path().join("folder");
+    fs::create_dir(&target).unwrap();
+    for name in [
+        ".lock",
+        "meta.properties.new",
+        "bob-0",
+        "bob-0/00000000000000000000.log",
+    ] {
+        let dir = TempDir::new().unwrap();
+        let link = dir.path().join(name);
+        if let Some(topic) = name.strip_suffix("/00000000000000000000.log") {
+            fs::create_dir(dir.path().join(topic)).unwrap();
+        }
+        symlink(if name == "bob-0" { &target } else { &file }, &link).unwrap();
+        let (tx, said) = mpsc::channel();
+        let config = Config {
+            report: Report::to(move |said| tx.send(said.to_string()).unwrap()),
+            ..small()
+        };
+        let opened = Log::open(dir.path(), "127.0.0.1:9092", &Arc::new(config));
+        let refused = match &opened {
+            Err(error) => error.to_string(),
+            Ok(log) => {
+                if let Some(topic) = log.topic("bob") {
+                    topic.append(&mut numbered(0)).unwrap();
+                } else {
+                    assert!(log.create_topic("bob").is_err());
+                }
+                said.try_recv().unwrap()
+            }
+        };
+        let last = link.file_name().unwrap().to_str().unwrap();
+        assert!(refused.contains(last), "{name}: {refused}");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&file).unwrap(), b"untouched", "{name}");
+        assert_eq!(fs::read_dir(&target).unwrap().count(), 0, "{name}");
     }
 }

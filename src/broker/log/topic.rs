@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, Thread, ThreadId};
 
 use super::PARTITION;
-use super::files::{OpenFiles, append_at, create, open_to_read};
+use super::files::OpenFiles;
 use super::recovery::torn_path;
 use super::segment::{Lost, Segment, add_to_index, modified};
 use super::walk::{Walk, notes_path, to_notes};
+use crate::broker::files::{append_at, create, open_to_read};
 use crate::broker::message::{self, MIN_BYTES};
 use crate::broker::{Config, lock};
 use crate::wire::{ErrorCode, code};

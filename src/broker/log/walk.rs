@@ -28,7 +28,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::files::open_to_read;
+use crate::broker::files::open_to_read;
 use crate::broker::message::{self, MIN_BYTES, OVERHEAD};
 
 /// How many bytes are read from the file at once.
