@@ -7,6 +7,7 @@
 //! which log it is, `files` how files are opened, and `server` sockets; only the last knows the others. The bytes of the protocol
 //! are in [`wire`](crate::wire), and its error codes are what fails here, from the log up.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -48,18 +49,32 @@ pub struct Config {
     pub report: Report,
 }
 
-/// Who is told what is wrong with the log: a sentence at a time, by any thread.
+/// How many sentences are remembered, so that none is said twice. No more are said.
+const MAX_SAID: usize = 1000;
+
+/// Who is told what is wrong with the log: each sentence once, by any thread.
 #[derive(Clone)]
-pub struct Report(Arc<dyn Fn(&str) + Send + Sync>);
+pub struct Report {
+    tell: Arc<dyn Fn(&str) + Send + Sync>,
+    /// Locked to look a sentence up.
+    said: Arc<Mutex<BTreeSet<String>>>,
+}
 
 impl Report {
     /// Calls `tell` with each sentence.
     pub fn to(tell: impl Fn(&str) + Send + Sync + 'static) -> Report {
-        Report(Arc::new(tell))
+        Report {
+            tell: Arc::new(tell),
+            said: Arc::default(),
+        }
     }
 
-    fn say(&self, sentence: &str) {
-        (self.0)(sentence);
+    fn say(&self, sentence: String) {
+        let mut said = lock(&self.said);
+        if said.len() < MAX_SAID && !said.contains(&sentence) {
+            (self.tell)(&sentence);
+            said.insert(sentence);
+        }
     }
 }
 

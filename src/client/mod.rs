@@ -274,12 +274,14 @@ pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
     if let (Some(_), Some(server)) = (&take_over, servers.first()) {
         return Ok(Box::new(KafkaCrateCluster::new(server.clone(), take_over)));
     }
-    let mut address = None;
+    let (mut address, mut is_small_broker) = (None, false);
     let mut without_librdkafka = Error::usage("-X and -F need a build with the feature librdkafka");
     if !options.properties.is_empty() {
         // A port that wants a login answers a probe before that.
         if cfg!(feature = "librdkafka") && !properties::ask_for_tls(&options.properties) {
-            address = probe_servers(servers)?.address;
+            let found = probe_servers(servers)?;
+            is_small_broker = found.is_small_broker();
+            address = found.address;
         }
     } else {
         let found = probe_servers(servers)?;
@@ -298,7 +300,7 @@ pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
     options
         .servers
         .extend(address.as_ref().map(SocketAddr::to_string));
-    librdkafka_or(&options, without_librdkafka)
+    librdkafka_or(&options, is_small_broker, without_librdkafka)
 }
 
 /// Probes the servers, and again if a broker closes the connection instead of answering: a small broker does
@@ -321,12 +323,16 @@ fn is_for_kafka_crate(broker: &BrokerInfo) -> bool {
 }
 
 #[cfg(feature = "librdkafka")]
-fn librdkafka_or(options: &Options, _without: Error) -> Result<Box<dyn Cluster>> {
-    librdkafka::connect(options)
+fn librdkafka_or(
+    options: &Options,
+    is_small_broker: bool,
+    _without: Error,
+) -> Result<Box<dyn Cluster>> {
+    librdkafka::connect(options, is_small_broker)
 }
 
 #[cfg(not(feature = "librdkafka"))]
-fn librdkafka_or(_options: &Options, without: Error) -> Result<Box<dyn Cluster>> {
+fn librdkafka_or(_options: &Options, _: bool, without: Error) -> Result<Box<dyn Cluster>> {
     Err(without.hint(sentences::BUILD_WITH_LIBRDKAFKA))
 }
 

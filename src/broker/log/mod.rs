@@ -32,6 +32,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use nix::libc::{EMFILE, ENFILE};
+
 use super::files::{can_others_write, check_dir, create, create_dir};
 use super::{Config, identity, lock};
 use crate::error::{Error, Result};
@@ -55,6 +57,9 @@ const INDEX_INTERVAL: u64 = 16 * 1024;
 
 /// The largest offset that a segment can start with. No log comes near it, and so nothing overflows.
 const MAX_OFFSET: i64 = 1 << 48;
+
+/// A hint for a process that may not open as many files as the broker needs.
+pub(super) const TOO_FEW_DESCRIPTORS: &str = "Raise the limit of open files: ulimit -n 1024";
 
 /// The file that is locked, with the address of the broker that has locked it.
 const LOCK_FILE: &str = ".lock";
@@ -82,6 +87,11 @@ impl From<io::Error> for ErrorCode {
     }
 }
 
+/// Whether this process, or the system, has as many files open as it may.
+pub(super) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
+}
+
 impl Log {
     /// Opens the log in `dir`, which is created if it does not exist, for a broker at `address`.
     ///
@@ -98,7 +108,10 @@ impl Log {
                     Some(path) => failed(&format_args!("{} is not a folder", path.display())),
                     None => failed(&error),
                 };
-                return failed.hint("Name a writable directory with --data-dir DIR.");
+                return match is_out_of_descriptors(&error) {
+                    true => failed.hint(TOO_FEW_DESCRIPTORS),
+                    false => failed.hint("Name a writable directory with --data-dir DIR."),
+                };
             }
             // Where locks are mandatory, the file cannot be read either: then it stays unsaid.
             let other = fs::read_to_string(dir.join(LOCK_FILE)).unwrap_or_default();
@@ -123,7 +136,7 @@ impl Log {
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700).create(dir)?;
         if can_others_write(dir)? {
-            config.report.say(&format!(
+            config.report.say(format!(
                 "Others can write to the folder of the log, and so change what is read from it. \
                  To end that: chmod go-w {}",
                 dir.display()
@@ -147,7 +160,7 @@ impl Log {
                 if let Err(error) = check_dir(&entry.path()) {
                     config
                         .report
-                        .say(&format!("cannot use topic {name}: {error}"));
+                        .say(format!("cannot use topic {name}: {error}"));
                     continue;
                 }
                 let topic = Topic::new(name, dir, config, &open_files);
@@ -200,7 +213,13 @@ impl Log {
         }
         let topic = Topic::new(name, &self.dir, &self.config, &self.open_files);
         // An existing folder is another topic's, on a disk where `Bob` is `bob`.
-        create_dir(topic.dir())?;
+        create_dir(topic.dir()).map_err(|error| {
+            let folder = topic.dir().display();
+            self.config
+                .report
+                .say(format!("cannot create {folder}: {error}"));
+            error
+        })?;
         topics.insert(name.to_string(), Arc::new(topic));
         Ok(())
     }

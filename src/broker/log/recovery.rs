@@ -10,11 +10,7 @@ use super::MAX_OFFSET;
 use super::segment::{Lost, Segment};
 use super::topic::{Topic, next_offset, total};
 use crate::broker::files::{append_at, create, read_part};
-use crate::broker::lock;
 use crate::broker::message::{self, MIN_BYTES};
-
-/// How many sentences about a topic are remembered, so that none is said twice. No more are said.
-const MAX_SAID: usize = 1000;
 
 impl Topic {
     /// Searches for the segments on disk again, after something there was changed by others.
@@ -172,12 +168,10 @@ impl Topic {
         self.push(segments, end + count)
     }
 
-    /// Reports what was lost, and where, unless that was said before.
+    /// Reports what was lost, and where.
     pub(super) fn say(&self, lost: Option<String>, place: impl Display) {
-        let Some(lost) = lost else { return };
-        let mut said = lock(&self.said);
-        if said.len() < MAX_SAID && said.insert(format!("{lost}: {place}")) {
-            self.config.report.say(&format!("{lost}: {place}"));
+        if let Some(lost) = lost {
+            self.config.report.say(format!("{lost}: {place}"));
         }
     }
 }

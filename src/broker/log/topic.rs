@@ -1,6 +1,6 @@
 //! One topic, which has one partition: appends messages, reads them, and deletes the oldest.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
@@ -28,8 +28,6 @@ pub(in crate::broker) struct Topic {
     /// Oldest first; the last is appended to, and has no damage after its messages. Empty until the
     /// topic is first used. Locked during an append, and for a read until it is known where to read.
     segments: Mutex<VecDeque<Segment>>,
-    /// What was reported. Locked to look it up.
-    pub(super) said: Mutex<BTreeSet<String>>,
     /// The threads to wake up when messages are appended. Locked for a look at the list.
     watchers: Mutex<HashMap<ThreadId, Thread>>,
     open_files: Arc<OpenFiles>,
@@ -47,7 +45,6 @@ impl Topic {
             dir: dir.join(format!("{name}{PARTITION}")),
             config: Arc::clone(config),
             segments: Mutex::default(),
-            said: Mutex::default(),
             watchers: Mutex::default(),
             open_files: Arc::clone(open_files),
         }

@@ -91,10 +91,13 @@ const FIXED_CONSUMER_SETTINGS: &[(&str, &str)] = &[
 ///
 /// It does not connect. The first producer, consumer or group does so anyway, and fails within five
 /// seconds: a connection only to try would double what a short-lived program takes to start.
-pub(super) fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
+///
+/// The small broker has no idempotence, without which nothing is written here.
+pub(super) fn connect(options: &Options, is_small_broker: bool) -> Result<Box<dyn Cluster>> {
     let cluster = LibrdkafkaCluster {
         servers: options.servers.clone(),
         properties: options.properties.clone(),
+        is_small_broker,
     };
     cluster
         .config(&[], &[])
@@ -109,6 +112,7 @@ pub(super) fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
 struct LibrdkafkaCluster {
     servers: Vec<String>,
     properties: Vec<(String, String)>,
+    is_small_broker: bool,
 }
 
 impl LibrdkafkaCluster {
@@ -188,6 +192,11 @@ impl Cluster for LibrdkafkaCluster {
         delivery_timeout: Duration,
         reports: Reports,
     ) -> Result<Box<dyn Producer>> {
+        if self.is_small_broker {
+            return Err(Error::usage(
+                "-X and -F cannot be used to write to the small broker: leave them out",
+            ));
+        }
         if let Some(warning) = properties::weakness(&self.properties) {
             say(warning);
         }
@@ -307,11 +316,14 @@ mod tests {
 
     fn cluster(server: &str, properties: &[(&str, &str)]) -> Result<Box<dyn Cluster>> {
         let owned = |&(name, value): &(&str, &str)| (name.to_string(), value.to_string());
-        connect(&Options {
-            servers: vec![server.to_string()],
-            properties: properties.iter().map(owned).collect(),
-            take_over: None,
-        })
+        connect(
+            &Options {
+                servers: vec![server.to_string()],
+                properties: properties.iter().map(owned).collect(),
+                take_over: None,
+            },
+            false,
+        )
     }
 
     fn produce(server: &str, properties: &[(&str, &str)]) -> String {
@@ -353,6 +365,7 @@ mod tests {
                 ("queue.buffering.max.ms".into(), "8".into()),
                 ("auto.offset.reset".into(), "earliest".into()),
             ],
+            is_small_broker: false,
         };
         let config = cluster.config(&[("linger.ms", "5")], FIXED_CONSUMER_SETTINGS);
         assert_eq!(config.get("linger.ms"), Some("8"));
