@@ -111,6 +111,11 @@ impl LocalBroker {
         *lock(&self.reader) = Box::new(reader);
     }
 
+    /// Whether this process runs the broker and another one uses it.
+    pub fn has_guests(&self) -> bool {
+        lock(&self.running).as_ref().is_some_and(Broker::has_guests)
+    }
+
     /// Serves from this process, unless the port is taken. Returns whether it does.
     fn serve(&self) -> Result<bool> {
         let mut running = lock(&self.running);

@@ -7,6 +7,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::LazyLock;
 
 use super::files::{open_to_read, replace};
 use crate::wire::ApiVersion;
@@ -39,11 +40,20 @@ pub(crate) fn stored(dir: &Path) -> Option<u32> {
 
 /// Gives the log in `dir` an identity. The file is written as a whole or not at all.
 pub(super) fn create(dir: &Path) -> io::Result<u32> {
-    // The keys of a hasher are the standard library's random numbers.
-    let random = RandomState::new().build_hasher().finish();
-    let id = (random as u32) >> (u32::BITS - BITS);
+    let id = (random() as u32) >> (u32::BITS - BITS);
     replace(&dir.join(FILE), format!("{PROPERTY}{id}\n").as_bytes())?;
     Ok(id)
+}
+
+/// The id of this process's clients. Its broker knows its own connections by that.
+pub(crate) fn client_id() -> &'static str {
+    static ID: LazyLock<String> = LazyLock::new(|| format!("kafka-chat-{:016x}", random()));
+    &ID
+}
+
+/// A random number: the keys of a hasher, which the standard library draws.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 /// The identity that a broker publishes; `None` if it is not a small broker.

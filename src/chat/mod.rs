@@ -139,7 +139,10 @@ pub fn run(cluster: Box<dyn Cluster>, parties: Parties, options: Options) -> Res
         delivery::open(cluster.as_ref(), to_peer, options.delivery_timeout, reports)?;
 
     let notify: Notify = Arc::new(notifier(&tx, Arrival::Screen));
-    let (mut terminal, screen) = Terminal::open(me, parties.see_whole(), notify.clone())?;
+    let broker = options.broker.clone();
+    let is_needed = Box::new(move || broker.upgrade().is_some_and(|it| it.has_guests()));
+    let (mut terminal, screen) =
+        Terminal::open(me, parties.see_whole(), is_needed, notify.clone())?;
     if let Some(broker) = options.broker.upgrade() {
         let notify = notify.clone();
         broker.report_to(move |report| notify(ScreenEvent::Notice(report.into())));

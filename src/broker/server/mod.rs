@@ -133,6 +133,13 @@ impl Broker {
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+
+    /// Whether another process uses it.
+    pub fn has_guests(&self) -> bool {
+        let connections = lock(&self.shared.connections);
+        let mut guests = connections.values().map(|it| &it.connection.is_guest);
+        guests.any(|is_guest| is_guest.load(Ordering::Relaxed))
+    }
 }
 
 impl Drop for Broker {
@@ -188,6 +195,7 @@ impl Shared {
         let connection = Arc::new(Connection {
             stream,
             idle_since: Mutex::new(Some(Instant::now())),
+            is_guest: AtomicBool::new(false),
         });
         // Locked until the connection is registered, so that it cannot end before.
         let Some(mut connections) = self.make_room() else {
