@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::path::PathBuf;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use clap::Args;
@@ -10,7 +11,7 @@ use clap::Args;
 use crate::client::{self, Cluster, DELIVERY_TIMEOUT, Options, properties};
 use crate::ending::say;
 use crate::error::{Error, Result};
-use crate::host::{self, Host};
+use crate::host::{self, Host, LocalBroker};
 use crate::name::Name;
 
 /// Kafka's default port, and the small broker's.
@@ -65,21 +66,28 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Reaches the Kafka that the command line and the environment name, or the small broker.
-    pub fn connect(&self) -> Result<Box<dyn Cluster>> {
-        client::connect(&self.options()?)
+    /// Reaches the Kafka that the command line and the environment name, or the small broker: then the
+    /// second is that, if this process runs it or could take over.
+    pub fn connect(&self) -> Result<(Box<dyn Cluster>, Weak<LocalBroker>)> {
+        let (options, broker) = self.options()?;
+        Ok((client::connect(&options)?, broker))
     }
 
     /// As [`connect`](Connection::connect), to read records in full, which `option` needs.
-    pub fn connect_to_read_in_full(&self, option: &str) -> Result<Box<dyn Cluster>> {
+    pub fn connect_to_read_in_full(
+        &self,
+        option: &str,
+    ) -> Result<(Box<dyn Cluster>, Weak<LocalBroker>)> {
         client::check_librdkafka(option)?;
-        client::connect(&Options {
+        let (options, broker) = self.options()?;
+        let options = Options {
             reads_in_full: true,
-            ..self.options()?
-        })
+            ..options
+        };
+        Ok((client::connect(&options)?, broker))
     }
 
-    fn options(&self) -> Result<Options> {
+    fn options(&self) -> Result<(Options, Weak<LocalBroker>)> {
         let mut properties = self.properties()?;
         // The command line and a file take precedence over the environment. (Not clap's `env`: with
         // that, the variable would conflict with --embedded, too.)
@@ -92,11 +100,14 @@ impl Connection {
         // Properties are for a real Kafka, never for the small broker.
         let default = || (!properties.is_empty()).then(|| format!("localhost:{PORT}"));
         match named.or_else(default) {
-            Some(servers) => Ok(Options {
-                servers: bootstrap_servers(&servers)?,
-                properties,
-                ..Options::default()
-            }),
+            Some(servers) => {
+                let options = Options {
+                    servers: bootstrap_servers(&servers)?,
+                    properties,
+                    ..Options::default()
+                };
+                Ok((options, Weak::new()))
+            }
             None => self.local(),
         }
     }
@@ -121,14 +132,14 @@ impl Connection {
     }
 
     /// The broker that serves on this machine; the small one, if none does.
-    fn local(&self) -> Result<Options> {
+    fn local(&self) -> Result<(Options, Weak<LocalBroker>)> {
         let (port, server) = match self.embedded {
             Some(port) => (port, format!("127.0.0.1:{port}")),
             None => (PORT, format!("localhost:{PORT}")),
         };
         let dir = self.data_dir()?;
         let host = host::find_or_start(&server, port, dir.clone())?;
-        let (server, take_over) = match host {
+        let (server, broker) = match host {
             Host::Kafka if self.embedded.is_some() => {
                 return Err(Error::failed(
                     format!("cannot use the small broker on port {port}"),
@@ -145,7 +156,7 @@ impl Connection {
                 );
                 (server, None)
             }
-            Host::Other(broker) => (broker.server(), Some(broker.take_over())),
+            Host::Other(broker) => (broker.server(), Some(broker)),
             Host::Us(broker) => {
                 let nobody = match self.embedded {
                     Some(_) => String::new(),
@@ -157,14 +168,17 @@ impl Connection {
                     broker.server(),
                     dir.display()
                 ));
-                (broker.server(), Some(broker.take_over()))
+                (broker.server(), Some(broker))
             }
         };
-        Ok(Options {
+        // Only the client keeps it: once that is dropped, so is the broker.
+        let weak = broker.as_ref().map_or_else(Weak::new, Arc::downgrade);
+        let options = Options {
             servers: vec![server],
-            take_over,
+            take_over: broker.map(|broker| broker.take_over()),
             ..Options::default()
-        })
+        };
+        Ok((options, weak))
     }
 
     fn data_dir(&self) -> Result<PathBuf> {

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use crate::broker::{Broker, Config, identity, lock};
+use crate::broker::{Broker, Config, Report, identity, lock};
 use crate::client::{self, CONNECT_TIMEOUT, TakeOver};
+use crate::ending::say;
 use crate::error::{Error, Result};
 
 /// How often a start is tried while other programs start, too.
@@ -40,7 +41,11 @@ pub struct LocalBroker {
     dir: PathBuf,
     /// Locked while the broker is started.
     running: Mutex<Option<Broker>>,
+    /// Who is told what is wrong with the log. Locked while that is told, and to change it.
+    reader: Arc<Mutex<Reader>>,
 }
+
+type Reader = Box<dyn Fn(&str) + Send>;
 
 /// Finds out who serves at `server` (`host:port`). If nobody does, starts the small broker on
 /// 127.0.0.1 at `port`, with its log in `dir`.
@@ -51,6 +56,7 @@ pub fn find_or_start(server: &str, port: u16, dir: PathBuf) -> Result<Host> {
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
         dir,
         running: Mutex::new(None),
+        reader: Arc::new(Mutex::new(Box::new(|report| say(report)))),
     };
     for attempt in 1..=START_ATTEMPTS {
         if client::reach(server, CONNECT_TIMEOUT).is_ok() {
@@ -99,6 +105,17 @@ impl LocalBroker {
         })
     }
 
+    /// From now on `reader` is told what is wrong with the log, if this process runs the broker. Before,
+    /// that is printed on standard error.
+    pub fn report_to(&self, reader: impl Fn(&str) + Send + 'static) {
+        *lock(&self.reader) = Box::new(reader);
+    }
+
+    /// Whether this process runs the broker and another one uses it.
+    pub fn has_guests(&self) -> bool {
+        lock(&self.running).as_ref().is_some_and(Broker::has_guests)
+    }
+
     /// Serves from this process, unless the port is taken. Returns whether it does.
     fn serve(&self) -> Result<bool> {
         let mut running = lock(&self.running);
@@ -107,7 +124,12 @@ impl LocalBroker {
                 Err(error) if error.kind() == ErrorKind::AddrInUse => return Ok(false),
                 bound => bound.map_err(|error| self.cannot_start(error))?,
             };
-            *running = Some(Broker::start(listener, &self.dir, Config::default())?);
+            let reader = Arc::clone(&self.reader);
+            let config = Config {
+                report: Report::to(move |report| lock(&reader)(report)),
+                ..Config::default()
+            };
+            *running = Some(Broker::start(listener, &self.dir, config)?);
         }
         Ok(true)
     }

@@ -43,10 +43,11 @@ fn open(arguments: Arguments) -> Result<()> {
     let me = cli::name(arguments.me, cli::WHO_ARE_YOU)?;
     let peer = cli::name(arguments.peer, cli::WHO_ELSE)?;
     let parties = Parties::new(me, peer, arguments.unsigned, arguments.tutorial)?;
-    let cluster = arguments.connection.connect()?;
+    let (cluster, broker) = arguments.connection.connect()?;
     let options = Options {
         delivery_timeout: arguments.delivery.timeout(),
         bell: arguments.bell,
+        broker,
     };
     chat::run(cluster, parties, options)
 }

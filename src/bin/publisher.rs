@@ -34,7 +34,7 @@ fn main() -> ExitCode {
 fn publish(arguments: Arguments) -> Result<()> {
     let me = cli::name(arguments.me, cli::WHO_ARE_YOU)?;
     let peer = cli::name(arguments.peer, cli::WHO_ELSE)?;
-    let cluster = arguments.connection.connect()?;
+    let (cluster, broker) = arguments.connection.connect()?;
     let (tx, arrivals) = mpsc::channel();
     let timeout = arguments.delivery.timeout();
     let reports = Reports::to(tx.clone());
@@ -42,6 +42,10 @@ fn publish(arguments: Arguments) -> Result<()> {
     ending::on_signal(tx.clone(), || Arrival::Interrupted)?;
     let progress = Progress::of_input();
     let shown = progress.clone();
+    if let Some(broker) = broker.upgrade() {
+        let shown = progress.clone();
+        broker.report_to(move |report| shown.suspend(|| say(report)));
+    }
     let owner = Owner::start("publisher", move || {
         let notice = |event: &_| shown.suspend(|| say(event));
         let verdict = delivery::settle(ledger, &arrivals, timeout * 2, notice);

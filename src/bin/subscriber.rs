@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 fn subscribe(arguments: Arguments) -> Result<()> {
     let me = cli::name(arguments.me, cli::WHO_ARE_YOU)?;
     let reading = arguments.reading;
-    let cluster = match reading.option_that_reads_in_full() {
+    let (cluster, _) = match reading.option_that_reads_in_full() {
         Some(option) => arguments.connection.connect_to_read_in_full(option)?,
         None => arguments.connection.connect()?,
     };

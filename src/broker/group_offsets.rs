@@ -14,12 +14,12 @@
 //! ```
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::HEARTBEATS;
-use super::log::append_at;
+use super::files::{append_at, create, replace};
 use crate::wire::{self, CommittedOffset, ErrorCode, Reader, Unreadable, Wire, Writer, code};
 
 /// How many bytes of superseded records the file may have, however few are live.
@@ -48,12 +48,10 @@ impl GroupOffsets {
     /// Opens the file, which is created if it does not exist. A torn tail is ignored, and cut off by
     /// the next commit. At most `max` pairs of group and topic are kept.
     pub(super) fn open(path: &Path, max: usize) -> io::Result<GroupOffsets> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
         let mut offsets = GroupOffsets {
             path: path.to_path_buf(),
             max,
-            file: options.open(path)?,
+            file: create(path)?,
             len: 0,
             live: 0,
             committed: HashMap::new(),
@@ -127,11 +125,7 @@ impl GroupOffsets {
         let bytes: Vec<u8> = live
             .flat_map(|(key, (value, _))| encode(key, value))
             .collect();
-        let new = self.path.with_extension("new");
-        let file = File::create(&new)?;
-        append_at(&file, &file.metadata()?, 0, &bytes)?;
-        fs::rename(&new, &self.path)?;
-        self.file = file;
+        self.file = replace(&self.path, &bytes)?;
         self.len = bytes.len() as u64;
         Ok(())
     }
@@ -170,6 +164,8 @@ fn decode(r: &mut Reader<'_>) -> wire::Result<(Key, CommittedOffset, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use proptest::prelude::*;
     use tempfile::TempDir;
@@ -253,6 +249,25 @@ mod tests {
             let expected = (byte / record).checked_sub(1).map(|n| at(n as i64));
             assert_eq!(open(&dir).committed("g", "t"), expected, "byte {byte}");
         }
+    }
+
+    #[test]
+    fn neither_its_file_nor_the_one_that_replaces_it_is_a_symbolic_link() {
+        use std::os::unix::fs::symlink;
+        let (dir, victim) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let file = victim.path().join("file");
+        fs::write(&file, "untouched").unwrap();
+        symlink(&file, dir.path().join("offsets")).unwrap();
+        let error = GroupOffsets::open(&dir.path().join("offsets"), 100).unwrap_err();
+        assert!(error.to_string().contains("offsets is a symbolic link"));
+        fs::remove_file(dir.path().join("offsets")).unwrap();
+        symlink(&file, dir.path().join("offsets.new")).unwrap();
+        let mut groups = open(&dir);
+        groups.commit("g", "t", at(1)).unwrap();
+        assert!(groups.compact().is_err());
+        groups.commit("g", "t", at(2)).unwrap();
+        assert_eq!(open(&dir).committed("g", "t"), Some(at(2)));
+        assert_eq!(fs::read(&file).unwrap(), b"untouched");
     }
 
     #[test]

@@ -4,11 +4,12 @@
 //! therefore publishes the identity in its ApiVersions response, as the newest versions of two API
 //! keys that no Kafka has: versions are 16 bits wide, and not negative.
 
-use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
+use std::sync::LazyLock;
 
+use super::files::{open_to_read, replace};
 use crate::wire::ApiVersion;
 
 /// How many bits an identity has: two halves.
@@ -23,9 +24,14 @@ const LOW: i16 = 32002;
 const FILE: &str = "meta.properties";
 const PROPERTY: &str = "log.id=";
 
+/// How much of that file is read.
+const MAX_BYTES: u64 = 64 * 1024;
+
 /// The identity of the log in `dir`, if it has one.
 pub(crate) fn stored(dir: &Path) -> Option<u32> {
-    let properties = fs::read_to_string(dir.join(FILE)).ok()?;
+    let mut properties = String::new();
+    let file = open_to_read(&dir.join(FILE)).ok()?;
+    file.take(MAX_BYTES).read_to_string(&mut properties).ok()?;
     let id = properties
         .lines()
         .find_map(|line| line.strip_prefix(PROPERTY))?;
@@ -34,13 +40,20 @@ pub(crate) fn stored(dir: &Path) -> Option<u32> {
 
 /// Gives the log in `dir` an identity. The file is written as a whole or not at all.
 pub(super) fn create(dir: &Path) -> io::Result<u32> {
-    // The keys of a hasher are the standard library's random numbers.
-    let random = RandomState::new().build_hasher().finish();
-    let id = (random as u32) >> (u32::BITS - BITS);
-    let new = dir.join(format!("{FILE}.new"));
-    fs::write(&new, format!("{PROPERTY}{id}\n"))?;
-    fs::rename(new, dir.join(FILE))?;
+    let id = (random() as u32) >> (u32::BITS - BITS);
+    replace(&dir.join(FILE), format!("{PROPERTY}{id}\n").as_bytes())?;
     Ok(id)
+}
+
+/// The id of this process's clients. Its broker knows its own connections by that.
+pub(crate) fn client_id() -> &'static str {
+    static ID: LazyLock<String> = LazyLock::new(|| format!("kafka-chat-{:016x}", random()));
+    &ID
+}
+
+/// A random number: the keys of a hasher, which the standard library draws.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 /// The identity that a broker publishes; `None` if it is not a small broker.
@@ -65,6 +78,8 @@ pub(crate) fn to_apis(id: u32) -> [ApiVersion; 2] {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::wire::APIS;
 

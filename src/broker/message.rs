@@ -8,6 +8,8 @@
 //! key: i32 and bytes  value: i32 and bytes
 //! ```
 
+use std::ops::Range;
+
 use crate::wire::{ErrorCode, code};
 
 /// The bytes that `message_size` does not count: itself and the offset.
@@ -17,7 +19,7 @@ pub(super) const OVERHEAD: usize = 12;
 pub(super) const MAX_BYTES: usize = 1_048_588;
 
 /// The fewest bytes of a message with its overhead: magic 0, with neither key nor value.
-const MIN_BYTES: usize = OVERHEAD + 14;
+pub(super) const MIN_BYTES: usize = OVERHEAD + 14;
 
 /// Where the fields of a message start.
 const CRC: usize = OVERHEAD;
@@ -31,11 +33,71 @@ const COMPRESSION: u8 = 7;
 /// The offset and the size, with the overhead, of the first message in `bytes`, which may be cut
 /// after its overhead. `None` if it cannot be a message.
 pub(super) fn header(bytes: &[u8]) -> Option<(i64, usize)> {
-    let (offset, rest) = bytes.split_first_chunk::<8>()?;
-    let (size, _) = rest.split_first_chunk::<4>()?;
+    let (size, _) = bytes.get(8..)?.split_first_chunk::<4>()?;
     let size = usize::try_from(i32::from_be_bytes(*size)).ok()?;
     let size = size.checked_add(OVERHEAD)?;
-    (size >= MIN_BYTES).then_some((i64::from_be_bytes(*offset), size))
+    Some((offset(bytes)?, size)).filter(|_| size >= MIN_BYTES)
+}
+
+/// The size, with the overhead, that the lengths of key and value give, as far as `bytes` reach that.
+pub(super) fn size_by_fields(bytes: &[u8]) -> Option<usize> {
+    let mut at = match bytes.get(MAGIC)? {
+        0 => TIMESTAMP,
+        _ => TIMESTAMP + 8,
+    };
+    for _ in 0..2 {
+        let (size, _) = bytes.get(at..)?.split_first_chunk::<4>()?;
+        let size = i32::from_be_bytes(*size).max(0);
+        at += 4 + usize::try_from(size).ok()?;
+    }
+    Some(at)
+}
+
+/// How many bytes of `set` are intact messages with the offsets from `next` on.
+pub(super) fn intact_bytes(set: &[u8], mut next: i64) -> usize {
+    let mut at = 0;
+    while let Some((offset, size)) = header(&set[at..])
+        && let Some(message) = set[at..].get(..size)
+        && offset == next
+        && check(message).is_ok()
+    {
+        next += 1;
+        at += size;
+    }
+    at
+}
+
+/// Whether `bytes` are the beginning of a message, of which the rest was not read.
+pub(super) fn is_cut(bytes: &[u8]) -> bool {
+    match header(bytes) {
+        None => bytes.len() < OVERHEAD,
+        Some((_, size)) => size > bytes.len(),
+    }
+}
+
+/// Whether key and value have bytes that could be taken for a message with one of these offsets, or
+/// for the start of one that ends after them.
+pub(super) fn has_lookalike(message: &[u8], offsets: &Range<i64>) -> bool {
+    let fields = &message[TIMESTAMP..];
+    let starts = fields.windows(8).enumerate().filter(|(_, bytes)| {
+        // Text has no zeros, which offsets begin with.
+        bytes[0] == 0 && offset(bytes).is_some_and(|found| offsets.contains(&found))
+    });
+    starts.into_iter().any(|(at, _)| {
+        let rest = &fields[at..];
+        match header(rest) {
+            None => rest.len() < OVERHEAD,
+            Some((_, size)) => {
+                size <= MAX_BYTES && rest.get(..size).is_none_or(|it| check(it).is_ok())
+            }
+        }
+    })
+}
+
+/// The offset that `bytes` start with.
+fn offset(bytes: &[u8]) -> Option<i64> {
+    let (offset, _) = bytes.split_first_chunk::<8>()?;
+    Some(i64::from_be_bytes(*offset))
 }
 
 /// The timestamp of a whole message, in milliseconds since 1970. Magic 0 has none.
@@ -222,6 +284,42 @@ pub(super) mod tests {
                 "{body:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_value_looks_like_a_message_if_one_can_be_read_from_it() {
+        let forged = |offset: i64, size: usize| {
+            let mut message = encode(None, Some(b"bob"), Some(&vec![b'x'; size]));
+            message[..8].copy_from_slice(&offset.to_be_bytes());
+            message
+        };
+        let looks = |value: &[u8]| {
+            let message = encode(Some(1_800_000_000_000), Some(b"alice"), Some(value));
+            has_lookalike(&message, &(5..1000))
+        };
+        let whole = forged(7, 10);
+        for value in [
+            [b"text", &whole[..], b"text"].concat(),
+            // What is missing could follow in the next message.
+            [b"text", &whole[..30]].concat(),
+            [b"text", &whole[..9]].concat(),
+        ] {
+            assert!(looks(&value), "{value:?}");
+        }
+        let mut damaged = forged(7, 10);
+        damaged[30] ^= 1;
+        for value in [
+            &b"text"[..],
+            &[0; 100],
+            &damaged,
+            &forged(4, 10),
+            &forged(1000, 10),
+        ] {
+            assert!(!looks(value), "{value:?}");
+        }
+        // A timestamp is the offset, and the length of the key the size.
+        let message = encode(Some(7), Some(&whole[OVERHEAD..]), None);
+        assert!(has_lookalike(&message, &(5..1000)));
     }
 
     #[test]

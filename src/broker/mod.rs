@@ -4,14 +4,17 @@
 //! no transactions and no group membership.
 //!
 //! `message` knows the format of messages, `log` and `group_offsets` what is on disk, `identity`
-//! which log it is, and `server` sockets; only the last knows the others. The bytes of the protocol
+//! which log it is, `files` how files are opened, and `server` sockets; only the last knows the others. The bytes of the protocol
 //! are in [`wire`](crate::wire), and its error codes are what fails here, from the log up.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use server::Broker;
 
+mod files;
 #[cfg(fuzzing)]
 #[path = "../../fuzz/broker.rs"]
 pub mod fuzz;
@@ -25,7 +28,7 @@ mod server;
 /// it ends. On a real Kafka, they are offsets like any other.
 pub const HEARTBEATS: &str = "here:";
 
-/// The limits of a broker.
+/// The limits of a broker, and what it reports.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// How many bytes of messages a topic keeps at least: its oldest segment is deleted once the
@@ -46,6 +49,43 @@ pub struct Config {
     pub request_timeout: Duration,
     /// How long a connection may be idle between requests.
     pub idle_timeout: Duration,
+    /// Who is told what is wrong with the log.
+    pub report: Report,
+}
+
+/// How many sentences are remembered, so that none is said twice. No more are said.
+const MAX_SAID: usize = 1000;
+
+/// Who is told what is wrong with the log: each sentence once, by any thread.
+#[derive(Clone)]
+pub struct Report {
+    tell: Arc<dyn Fn(&str) + Send + Sync>,
+    /// Locked to look a sentence up.
+    said: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Report {
+    /// Calls `tell` with each sentence.
+    pub fn to(tell: impl Fn(&str) + Send + Sync + 'static) -> Report {
+        Report {
+            tell: Arc::new(tell),
+            said: Arc::default(),
+        }
+    }
+
+    fn say(&self, sentence: String) {
+        let mut said = lock(&self.said);
+        if said.len() < MAX_SAID && !said.contains(&sentence) {
+            (self.tell)(&sentence);
+            said.insert(sentence);
+        }
+    }
+}
+
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Report")
+    }
 }
 
 impl Default for Config {
@@ -61,6 +101,7 @@ impl Default for Config {
             request_timeout: Duration::from_secs(30),
             // Kafka's connections.max.idle.ms.
             idle_timeout: Duration::from_secs(600),
+            report: Report::to(|_| ()),
         }
     }
 }

@@ -27,8 +27,8 @@ mod schedule;
 mod typed;
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::broker::HEARTBEATS;
@@ -36,6 +36,7 @@ use crate::client::{Cluster, Consumer, POLL_WAIT, Reports, Start};
 use crate::delivery::{self, Outbox};
 use crate::ending::{self, spawn};
 use crate::error::{Error, Result};
+use crate::host::LocalBroker;
 use crate::name::Name;
 use crate::terminal::{self, InputLine, Notify, ScreenEvent, Terminal};
 pub use conversation::Unsigned;
@@ -124,12 +125,14 @@ impl Parties {
 }
 
 /// How a chat is to behave.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub struct Options {
     /// When a line that is not acknowledged is given up.
     pub delivery_timeout: Duration,
     /// Whether a message of the peer rings the terminal's bell.
     pub bell: bool,
+    /// The small broker, if this process runs it or could take over.
+    pub broker: Weak<LocalBroker>,
 }
 
 /// Chats until the input ends, and ends the program.
@@ -154,7 +157,14 @@ pub fn run(cluster: Box<dyn Cluster>, parties: Parties, options: Options) -> Res
         delivery::open(cluster.as_ref(), to_peer, options.delivery_timeout, reports)?;
 
     let notify: Notify = Arc::new(notifier(&tx, Arrival::Screen));
-    let (mut terminal, screen) = Terminal::open(me, parties.see_whole(), notify.clone())?;
+    let broker = options.broker.clone();
+    let is_needed = Box::new(move || broker.upgrade().is_some_and(|it| it.has_guests()));
+    let (mut terminal, screen) =
+        Terminal::open(me, parties.see_whole(), is_needed, notify.clone())?;
+    if let Some(broker) = options.broker.upgrade() {
+        let notify = notify.clone();
+        broker.report_to(move |report| notify(ScreenEvent::Notice(report.into())));
+    }
     let polls = start_consumer(consumer, tx.clone())?;
     let notify_position = notifier(&tx, Arrival::Position);
     let tasks = positions::start(groups, parties.clone(), lowest_partition, notify_position)?;
@@ -162,7 +172,7 @@ pub fn run(cluster: Box<dyn Cluster>, parties: Parties, options: Options) -> Res
     ending::on_output_closed(tx.clone(), || Arrival::OutputClosed)?;
     let chat = Chat::new(
         &parties,
-        options,
+        &options,
         conversation,
         ledger,
         screen,

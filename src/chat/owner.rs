@@ -110,7 +110,7 @@ impl Chat {
     /// A chat whose consumer waits to be told to poll.
     pub(super) fn new(
         parties: &Parties,
-        options: Options,
+        options: &Options,
         conversation: Conversation,
         ledger: Ledger,
         screen: Screen,
@@ -458,7 +458,7 @@ impl Chat {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::sync::{Weak, mpsc};
 
     use super::*;
 
@@ -482,10 +482,11 @@ mod tests {
         let options = Options {
             delivery_timeout: Duration::from_secs(100),
             bell: false,
+            broker: Weak::new(),
         };
         let talk = Conversation::new(&parties, [(0, 0)].into(), true);
         Alice {
-            chat: Chat::new(&parties, options, talk, ledger, screen, poll, task),
+            chat: Chat::new(&parties, &options, talk, ledger, screen, poll, task),
             print: Box::new(print),
             polls,
             tasks,

@@ -329,12 +329,14 @@ pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
     if let (Some(_), Some(server), false) = (&take_over, servers.first(), options.reads_in_full) {
         return Ok(Box::new(KafkaCrateCluster::new(server.clone(), take_over)));
     }
-    let mut address = None;
+    let (mut address, mut is_small_broker) = (None, false);
     let mut without_librdkafka = needs_librdkafka("-X or -F");
     if !options.properties.is_empty() {
         // A port that wants a login answers a probe before that.
         if cfg!(feature = "librdkafka") && !properties::ask_for_tls(&options.properties) {
-            address = probe_servers(servers)?.address;
+            let found = probe_servers(servers)?;
+            is_small_broker = found.is_small_broker();
+            address = found.address;
         }
     } else {
         let found = probe_servers(servers)?;
@@ -353,7 +355,7 @@ pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
     options
         .servers
         .extend(address.as_ref().map(SocketAddr::to_string));
-    librdkafka_or(&options, without_librdkafka)
+    librdkafka_or(&options, is_small_broker, without_librdkafka)
 }
 
 /// Fails in a build that has no client for this option.
@@ -390,12 +392,16 @@ fn is_for_kafka_crate(broker: &BrokerInfo) -> bool {
 }
 
 #[cfg(feature = "librdkafka")]
-fn librdkafka_or(options: &Options, _without: Error) -> Result<Box<dyn Cluster>> {
-    librdkafka::connect(options)
+fn librdkafka_or(
+    options: &Options,
+    is_small_broker: bool,
+    _without: Error,
+) -> Result<Box<dyn Cluster>> {
+    librdkafka::connect(options, is_small_broker)
 }
 
 #[cfg(not(feature = "librdkafka"))]
-fn librdkafka_or(_options: &Options, without: Error) -> Result<Box<dyn Cluster>> {
+fn librdkafka_or(_options: &Options, _: bool, without: Error) -> Result<Box<dyn Cluster>> {
     Err(without.hint(sentences::BUILD_WITH_LIBRDKAFKA))
 }
 

@@ -29,7 +29,7 @@ use super::layout::Layout;
 use super::output::{failure, write_all};
 use super::screen::{Batch, Screen};
 use super::settings::{self, SettingsLock};
-use super::{InputLine, Notify, ScreenEvent};
+use super::{InputLine, IsNeeded, Notify, ScreenEvent};
 use crate::client::Offsets;
 use crate::ending::spawn;
 use crate::error::{Error, Result};
@@ -61,6 +61,7 @@ impl LineEditor {
     pub(super) fn open(
         me: &Name,
         layout: &Layout,
+        is_needed: IsNeeded,
         notify: Notify,
     ) -> Result<Option<(LineEditor, Screen)>> {
         let failed = |error| Error::failed("cannot open the line editor", error);
@@ -76,6 +77,12 @@ impl LineEditor {
         let mut editor = Editor::with_history(config, history).map_err(failed)?;
         let interrupt = EventHandler::Conditional(Box::new(Interrupt));
         editor.bind_sequence(KeyEvent::ctrl('C'), interrupt);
+        let suspend = Suspend {
+            is_needed,
+            notify: notify.clone(),
+        };
+        let suspend = EventHandler::Conditional(Box::new(suspend));
+        editor.bind_sequence(KeyEvent::ctrl('Z'), suspend);
         // All of a paste, and not only its last row.
         let clear = Cmd::Kill(Movement::BeginningOfBuffer);
         editor.bind_sequence(KeyEvent::ctrl('U'), clear);
@@ -173,6 +180,23 @@ impl ConditionalEventHandler for Interrupt {
             true => Cmd::Interrupt,
             false => Cmd::Kill(Movement::WholeBuffer),
         })
+    }
+}
+
+/// Ctrl-Z stops the program, unless others would have to wait for it.
+struct Suspend {
+    is_needed: IsNeeded,
+    notify: Notify,
+}
+
+impl ConditionalEventHandler for Suspend {
+    fn handle(&self, _: &Event, _: RepeatCount, _: bool, _: &EventContext) -> Option<Cmd> {
+        if !(self.is_needed)() {
+            return Some(Cmd::Suspend);
+        }
+        let notice = "Ctrl-Z does nothing: others use the small broker that this chat runs";
+        (self.notify)(ScreenEvent::Notice(notice.into()));
+        Some(Cmd::Noop)
     }
 }
 

@@ -53,6 +53,9 @@ pub enum ScreenEvent {
 /// How the terminal's threads tell the owner.
 pub type Notify = Arc<dyn Fn(ScreenEvent) + Send + Sync>;
 
+/// Whether others would have to wait while this program is stopped.
+pub type IsNeeded = Box<dyn Fn() -> bool + Send + Sync>;
+
 /// Where lines come from.
 pub struct Terminal(Input);
 
@@ -80,10 +83,17 @@ impl Terminal {
     ///
     /// `see_whole` says how to see a message whole that is longer than half a screen.
     ///
+    /// Ctrl-Z stops the program unless it `is_needed`.
+    ///
     /// Until the first line is asked for, the terminal itself echoes what is typed.
-    pub fn open(me: &Name, see_whole: String, notify: Notify) -> Result<(Terminal, Screen)> {
+    pub fn open(
+        me: &Name,
+        see_whole: String,
+        is_needed: IsNeeded,
+        notify: Notify,
+    ) -> Result<(Terminal, Screen)> {
         let layout = Layout::of_chat(see_whole);
-        match LineEditor::open(me, &layout, notify.clone())? {
+        match LineEditor::open(me, &layout, is_needed, notify.clone())? {
             Some((editor, screen)) => Ok((Terminal(Input::Editor(Box::new(editor))), screen)),
             None => {
                 let lines = Lines::new(io::stdin().lock());

@@ -1,7 +1,7 @@
 //! The small broker as its users meet it: started, joined, taken over, restarted.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::path::Path;
 
 use crate::support::{Kafka, Program, free_port, user};
 
@@ -74,7 +74,7 @@ fn no_line_is_missing_after_eight_hosts_were_killed() {
 }
 
 #[test]
-fn a_torn_last_record_is_cut_off() {
+fn a_torn_last_record_is_set_aside_and_reported_once() {
     let on = Kafka::embedded();
     let (me, peer) = (user("alice"), user("bob"));
     on.send(&me, &peer, "one\ntwo\nthree\n");
@@ -86,24 +86,64 @@ fn a_torn_last_record_is_cut_off() {
         .unwrap()
         .set_len(length - 2)
         .unwrap();
-    assert_eq!(on.log(&peer), "one\ntwo\n");
+    let read = || {
+        let arguments = [&peer, "--from", "earliest", "-e"];
+        on.program("subscriber", &arguments).run().code(0)
+    };
+    let aside = segment.with_extension("torn");
+    read().prints("one\ntwo\n").says(&[&format!(
+        "1 line of topic {peer} is incomplete, offset 2: {}",
+        aside.display()
+    )]);
+    let again = read().prints("one\ntwo\n");
+    assert!(!again.stderr.contains("incomplete"), "{}", again.report());
     on.send(&me, &peer, "four\n");
     assert_eq!(on.log(&peer), "one\ntwo\nfour\n");
 }
 
 #[test]
-fn garbage_after_the_last_record_is_cut_off() {
+fn damage_is_reported_by_the_host_and_both_sides_go_on() {
     let on = Kafka::embedded();
     let (me, peer) = (user("alice"), user("bob"));
-    on.send(&me, &peer, "one\n");
-    OpenOptions::new()
-        .append(true)
-        .open(on.segment(&peer))
-        .unwrap()
-        .write_all(&[0xff; 100])
-        .unwrap();
-    on.send(&me, &peer, "two\n");
-    assert_eq!(on.log(&peer), "one\ntwo\n");
+    let lines: Vec<_> = (0..30).map(|n| format!("line {n}\n")).collect();
+    on.send(&me, &peer, lines.concat());
+    let segment = on.segment(&peer);
+    let mut bytes = fs::read(&segment).unwrap();
+    for n in 20..23 {
+        let line = format!("line {n}");
+        let found = bytes
+            .windows(line.len())
+            .position(|it| it == line.as_bytes());
+        bytes[found.unwrap()] ^= 1;
+    }
+    // As long as three messages at most.
+    bytes.extend([0xff; 100]);
+    fs::write(&segment, bytes).unwrap();
+    let expected: Vec<_> = (0..30).filter(|n| !(20..23).contains(n)).collect();
+    let expected: String = expected.iter().map(|n| lines[*n].as_str()).collect();
+
+    let host = on.reader(&peer);
+    host.wait_for(&expected);
+    host.wait_for_notice(&format!(
+        "3 lines of topic {peer} are damaged, offsets 20-22: {}",
+        segment.display()
+    ));
+    host.wait_for_notice(&format!(
+        "are damaged, offsets 30-32: {}",
+        segment.display()
+    ));
+    on.send(&me, &peer, "after\n");
+    host.wait_for(&format!("{expected}after\n"));
+    let guest = on.by_address();
+    assert_eq!(guest.log(&peer), format!("{expected}after\n"));
+    host.signal("INT");
+    let host = host.wait();
+    assert_eq!(
+        host.stderr.matches("damaged").count(),
+        2,
+        "{}",
+        host.report()
+    );
 }
 
 #[test]
@@ -144,4 +184,90 @@ fn only_its_owner_can_open_the_logs_folder() {
         .code(0);
     let mode = fs::metadata(inner).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
+}
+
+#[test]
+fn the_cause_is_named_where_no_broker_can_start() {
+    let on = Kafka::embedded();
+    // The shell starts the program in its place, with a lower limit.
+    let script = r#"ulimit -n 20; exec "$0" "$@""#;
+    for program in ["publisher", "subscriber", "chat"] {
+        let names: &[&str] = if program == "subscriber" {
+            &["bob"]
+        } else {
+            &["alice", "bob"]
+        };
+        let command = on.program(program, names).into_command();
+        Program::other("sh", &["-c", script])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .input("x\n")
+            .run()
+            .code(1)
+            .says(&["too few files", "ulimit -n"])
+            .does_not_say("TLS");
+    }
+    let file = on.dir().join("file");
+    fs::write(&file, "").unwrap();
+    for folder in [file.clone(), file.join("log")] {
+        Program::ours("publisher", &["alice", "bob", "--data-dir"])
+            .arg(&folder)
+            .arg(format!("--embedded={}", free_port()))
+            .input("x\n")
+            .run()
+            .code(1)
+            .says(&[&format!("{} is not a folder", file.display()), "--data-dir"])
+            .does_not_say("os error");
+    }
+}
+
+#[test]
+fn a_segment_that_is_a_folder_is_named_by_the_host() {
+    let on = Kafka::embedded();
+    let (me, peer) = (user("alice"), user("bob"));
+    on.send(&me, &peer, "one\n");
+    let segment = on.segment(&peer);
+    let replace = |segment: &Path| {
+        fs::remove_file(segment).unwrap();
+        fs::create_dir(segment).unwrap();
+    };
+    replace(&segment);
+    let host = on.host();
+    on.send(&me, &peer, "two\n");
+    host.wait_for_notice(&format!("{} is a folder", segment.display()));
+    assert_eq!(on.log(&peer), "two\n");
+
+    // Under the running broker, too.
+    let folder = segment.parent().unwrap();
+    let files = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let newest = files.max().unwrap();
+    replace(&newest);
+    let arguments = [&me, &peer, "--delivery-timeout", "1"];
+    let writer = on.program("publisher", &arguments).input("three\n");
+    writer
+        .run()
+        .code(1)
+        .says(&["the program that runs it says why"]);
+    host.wait_for_notice(&format!("cannot write {}: ", newest.display()));
+}
+
+#[test]
+#[cfg(feature = "librdkafka")]
+fn a_writer_with_properties_is_refused_by_a_sentence() {
+    let on = Kafka::embedded();
+    let _host = on.host();
+    let on = on.by_address();
+    for program in ["publisher", "chat"] {
+        let writer = on.program(program, &["alice", "bob", "-X", "client.id=x"]);
+        let refused = writer.input("x\n").run().code(2);
+        let expected = "-X and -F cannot be used to write to the small broker: leave them out\n";
+        assert_eq!(refused.stderr, format!("{program}: {expected}"));
+    }
+    let arguments = ["bob", "-X", "client.id=x", "--from", "earliest", "-e"];
+    on.program("subscriber", &arguments)
+        .run()
+        .code(0)
+        .prints("");
 }

@@ -1,7 +1,7 @@
 //! How a user clears a line, which lines are not sent, and how a chat is left.
 
-use crate::support::{Kafka, user};
-use crate::tty::{CTRL_C, CTRL_D, CTRL_U, ENTER, LEFT, PASTE_END, PASTE_START, Tty, UP};
+use crate::support::{Kafka, Program, user};
+use crate::tty::{CTRL_C, CTRL_D, CTRL_U, CTRL_Z, ENTER, LEFT, PASTE_END, PASTE_START, Tty, UP};
 
 /// A chat on the broker, and the name of its peer.
 fn chat(on: &Kafka) -> (Tty, String) {
@@ -109,4 +109,38 @@ fn a_line_that_is_too_large_is_refused_at_enter_and_can_be_edited() {
     assert_eq!(on.first_lines(&peer, 1), "89\n");
     chat.keys(CTRL_D);
     chat.ends_with(0).has_not_shown("was not delivered");
+}
+
+/// Runs a chat, and continues it when it was stopped, under a shell with job control.
+const UNTIL_STOPPED: &str = r#""$0" "$@"; echo "stopped: $?"; fg > /dev/null"#;
+
+#[test]
+fn ctrl_z_stops_a_chat_that_hosts_nobody() {
+    let on = Kafka::embedded();
+    let (me, peer) = (user("alice"), user("bob"));
+    let command = on.program("chat", &[&me, &peer]).into_command();
+    let chat = Program::other("bash", &["-mc", UNTIL_STOPPED])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .on_a_terminal();
+    chat.wait_for("* to leave:");
+    chat.wait_for(&format!("{me}>"));
+    chat.keys(CTRL_Z);
+    chat.wait_for("stopped: 148");
+    chat.line("after it was continued");
+    assert_eq!(on.first_lines(&peer, 1), "after it was continued\n");
+}
+
+#[test]
+fn ctrl_z_does_not_stop_a_chat_whose_small_broker_others_use() {
+    let on = Kafka::embedded();
+    let (me, peer) = (user("alice"), user("bob"));
+    let chat = on.chat(&me, &peer);
+    let guest = on.chat(&peer, &me);
+    guest.line("from the guest");
+    chat.wait_for("from the guest");
+    chat.keys(CTRL_Z);
+    chat.wait_for("* Ctrl-Z does nothing: others use the small broker that this chat runs");
+    guest.line("and again");
+    chat.wait_for("and again");
 }

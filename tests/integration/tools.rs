@@ -87,7 +87,7 @@ const FULL_DISK: &str = r#"
     mount -t tmpfs -o size=3m tmpfs "$1"
     options="--embedded=$2 --data-dir $1/log"
     "$PUBLISHER" alice bob $options < "$3/in" 2> "$3/err" &
-    until grep -q "is its disk full" "$3/err"; do sleep 0.1; done
+    until grep -q "could not use its log" "$3/err"; do sleep 0.1; done
     "$SUBSCRIBER" bob $options --from earliest --until-end > "$3/part"
     mount -o remount,size=64m "$1"
     wait $!

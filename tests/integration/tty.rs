@@ -22,12 +22,13 @@ use pty_process::blocking::{Pty, open};
 
 use crate::support::{Kafka, PATIENCE, Program, poll_until, send_signal};
 
-/// Ctrl-C, Ctrl-D, Ctrl-G, Ctrl-R and Ctrl-U, the left and the up arrow, and Enter, as a terminal sends them.
+/// Ctrl-C, Ctrl-D, Ctrl-G, Ctrl-R, Ctrl-U and Ctrl-Z, the left and the up arrow, and Enter, as a terminal sends them.
 pub(crate) const CTRL_C: &str = "\x03";
 pub(crate) const CTRL_D: &str = "\x04";
 pub(crate) const CTRL_G: &str = "\x07";
 pub(crate) const CTRL_R: &str = "\x12";
 pub(crate) const CTRL_U: &str = "\x15";
+pub(crate) const CTRL_Z: &str = "\x1a";
 pub(crate) const LEFT: &str = "\x1b[D";
 pub(crate) const UP: &str = "\x1b[A";
 pub(crate) const ENTER: &str = "\r";

@@ -1,32 +1,17 @@
 //! Files that stay open between appends.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use crate::broker::files::create;
 use crate::broker::lock;
 
 /// How many files stay open.
 pub(in crate::broker) const MAX_OPEN: usize = 16;
-
-/// Appends `bytes` to the first `len` bytes of the file, whose metadata is `found`. After an error
-/// the file has these first bytes and no more, at the latest when the next append starts.
-pub(in crate::broker) fn append_at(
-    file: &File,
-    found: &Metadata,
-    len: u64,
-    bytes: &[u8],
-) -> io::Result<()> {
-    if found.len() > len {
-        file.set_len(len)?;
-    }
-    file.write_all_at(bytes, len).inspect_err(|_| {
-        let _ = file.set_len(len);
-    })
-}
 
 /// The files that were appended to last, at most [`MAX_OPEN`]. Locked for a look at the list, never
 /// during an operation on a file.
@@ -47,12 +32,10 @@ impl OpenFiles {
     /// until [`MAX_OPEN`] others were opened after it.
     pub(super) fn open(&self, path: PathBuf) -> io::Result<(Arc<File>, Metadata)> {
         let identity = |found: &Metadata| (found.dev(), found.ino());
-        let (file, found) = match (self.close(&path), fs::metadata(&path)) {
+        let (file, found) = match (self.close(&path), fs::symlink_metadata(&path)) {
             (Some(open), Ok(found)) if identity(&found) == open.identity => (open.file, found),
             _ => {
-                let mut options = OpenOptions::new();
-                options.read(true).write(true).create(true).truncate(false);
-                let file = options.open(&path)?;
+                let file = create(&path)?;
                 let found = file.metadata()?;
                 (Arc::new(file), found)
             }

@@ -11,37 +11,55 @@
 //! with the open file, so that a deleted folder is noticed.
 //!
 //! Appended means written to the file, not synced to the disk: it survives the end of the process
-//! in any way, and can be lost with a power cut. The torn tail that either can leave is found by
-//! its checksum, and cut off.
+//! in any way, and can be lost with a power cut. A last message that is not complete, which either
+//! can leave, is set aside when the topic is first used.
 //!
-//! `topic` appends, reads and deletes, `segment` is one file and its index, `files` keeps files
-//! open. This module has the folder that they are in.
+//! Everything else that is damaged stays where it is, and costs the damaged messages alone. A segment
+//! is checked when it is first used, and every message again when it is read. What is damaged is
+//! reported once. Offsets are never changed and never given twice: after damage at the end of the
+//! log, a new segment starts with an offset that no lost message can have had. The one thing that
+//! can't be known is how many messages were in files that are gone from the end of a log.
+//!
+//! `topic` appends, reads and deletes, `recovery` finds what is on disk and what of it is damaged,
+//! `segment` is one file and its index, `walk` gets from one intact message to the next, `files` keeps
+//! files open. This module has the folder that they are in.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use nix::libc::{EMFILE, ENFILE};
+
+use super::files::{can_others_write, check_dir, create, create_dir};
 use super::{Config, identity, lock};
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::wire::{ErrorCode, code};
+pub(super) use files::MAX_OPEN;
 use files::OpenFiles;
-pub(super) use files::{MAX_OPEN, append_at};
 pub(super) use topic::Topic;
 
 mod files;
+mod recovery;
 mod segment;
 #[cfg(test)]
 mod tests;
 mod topic;
+mod walk;
 
 /// How many bytes lie at least between two indexed messages: the most that is read to find one. The
 /// index takes a thousandth of the log.
 const INDEX_INTERVAL: u64 = 16 * 1024;
+
+/// The largest offset that a segment can start with. No log comes near it, and so nothing overflows.
+const MAX_OFFSET: i64 = 1 << 48;
+
+/// A hint for a process that may not open as many files as the broker needs.
+pub(super) const TOO_FEW_DESCRIPTORS: &str = "Raise the limit of open files: ulimit -n 1024";
 
 /// The file that is locked, with the address of the broker that has locked it.
 const LOCK_FILE: &str = ".lock";
@@ -69,6 +87,11 @@ impl From<io::Error> for ErrorCode {
     }
 }
 
+/// Whether this process, or the system, has as many files open as it may.
+pub(super) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
+}
+
 impl Log {
     /// Opens the log in `dir`, which is created if it does not exist, for a broker at `address`.
     ///
@@ -80,7 +103,15 @@ impl Log {
         };
         Log::lock_and_load(dir, address, config).map_err(|error| {
             if error.kind() != ErrorKind::WouldBlock {
-                return failed(&error).hint("Name a writable directory with --data-dir DIR.");
+                let found = dir.ancestors().find(|path| path.exists());
+                let failed = match found.filter(|path| !path.is_dir()) {
+                    Some(path) => failed(&format_args!("{} is not a folder", path.display())),
+                    None => failed(&error),
+                };
+                return match is_out_of_descriptors(&error) {
+                    true => failed.hint(TOO_FEW_DESCRIPTORS),
+                    false => failed.hint("Name a writable directory with --data-dir DIR."),
+                };
             }
             // Where locks are mandatory, the file cannot be read either: then it stays unsaid.
             let other = fs::read_to_string(dir.join(LOCK_FILE)).unwrap_or_default();
@@ -104,9 +135,14 @@ impl Log {
         // For its owner only.
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700).create(dir)?;
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false);
-        let mut lock_file = options.open(dir.join(LOCK_FILE))?;
+        if can_others_write(dir)? {
+            config.report.say(format!(
+                "Others can write to the folder of the log, and so change what is read from it. \
+                 To end that: chmod go-w {}",
+                dir.display()
+            ));
+        }
+        let mut lock_file = create(&dir.join(LOCK_FILE))?;
         lock_file.try_lock()?;
         lock_file.set_len(0)?;
         lock_file.write_all(address.as_bytes())?;
@@ -121,7 +157,13 @@ impl Log {
             let file_name = entry.file_name();
             let name = file_name.to_str().and_then(|n| n.strip_suffix(PARTITION));
             if let Some(name) = name.filter(|n| n.parse::<Name>().is_ok()) {
-                let topic = Topic::new(entry.path(), config, &open_files);
+                if let Err(error) = check_dir(&entry.path()) {
+                    config
+                        .report
+                        .say(format!("cannot use topic {name}: {error}"));
+                    continue;
+                }
+                let topic = Topic::new(name, dir, config, &open_files);
                 topics.insert(name.to_string(), Arc::new(topic));
             }
         }
@@ -169,10 +211,15 @@ impl Log {
         if topics.len() >= self.config.max_topics {
             return Err(code::POLICY_VIOLATION);
         }
-        let dir = self.dir.join(format!("{name}{PARTITION}"));
+        let topic = Topic::new(name, &self.dir, &self.config, &self.open_files);
         // An existing folder is another topic's, on a disk where `Bob` is `bob`.
-        fs::create_dir(&dir)?;
-        let topic = Topic::new(dir, &self.config, &self.open_files);
+        create_dir(topic.dir()).map_err(|error| {
+            let folder = topic.dir().display();
+            self.config
+                .report
+                .say(format!("cannot create {folder}: {error}"));
+            error
+        })?;
         topics.insert(name.to_string(), Arc::new(topic));
         Ok(())
     }

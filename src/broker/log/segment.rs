@@ -1,28 +1,42 @@
-//! One segment: a file of messages, and an index into it.
+//! One segment: a file of messages, an index into it, and what of it is damaged.
 
-use std::fs::{self, File};
-use std::io::{self, BufReader, Read};
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use super::INDEX_INTERVAL;
-use crate::broker::message;
+use super::walk::Walk;
+use crate::broker::files::open_to_read;
+
+/// How many ranges of lost offsets are known one by one. Any further ones are joined to the last.
+const MAX_RANGES: usize = 100;
+
+/// How many of them a sentence names.
+const NAMED_RANGES: usize = 10;
 
 /// What is known of a segment without reading its file.
 #[derive(Debug)]
 pub(super) struct Segment {
     /// The offset of its first message, which is its name.
     pub(super) base: i64,
-    /// The offset after its last message.
+    /// The offset after its last intact message.
     pub(super) end: i64,
-    /// How many bytes of the file are messages.
+    /// What the offsets of its messages stay below, however small they are.
+    pub(super) most: i64,
+    /// The first offset of the next segment, if there is one.
+    pub(super) next: Option<i64>,
+    /// How many bytes of the file are read.
     pub(super) len: u64,
     /// `None` until it is first used.
     pub(super) index: Option<Index>,
     /// The index entry of what was appended last, or of the segment's first message.
     pub(super) newest: (i64, u64),
+    /// The offsets before `end` that it does not have, and those from `end` on that are known to be
+    /// lost.
+    pub(super) lost: Lost,
 }
 
 /// Offsets, and the bytes at which their messages start.
@@ -38,13 +52,16 @@ pub(super) fn add_to_index(index: &mut Index, offset: i64, at: u64) {
 
 impl Segment {
     /// An empty segment.
-    pub(super) fn new(base: i64) -> Segment {
+    pub(super) fn new(base: i64, most: i64) -> Segment {
         Segment {
             base,
             end: base,
+            most,
+            next: None,
             len: 0,
             index: Some(Index::new()),
             newest: (base, 0),
+            lost: Lost::default(),
         }
     }
 
@@ -52,75 +69,100 @@ impl Segment {
         dir.join(format!("{:020}.log", self.base))
     }
 
-    /// Its index, for which the file is read the first time. That also finds the end of the last
-    /// whole message, which can be earlier than expected.
-    pub(super) fn index(&mut self, dir: &Path) -> io::Result<&Index> {
-        if self.index.is_none() {
-            let mut index = Index::new();
-            let (end, len) = walk(&self.path(dir), self.base, |offset, at, _| {
+    /// The offset that none of its messages can have or exceed.
+    pub(super) fn limit(&self) -> i64 {
+        self.next.map_or(self.most, |next| next.min(self.most))
+    }
+
+    /// Whether it has an intact message; true before it was first used.
+    pub(super) fn has_messages(&self) -> bool {
+        self.end > self.base
+    }
+
+    /// Reads the file, unless that was done before: finds the intact messages, and what is damaged
+    /// between them. Returns where the last one ends if it was done now.
+    pub(super) fn index(&mut self, dir: &Path) -> io::Result<Option<u64>> {
+        if self.index.is_some() {
+            return Ok(None);
+        }
+        let path = self.path(dir);
+        let file = open_to_read(&path)?;
+        let mut walk = Walk::new(&file, &path, (self.base, 0), self.len, self.limit());
+        let (mut index, mut lost) = (Index::new(), Lost::default());
+        let (mut end, mut len) = (self.base, 0);
+        while let Some((offset, at, message)) = walk.next()? {
+            if offset > end {
+                lost.add(end..offset);
+                // So that a search never has to cross the damage.
+                index.push((offset, at));
+            } else {
                 add_to_index(&mut index, offset, at);
-                true
-            })?;
-            (self.end, self.len, self.index) = (end, len, Some(index));
+            }
+            (end, len) = (offset + 1, at + message.len() as u64);
         }
-        Ok(self.index.get_or_insert_default())
+        (self.end, self.index, self.lost) = (end, Some(index), lost);
+        Ok(Some(len))
     }
 }
 
-/// Passes the messages of a segment to `each`, with their offsets and the bytes at which they start,
-/// until one is not whole or `each` returns false. Returns the offset and the byte after the last.
-pub(super) fn walk(
-    path: &Path,
-    base: i64,
-    mut each: impl FnMut(i64, u64, &[u8]) -> bool,
-) -> io::Result<(i64, u64)> {
-    let file = File::open(path)?;
-    let len = file.metadata()?.len();
-    let mut file = BufReader::with_capacity(64 * 1024, file);
-    let mut message = Vec::new();
-    let (mut offset, mut at) = (base, 0);
-    while len - at >= message::OVERHEAD as u64 {
-        message.resize(message::OVERHEAD, 0);
-        file.read_exact(&mut message)?;
-        let Some((found, size)) = message::header(&message) else {
-            break;
+/// Offsets of which the messages are lost, in rising order.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Lost {
+    ranges: Vec<Range<i64>>,
+    count: i64,
+}
+
+impl Lost {
+    pub(super) fn add(&mut self, offsets: Range<i64>) {
+        if offsets.is_empty() {
+            return;
+        }
+        self.count += offsets.end - offsets.start;
+        let is_full = self.ranges.len() == MAX_RANGES;
+        match self.ranges.last_mut() {
+            Some(last) if is_full || last.end == offsets.start => {
+                last.end = offsets.end;
+            }
+            _ => self.ranges.push(offsets),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// Whether all of these offsets are known to be lost.
+    pub(super) fn has(&self, offsets: &Range<i64>) -> bool {
+        let mut ranges = self.ranges.iter();
+        ranges.any(|lost| lost.start <= offsets.start && offsets.end <= lost.end)
+    }
+
+    /// The subject of a sentence about them: `3 lines of topic bob are damaged, offsets 5, 7-8`;
+    /// `None` if there are none.
+    pub(super) fn sentence(&self, topic: &str, how: &str) -> Option<String> {
+        let mut said = match self.count {
+            0 => return None,
+            1 => format!("1 line of topic {topic} is {how}, offset"),
+            count => format!("{count} lines of topic {topic} are {how}, offsets"),
         };
-        if found != offset || size > message::MAX_BYTES || size as u64 > len - at {
-            break;
+        for (n, range) in self.ranges.iter().take(NAMED_RANGES).enumerate() {
+            let (comma, last) = (if n > 0 { "," } else { "" }, range.end - 1);
+            // Writing to a String can't fail.
+            _ = match last == range.start {
+                true => write!(said, "{comma} {last}"),
+                false => write!(said, "{comma} {}-{last}", range.start),
+            };
         }
-        message.resize(size, 0);
-        file.read_exact(&mut message[message::OVERHEAD..])?;
-        if message::check(&message).is_err() || !each(offset, at, &message) {
-            break;
+        if self.ranges.len() > NAMED_RANGES {
+            said.push_str(", …");
         }
-        offset += 1;
-        at += size as u64;
+        Some(said)
     }
-    Ok((offset, at))
-}
-
-/// The byte at which the first message with `offset` or a higher one starts. It is searched from
-/// `within.start`, where an indexed message starts, to `within.end`, where the next one does or the
-/// segment ends.
-pub(super) fn find(file: &File, within: Range<u64>, offset: i64) -> io::Result<u64> {
-    // Every message that starts later than this is in the index.
-    let most = (INDEX_INTERVAL as usize) + message::OVERHEAD;
-    let size = usize::try_from(within.end - within.start).map_or(most, |size| size.min(most));
-    let mut bytes = vec![0; size];
-    file.read_exact_at(&mut bytes, within.start)?;
-    let mut at = 0;
-    while let Some((found, size)) = bytes.get(at..).and_then(message::header) {
-        if found >= offset {
-            return Ok(within.start + at as u64);
-        }
-        at += size;
-    }
-    Ok(within.end)
 }
 
 /// When a file was last written to, in milliseconds since 1970.
 pub(super) fn modified(path: &Path) -> io::Result<i64> {
-    let modified = fs::metadata(path)?.modified()?;
+    let modified = fs::symlink_metadata(path)?.modified()?;
     let since = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

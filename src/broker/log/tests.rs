@@ -1,3 +1,4 @@
+use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc;
 use std::thread;
@@ -7,10 +8,13 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::broker::Report;
 use crate::broker::message::{
     self,
     tests::{any_message, encode},
 };
+
+mod damage;
 
 /// Small segments.
 fn small() -> Config {
@@ -123,70 +127,39 @@ proptest! {
 }
 
 #[test]
-fn a_tail_torn_at_any_byte_is_cut_and_the_log_goes_on() {
+fn a_message_torn_at_any_byte_is_set_aside_and_its_offset_is_not_given_again() {
     let dir = TempDir::new().unwrap();
     let (messages, file) = four_messages(&dir);
     let whole = fs::read(&file).unwrap();
+    let size = messages[0].len();
     for cut in 0..=whole.len() {
+        fs::remove_dir_all(dir.path().join("bob-0")).unwrap();
+        fs::create_dir(dir.path().join("bob-0")).unwrap();
         fs::write(&file, &whole[..cut]).unwrap();
-        let kept = cut / messages[0].len();
-        {
+        let (kept, torn) = (cut / size, cut % size);
+        let next = (kept + usize::from(torn > 0)) as i64;
+        for _ in 0..2 {
             let log = open(&dir, &small());
             let bob = bob(&log);
             assert_eq!(bob.offsets().unwrap(), 0..kept as i64, "cut at {cut}");
-            bob.append(&mut numbered(9)).unwrap();
         }
         let log = open(&dir, &small());
-        let mut expected = without_offset(&messages[..kept]);
-        expected.extend(without_offset(&[numbered(9)]));
-        assert_eq!(read_from(&bob(&log), 0, 1000), expected, "cut at {cut}");
-    }
-}
-
-#[test]
-fn a_byte_changed_in_the_last_segment_cuts_the_log_before_its_message() {
-    let dir = TempDir::new().unwrap();
-    let (messages, file) = four_messages(&dir);
-    let whole = fs::read(&file).unwrap();
-    for at in 0..whole.len() {
-        let mut changed = whole.clone();
-        changed[at] ^= 0x10;
-        fs::write(&file, changed).unwrap();
-        let kept = at / messages[0].len();
+        assert_eq!(bob(&log).append(&mut numbered(9)).unwrap(), next);
+        let aside = fs::read(file.with_extension("torn")).unwrap_or_default();
+        assert_eq!(aside, whole[kept * size..cut], "cut at {cut}");
+        drop(log);
         let log = open(&dir, &small());
-        assert_eq!(bob(&log).offsets().unwrap(), 0..kept as i64, "byte {at}");
+        let mut found = Vec::new();
+        bob(&log).read(next, 1000, &mut found).unwrap();
+        assert_eq!(found[8..], numbered(9)[8..], "cut at {cut}");
+        let mut first = Vec::new();
+        bob(&log).read(0, 1000, &mut first).unwrap();
+        let expected = if kept > 0 { kept * size } else { size };
         assert_eq!(
-            fs::metadata(&file).unwrap().len() as usize,
-            kept * messages[0].len()
+            first.len(),
+            expected + if torn == 0 && kept > 0 { size } else { 0 }
         );
     }
-}
-
-#[test]
-fn after_a_damaged_message_in_an_older_segment_reading_goes_on_in_the_next() {
-    let dir = TempDir::new().unwrap();
-    let log = open(&dir, &small());
-    for n in 0..30 {
-        bob(&log).append(&mut numbered(n)).unwrap();
-    }
-    drop(log);
-    let file = files(&dir).remove(0);
-    let mut bytes = fs::read(&file).unwrap();
-    let size = numbered(0).len();
-    bytes[3 * size + 20] ^= 1;
-    fs::write(&file, &bytes).unwrap();
-    let next = (bytes.len() / size) as i64;
-
-    let log = open(&dir, &small());
-    let mut out = Vec::new();
-    bob(&log).read(0, 1000, &mut out).unwrap();
-    assert_eq!(out.len(), 3 * size);
-    for offset in 3..=next {
-        out.clear();
-        bob(&log).read(offset, 1000, &mut out).unwrap();
-        assert_eq!(message::header(&out).unwrap().0, next);
-    }
-    assert_eq!(bob(&log).offsets().unwrap(), 0..30);
 }
 
 #[test]
@@ -364,8 +337,10 @@ fn after_a_file_was_deleted_or_cut_the_log_goes_on_without_a_hole() {
         }
         let after = without_offset(&[numbered(3), numbered(4)]);
         assert_eq!(read_from(&bob(&log), 3, 1000), after);
-        let gone = bob(&log).read(0, 1000, &mut Vec::new());
-        assert_eq!(gone, Err(code::OFFSET_OUT_OF_RANGE), "{left:?}");
+        let mut kept = Vec::new();
+        bob(&log).read(0, 1000, &mut kept).unwrap();
+        let first = numbered(if left.is_some() { 0 } else { 3 });
+        assert_eq!(kept[8..first.len()], first[8..], "{left:?}");
 
         drop(log);
         let log = open(&dir, &small());
@@ -534,6 +509,92 @@ fn a_directory_that_cannot_be_used_is_named_with_the_remedy() {
             error.contains(&format!("cannot use {}", unusable.display())),
             "{error}"
         );
+        let cause = format!("{} is not a folder", file.display());
+        assert!(error.contains(&cause), "{error}");
         assert!(error.contains("--data-dir"), "{error}");
+    }
+}
+
+#[test]
+fn only_the_owner_can_use_the_folders_and_files_also_of_an_earlier_version() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = TempDir::new().unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let chmod = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    chmod(dir.path(), 0o755).unwrap();
+    let (tx, said) = mpsc::channel();
+    let config = Config {
+        report: Report::to(move |said| tx.send(said.to_string()).unwrap()),
+        ..small()
+    };
+    let everything = || {
+        let inside = fs::read_dir(dir.path()).unwrap();
+        let inside = inside.map(|entry| entry.unwrap().path());
+        inside.chain(files(&dir)).collect::<Vec<_>>()
+    };
+    bob(&open(&dir, &config)).append(&mut numbered(0)).unwrap();
+    for _ in 0..2 {
+        assert!(everything().len() >= 4);
+        for path in everything() {
+            let expected = if path.is_dir() { 0o700 } else { 0o600 };
+            assert_eq!(mode(&path), expected, "{}", path.display());
+            chmod(&path, expected | 0o055 & expected >> 3 | 0o044).unwrap();
+        }
+        bob(&open(&dir, &config)).append(&mut numbered(1)).unwrap();
+        // It is only read.
+        chmod(&dir.path().join("meta.properties"), 0o600).unwrap();
+    }
+    assert_eq!(said.try_recv(), Err(mpsc::TryRecvError::Empty));
+    chmod(dir.path(), 0o777).unwrap();
+    drop(open(&dir, &config));
+    let said = said.try_recv().unwrap();
+    assert!(
+        said.contains(&format!("chmod go-w {}", dir.path().display())),
+        "{said}"
+    );
+}
+
+#[test]
+fn nothing_is_opened_through_a_symbolic_link() {
+    use std::os::unix::fs::symlink;
+    let victim = TempDir::new().unwrap();
+    let file = victim.path().join("file");
+    fs::write(&file, "untouched").unwrap();
+    let target = victim.path().join("folder");
+    fs::create_dir(&target).unwrap();
+    for name in [
+        ".lock",
+        "meta.properties.new",
+        "bob-0",
+        "bob-0/00000000000000000000.log",
+    ] {
+        let dir = TempDir::new().unwrap();
+        let link = dir.path().join(name);
+        if let Some(topic) = name.strip_suffix("/00000000000000000000.log") {
+            fs::create_dir(dir.path().join(topic)).unwrap();
+        }
+        symlink(if name == "bob-0" { &target } else { &file }, &link).unwrap();
+        let (tx, said) = mpsc::channel();
+        let config = Config {
+            report: Report::to(move |said| tx.send(said.to_string()).unwrap()),
+            ..small()
+        };
+        let opened = Log::open(dir.path(), "127.0.0.1:9092", &Arc::new(config));
+        let refused = match &opened {
+            Err(error) => error.to_string(),
+            Ok(log) => {
+                if let Some(topic) = log.topic("bob") {
+                    topic.append(&mut numbered(0)).unwrap();
+                } else {
+                    assert!(log.create_topic("bob").is_err());
+                }
+                said.try_recv().unwrap()
+            }
+        };
+        let last = link.file_name().unwrap().to_str().unwrap();
+        assert!(refused.contains(last), "{name}: {refused}");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&file).unwrap(), b"untouched", "{name}");
+        assert_eq!(fs::read_dir(&target).unwrap().count(), 0, "{name}");
     }
 }

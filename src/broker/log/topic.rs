@@ -5,22 +5,28 @@ use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, Thread, ThreadId};
 
-use super::files::{OpenFiles, append_at};
-use super::segment::{Segment, add_to_index, find, modified, walk};
-use crate::broker::{Config, lock, message};
+use super::PARTITION;
+use super::files::OpenFiles;
+use super::recovery::torn_path;
+use super::segment::{Lost, Segment, add_to_index, modified};
+use super::walk::{Walk, notes_path, to_notes};
+use crate::broker::files::{append_at, create, open_to_read};
+use crate::broker::message::{self, MIN_BYTES};
+use crate::broker::{Config, lock};
 use crate::wire::{ErrorCode, code};
 
 /// A topic, and the folder of its segments.
 #[derive(Debug)]
 pub(in crate::broker) struct Topic {
-    dir: PathBuf,
-    config: Arc<Config>,
-    /// Oldest first; the last is appended to. Empty until the topic is first used. Locked during an
-    /// append, and for a read until it is known where to read.
+    pub(super) name: String,
+    pub(super) dir: PathBuf,
+    pub(super) config: Arc<Config>,
+    /// Oldest first; the last is appended to, and has no damage after its messages. Empty until the
+    /// topic is first used. Locked during an append, and for a read until it is known where to read.
     segments: Mutex<VecDeque<Segment>>,
     /// The threads to wake up when messages are appended. Locked for a look at the list.
     watchers: Mutex<HashMap<ThreadId, Thread>>,
@@ -28,9 +34,15 @@ pub(in crate::broker) struct Topic {
 }
 
 impl Topic {
-    pub(super) fn new(dir: PathBuf, config: &Arc<Config>, open_files: &Arc<OpenFiles>) -> Topic {
+    pub(super) fn new(
+        name: &str,
+        dir: &Path,
+        config: &Arc<Config>,
+        open_files: &Arc<OpenFiles>,
+    ) -> Topic {
         Topic {
-            dir,
+            name: name.to_string(),
+            dir: dir.join(format!("{name}{PARTITION}")),
             config: Arc::clone(config),
             segments: Mutex::default(),
             watchers: Mutex::default(),
@@ -38,8 +50,12 @@ impl Topic {
         }
     }
 
-    /// The segments: at least one. The first time, they are searched for on disk, and a torn tail is
-    /// cut off.
+    /// The folder of its segments.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The segments: at least one. The first time, they are searched for on disk.
     pub(super) fn segments(&self) -> io::Result<MutexGuard<'_, VecDeque<Segment>>> {
         let mut segments = lock(&self.segments);
         if segments.is_empty() {
@@ -48,41 +64,30 @@ impl Topic {
         Ok(segments)
     }
 
-    fn load(&self) -> io::Result<VecDeque<Segment>> {
-        let mut segments = Vec::new();
-        for entry in fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let base = name.to_str().and_then(|n| n.strip_suffix(".log"));
-            if let Some(base) = base.and_then(|b| b.parse().ok()) {
-                // Its end is found by `Segment::index`.
-                let segment = Segment {
-                    len: entry.metadata()?.len(),
-                    index: None,
-                    ..Segment::new(base)
-                };
-                // A number that is written in another way is not ours.
-                if segment.path(&self.dir).file_name() == Some(&name) {
-                    segments.push(segment);
-                }
-            }
+    /// What the offsets in the segment from `base` on, of `len` bytes, stay below.
+    pub(super) fn most(&self, base: i64, len: u64) -> i64 {
+        let config = &self.config;
+        let most = len.max(config.segment_bytes.max(config.max_request_bytes as u64));
+        base + (most / MIN_BYTES as u64) as i64
+    }
+
+    /// Appends go to a new segment from now on. Its file is created at once: it keeps the offsets
+    /// before it from being given again.
+    pub(super) fn push(&self, segments: &mut VecDeque<Segment>, base: i64) -> io::Result<()> {
+        if let Some(last) = segments.back_mut() {
+            self.open_files.close(&last.path(&self.dir));
+            last.next = Some(base);
         }
-        segments.sort_unstable_by_key(|s| s.base);
-        for i in 1..segments.len() {
-            segments[i - 1].end = segments[i].base;
-        }
-        match segments.last_mut() {
-            None => segments.push(Segment::new(0)),
-            Some(active) => {
-                let len = active.len;
-                active.index(&self.dir)?;
-                if active.len < len {
-                    let file = File::options().write(true).open(active.path(&self.dir));
-                    file?.set_len(active.len)?;
-                }
-            }
-        }
-        Ok(segments.into())
+        let segment = Segment::new(base, self.most(base, 0));
+        create(&segment.path(&self.dir))?;
+        segments.push_back(segment);
+        Ok(())
+    }
+
+    /// Reports why a segment can't be used.
+    fn failed(&self, doing: &str, path: &Path, error: io::Error) -> ErrorCode {
+        self.say(Some(format!("cannot {doing} {}", path.display())), &error);
+        error.into()
     }
 
     /// Appends a message set in one write, after setting the offsets of its messages. Returns the
@@ -90,29 +95,38 @@ impl Topic {
     pub(in crate::broker) fn append(&self, set: &mut [u8]) -> Result<i64, ErrorCode> {
         message::check_set(set)?;
         let mut segments = self.segments()?;
-        let base_offset = offsets(&segments).end;
         let size = set.len() as u64;
-        let full = |s: &&Segment| s.len > 0 && s.len + size > self.config.segment_bytes;
-        if let Some(full) = segments.back().filter(full) {
-            self.open_files.close(&full.path(&self.dir));
-            segments.push_back(Segment::new(base_offset));
+        let path = |segment: &Segment| segment.path(&self.dir);
+        let is_full = |s: &&Segment| s.len > 0 && s.len + size > self.config.segment_bytes;
+        if segments.back().is_some_and(|last| is_full(&last)) {
+            let next = next_offset(&segments);
+            self.push(&mut segments, next)?;
+        }
+        let active = path(&segments[segments.len() - 1]);
+        let open = || self.open_files.open(active.clone());
+        let (mut file, mut found) = open().map_err(|e| self.failed("write", &active, e))?;
+        if found.len() < segments[segments.len() - 1].len {
+            // The file was deleted or cut. The offsets go on.
+            self.reload(&mut segments)?;
+            let active = path(&segments[segments.len() - 1]);
+            (file, found) = self.open_files.open(active)?;
         }
         let last = segments.len() - 1;
         let active = &mut segments[last];
-        let (mut file, mut found) = self.open_files.open(active.path(&self.dir))?;
-        if found.len() < active.len {
-            // The file was deleted or cut. Its messages are lost; the offsets go on.
-            self.open_files.close(&active.path(&self.dir));
-            *active = Segment::new(base_offset);
-            (file, found) = self.open_files.open(active.path(&self.dir))?;
-        }
+        let (base_offset, start) = (active.end, active.len);
         let index = active.index.get_or_insert_default();
         let indexed = index.len();
         let end = message::assign_offsets(set, base_offset, |offset, at| {
-            add_to_index(index, offset, active.len + at as u64);
+            add_to_index(index, offset, start + at as u64);
         });
-        append_at(&file, &found, active.len, set).inspect_err(|_| index.truncate(indexed))?;
-        active.newest = (base_offset, active.len);
+        let written = self
+            .note_lookalikes(active, set)
+            .and_then(|()| append_at(&file, &found, start, set));
+        if let Err(error) = written {
+            active.index.get_or_insert_default().truncate(indexed);
+            return Err(self.failed("write", &path(active), error));
+        }
+        active.newest = (base_offset, start);
         active.len += size;
         active.end = end;
         self.delete_oldest(&mut segments);
@@ -122,76 +136,123 @@ impl Topic {
         Ok(base_offset)
     }
 
+    /// Notes the places of messages that have bytes in them which a walk could take for a message.
+    fn note_lookalikes(&self, active: &Segment, mut set: &[u8]) -> io::Result<()> {
+        let (mut at, mut places) = (active.len, Vec::new());
+        let offsets = active.base + 1..active.most;
+        while let Some((_, size)) = message::header(set) {
+            let (message, rest) = set.split_at(size);
+            let end = at + size as u64;
+            if message::has_lookalike(message, &offsets) {
+                places.push(at..end);
+            }
+            (set, at) = (rest, end);
+        }
+        if places.is_empty() {
+            return Ok(());
+        }
+        let file = create(&notes_path(&active.path(&self.dir)))?;
+        let found = file.metadata()?;
+        append_at(&file, &found, found.len(), &to_notes(&places))
+    }
+
     /// Deletes the oldest segments, as long as the others have all that has to be kept.
     fn delete_oldest(&self, segments: &mut VecDeque<Segment>) {
-        let mut total: u64 = segments.iter().map(|s| s.len).sum();
+        let mut total = total(segments);
         while segments.len() > 1 && total - segments[0].len >= self.config.retention_bytes {
             // A file that cannot be deleted is found again at the next start, and retried. That is
             // better than a failed append.
-            let _ = fs::remove_file(segments[0].path(&self.dir));
+            let path = segments[0].path(&self.dir);
+            for path in [&path, &notes_path(&path), &torn_path(&path)] {
+                let _ = fs::remove_file(path);
+            }
             total -= segments[0].len;
             segments.pop_front();
         }
     }
 
-    /// The offsets that can be read: from the oldest message kept to the end of the log.
+    /// The offsets that can be read: from the oldest message kept to the end of the log, which is
+    /// after the last intact message. The next message can have a larger one.
     pub(in crate::broker) fn offsets(&self) -> io::Result<Range<i64>> {
         Ok(offsets(&*self.segments()?))
     }
 
-    /// Reads messages from `offset` on and adds them to `out`: at most `max_bytes`, so that the last
-    /// message can be cut. Returns the end of the log.
+    /// Reads messages from `offset` on, or from the next one that is intact, and adds them to `out`:
+    /// at most `max_bytes`, so that the last message can be cut. Returns the end of the log.
     pub(in crate::broker) fn read(
         &self,
         offset: i64,
         max_bytes: usize,
         out: &mut Vec<u8>,
     ) -> Result<i64, ErrorCode> {
-        let mut segments = self.segments()?;
-        let readable = offsets(&segments);
-        if offset == readable.end {
-            return Ok(readable.end);
+        let start = out.len();
+        let mut is_reloaded = false;
+        loop {
+            let mut segments = self.segments()?;
+            let readable = offsets(&segments);
+            if !(readable.start..=next_offset(&segments)).contains(&offset) {
+                return Err(code::OFFSET_OUT_OF_RANGE);
+            }
+            let found = match offset < readable.end {
+                true => self.find(&mut segments, offset),
+                false => return Ok(readable.end),
+            };
+            let end = offsets(&segments).end;
+            drop(segments);
+            let read = match found {
+                Ok(None) => return Ok(end),
+                Ok(Some(extent)) => extent.read(offset, max_bytes, out),
+                Err(error) => Err(error),
+            };
+            match read {
+                Ok(true) => return Ok(end),
+                // Damage that was not known is reported once the segment is read again.
+                Ok(false) | Err(_) if !is_reloaded => {
+                    out.truncate(start);
+                    let mut segments = self.segments()?;
+                    // The segment may have been deleted just now, to make room for newer messages.
+                    if offset >= offsets(&segments).start {
+                        self.reload(&mut segments)?;
+                    }
+                    is_reloaded = true;
+                }
+                Ok(false) => return Ok(end),
+                Err(error) => {
+                    out.truncate(start);
+                    return Err(self.failed("read", &self.dir, error));
+                }
+            }
         }
-        if !readable.contains(&offset) {
-            return Err(code::OFFSET_OUT_OF_RANGE);
-        }
+    }
+
+    /// Where to read from `offset` on; `None` if no intact message is left there.
+    fn find(&self, segments: &mut VecDeque<Segment>, offset: i64) -> io::Result<Option<Extent>> {
         let mut i = segments.partition_point(|s| s.base <= offset) - 1;
-        segments[i].index(&self.dir)?;
-        if segments[i].end <= offset && i + 1 < segments.len() {
-            // The end of this segment is damaged: reading goes on after the gap, as in Kafka.
+        loop {
+            self.check(&mut segments[i])?;
+            if segments[i].end > offset {
+                break;
+            }
             i += 1;
+            if i == segments.len() {
+                return Ok(None);
+            }
         }
-        let segment = &mut segments[i];
-        let (path, len, newest) = (segment.path(&self.dir), segment.len, segment.newest);
-        let index = segment.index(&self.dir)?;
+        let segment = &segments[i];
+        let index = segment.index.as_deref().unwrap_or_default();
         let next = index.partition_point(|(indexed, _)| *indexed <= offset);
         let floor = next.checked_sub(1).map(|floor| index[floor]);
-        let newest = Some(newest).filter(|(first, _)| *first <= offset);
-        // After a gap there is neither: reading starts at the segment's first message.
-        let (indexed, from) = floor.max(newest).unwrap_or((offset, 0));
-        let to = index.get(next).map_or(len, |(_, at)| *at);
-        let open = self.open_files.get(&path);
-        drop(segments);
-
-        let start = out.len();
-        let file = open.map_or_else(|| File::open(path).map(Arc::new), Ok);
-        let read = file.and_then(|file| {
-            let at = match indexed == offset {
-                true => from,
-                false => find(&file, from..to, offset)?,
-            };
-            let size = usize::try_from(len - at).unwrap_or(usize::MAX);
-            out.resize(start + size.min(max_bytes), 0);
-            file.read_exact_at(&mut out[start..], at)
-        });
-        read.map(|()| readable.end).map_err(|error| {
-            out.truncate(start);
-            // The segment may have been deleted just now, to make room for newer messages.
-            match self.offsets() {
-                Ok(readable) if offset < readable.start => code::OFFSET_OUT_OF_RANGE,
-                _ => error.into(),
-            }
-        })
+        let newest = Some(segment.newest).filter(|(first, _)| *first <= offset);
+        let path = segment.path(&self.dir);
+        Ok(Some(Extent {
+            base: segment.base,
+            file: self.open_files.get(&path),
+            path,
+            from: floor.max(newest).unwrap_or((segment.base, 0)),
+            len: segment.len,
+            limit: segment.limit(),
+            lost: segment.lost.clone(),
+        }))
     }
 
     /// The first message whose timestamp is `time` (milliseconds since 1970) or later: its offset
@@ -199,24 +260,26 @@ impl Topic {
     ///
     /// Segments that were last written to before `time` are not read.
     pub(in crate::broker) fn first_since(&self, time: i64) -> io::Result<Option<(i64, i64)>> {
-        let mut found = None;
-        for (base, path) in self.paths()? {
-            if found.is_none() && modified(&path)? >= time {
-                walk(&path, base, |offset, _, message| {
-                    let timestamp = message::timestamp(message).filter(|found| *found >= time);
-                    found = timestamp.map(|timestamp| (offset, timestamp));
-                    found.is_none()
-                })?;
+        for (base, limit, len, path) in self.files()? {
+            if modified(&path)? < time {
+                continue;
+            }
+            let file = open_to_read(&path)?;
+            let mut walk = Walk::new(&file, &path, (base, 0), len, limit);
+            while let Some((offset, _, message)) = walk.next()? {
+                if let Some(found) = message::timestamp(message).filter(|found| *found >= time) {
+                    return Ok(Some((offset, found)));
+                }
             }
         }
-        Ok(found)
+        Ok(None)
     }
 
     /// The first offsets of the segments that were last written to at `time` (milliseconds since
     /// 1970) or before, newest first: version 0 of ListOffsets, from before messages had timestamps.
     pub(in crate::broker) fn segments_until(&self, time: i64) -> io::Result<Vec<i64>> {
         let mut bases = Vec::new();
-        for (base, path) in self.paths()? {
+        for (base, _, _, path) in self.files()? {
             if modified(&path)? <= time {
                 bases.insert(0, base);
             }
@@ -224,11 +287,13 @@ impl Topic {
         Ok(bases)
     }
 
-    /// The segments that have messages: their first offset and their file.
-    fn paths(&self) -> io::Result<Vec<(i64, PathBuf)>> {
+    /// The segments that have bytes: their first offset, their limit, their length and their file.
+    fn files(&self) -> io::Result<Vec<(i64, i64, u64, PathBuf)>> {
         let segments = self.segments()?;
         let full = segments.iter().filter(|s| s.len > 0);
-        Ok(full.map(|s| (s.base, s.path(&self.dir))).collect())
+        Ok(full
+            .map(|s| (s.base, s.limit(), s.len, s.path(&self.dir)))
+            .collect())
     }
 
     /// Makes the next append unpark the current thread.
@@ -243,8 +308,61 @@ impl Topic {
     }
 }
 
+/// A part of a segment, to be read without a lock.
+struct Extent {
+    base: i64,
+    path: PathBuf,
+    file: Option<Arc<File>>,
+    /// Where the search begins: an offset, and the byte at which its message starts.
+    from: (i64, u64),
+    len: u64,
+    limit: i64,
+    lost: Lost,
+}
+
+impl Extent {
+    /// Reads as [`Topic::read`] does. Returns false if it has to skip damage that is not known.
+    fn read(self, offset: i64, max_bytes: usize, out: &mut Vec<u8>) -> io::Result<bool> {
+        let file = match self.file {
+            Some(file) => file,
+            None => Arc::new(open_to_read(&self.path)?),
+        };
+        let mut walk = Walk::new(&file, &self.path, self.from, self.len, self.limit);
+        let (first, at) = loop {
+            match walk.next()? {
+                None => return Ok(false),
+                Some((found, at, _)) if found >= offset => break (found, at),
+                Some(_) => {}
+            }
+        };
+        let start = out.len();
+        let size = usize::try_from(self.len - at).unwrap_or(usize::MAX);
+        out.resize(start + size.min(max_bytes), 0);
+        file.read_exact_at(&mut out[start..], at)?;
+        let intact = message::intact_bytes(&out[start..], first);
+        // At the end of the file nothing is cut.
+        if size <= max_bytes || !message::is_cut(&out[start + intact..]) {
+            out.truncate(start + intact);
+        }
+        // Before its first message, it is another segment's damage.
+        let from = offset.max(self.base);
+        Ok(from == first || self.lost.has(&(from..first)))
+    }
+}
+
 /// The offsets that can be read.
 fn offsets(segments: &VecDeque<Segment>) -> Range<i64> {
     let start = segments.front().map_or(0, |s| s.base);
-    start..segments.back().map_or(start, |s| s.end)
+    let last = segments.iter().rfind(|s| s.has_messages());
+    start..last.map_or(start, |s| s.end)
+}
+
+/// The offset that the next message gets.
+pub(super) fn next_offset(segments: &VecDeque<Segment>) -> i64 {
+    segments.back().map_or(0, |s| s.end)
+}
+
+/// How many bytes the segments have.
+pub(super) fn total(segments: &VecDeque<Segment>) -> u64 {
+    segments.iter().map(|s| s.len).sum()
 }

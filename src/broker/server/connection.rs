@@ -3,10 +3,11 @@
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::Shared;
-use crate::broker::lock;
+use crate::broker::{identity, lock};
 use crate::wire::{self, Node, Request};
 
 /// How much a connection reads ahead: most requests are whole after one read. The rest of larger
@@ -25,6 +26,8 @@ pub(super) struct Connection {
     pub(super) stream: TcpStream,
     /// The time of its last response; `None` while a request is being answered.
     pub(super) idle_since: Mutex<Option<Instant>>,
+    /// It has sent a request, and is not this process's own.
+    pub(super) is_guest: AtomicBool,
 }
 
 impl Connection {
@@ -63,6 +66,8 @@ impl Shared {
             let Ok((header, request)) = Request::read(&mut request) else {
                 return Ok(());
             };
+            let is_guest = header.client_id != Some(identity::client_id());
+            connection.is_guest.store(is_guest, Ordering::Relaxed);
             let response = self.answer(&node, &header, request, connection);
             // Stored before the response is written: a client that has its response is idle.
             *lock(&connection.idle_since) = Some(Instant::now());

@@ -35,6 +35,9 @@ const STACK_BYTES: usize = 256 * 1024;
 /// are open for one operation.
 const SPARE_DESCRIPTORS: usize = log::MAX_OPEN + 16;
 
+/// How many more there have to be at the start: a chat's own connections have two each.
+const LEAST_CONNECTIONS: usize = 16;
+
 /// How long to wait after a failure to accept, of which there may be many.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
@@ -89,12 +92,18 @@ impl Broker {
     ///
     /// Fails when the directory cannot be created or written, or when another broker uses it.
     pub fn start(listener: TcpListener, dir: &Path, config: Config) -> Result<Broker> {
-        let failed = |e| Error::failed("cannot start the small broker", e);
+        let failed = |e: io::Error| Error::failed("cannot start the small broker", e);
         let address = listener.local_addr().map_err(failed)?;
         // The caller may have made it non-blocking.
         listener.set_nonblocking(false).map_err(failed)?;
         let config = Arc::new(config);
         let log = Log::open(dir, &address.to_string(), &config)?;
+        let spare = spare_descriptors(&log, SPARE_DESCRIPTORS + LEAST_CONNECTIONS);
+        spare.map_err(|error| match log::is_out_of_descriptors(&error) {
+            true => failed(io::Error::other("this program may open too few files"))
+                .hint(log::TOO_FEW_DESCRIPTORS),
+            false => failed(error),
+        })?;
         let offsets = dir.join("group-offsets");
         let group_offsets =
             GroupOffsets::open(&offsets, config.max_group_offsets).map_err(|e| {
@@ -123,6 +132,13 @@ impl Broker {
     /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Whether another process uses it.
+    pub fn has_guests(&self) -> bool {
+        let connections = lock(&self.shared.connections);
+        let mut guests = connections.values().map(|it| &it.connection.is_guest);
+        guests.any(|is_guest| is_guest.load(Ordering::Relaxed))
     }
 }
 
@@ -155,6 +171,12 @@ impl Drop for Broker {
     }
 }
 
+/// Fails if not as many descriptors can be had.
+fn spare_descriptors(log: &Log, count: usize) -> io::Result<()> {
+    let spare: io::Result<Vec<_>> = (0..count).map(|_| log.spare_descriptor()).collect();
+    spare.map(drop)
+}
+
 impl Shared {
     fn accept(self: &Arc<Self>, listener: &TcpListener) {
         while !self.stopping.load(Ordering::SeqCst) {
@@ -173,6 +195,7 @@ impl Shared {
         let connection = Arc::new(Connection {
             stream,
             idle_since: Mutex::new(Some(Instant::now())),
+            is_guest: AtomicBool::new(false),
         });
         // Locked until the connection is registered, so that it cannot end before.
         let Some(mut connections) = self.make_room() else {
@@ -202,9 +225,7 @@ impl Shared {
     /// `None` if none is idle.
     fn make_room(&self) -> Option<MutexGuard<'_, HashMap<ThreadId, Running>>> {
         let is_full = |connections: &mut HashMap<ThreadId, Running>| {
-            let spare: io::Result<Vec<_>> = (0..SPARE_DESCRIPTORS)
-                .map(|_| self.log.spare_descriptor())
-                .collect();
+            let spare = spare_descriptors(&self.log, SPARE_DESCRIPTORS);
             connections.len() >= self.config.max_connections || spare.is_err()
         };
         let mut connections = lock(&self.connections);

@@ -8,6 +8,7 @@ use kafka::client::{GroupOffsetStorage, KafkaClient};
 use kafka::error::Error as KafkaError;
 
 use super::errors::CallError;
+use crate::broker::identity;
 use crate::client::sentences::seconds;
 use crate::ending::spawn;
 
@@ -36,7 +37,7 @@ impl Connection {
         }
         spawn("crate kafka", move || {
             let mut client = KafkaClient::new(vec![server]);
-            client.set_client_id("kafka-chat".into());
+            client.set_client_id(identity::client_id().into());
             client.set_fetch_min_bytes(1);
             // Fails only for a time that does not fit 32 bits of milliseconds.
             let _ = client.set_fetch_max_wait_time(LONG_POLL);

@@ -45,9 +45,9 @@ impl CallError {
     /// The cause, as half a sentence.
     pub(super) fn why(&self, broker: &Broker) -> String {
         match self {
-            // The small broker answers so when its disk fails.
+            // The small broker answers so when a file cannot be used.
             CallError::Code(KafkaCode::Unknown) if broker.take_over.is_some() => {
-                "the broker could not write its log: is its disk full?".into()
+                "the broker could not use its log; the program that runs it says why".into()
             }
             CallError::Code(code) => meaning(*code).into(),
             CallError::Connection { why, .. } => why.clone(),

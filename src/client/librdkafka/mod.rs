@@ -92,11 +92,14 @@ const FIXED_CONSUMER_SETTINGS: &[(&str, &str)] = &[
 ///
 /// It does not connect. The first producer, consumer or group does so anyway, and fails within five
 /// seconds: a connection only to try would double what a short-lived program takes to start.
-pub(super) fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
+///
+/// The small broker has no idempotence, without which nothing is written here.
+pub(super) fn connect(options: &Options, is_small_broker: bool) -> Result<Box<dyn Cluster>> {
     let cluster = LibrdkafkaCluster {
         servers: options.servers.clone(),
         properties: options.properties.clone(),
         take_over: options.take_over.clone(),
+        is_small_broker,
     };
     cluster
         .config(&[], &[])
@@ -113,6 +116,7 @@ struct LibrdkafkaCluster {
     properties: Vec<(String, String)>,
     /// For the small broker alone. The only strong reference: see `KafkaCrateCluster`.
     take_over: Option<TakeOver>,
+    is_small_broker: bool,
 }
 
 impl LibrdkafkaCluster {
@@ -122,6 +126,7 @@ impl LibrdkafkaCluster {
             servers: self.servers.clone(),
             properties: self.properties.clone(),
             take_over: None,
+            is_small_broker: self.is_small_broker,
         }
     }
 
@@ -217,6 +222,11 @@ impl Cluster for LibrdkafkaCluster {
         delivery_timeout: Duration,
         reports: Reports,
     ) -> Result<Box<dyn Producer>> {
+        if self.is_small_broker {
+            return Err(Error::usage(
+                "-X and -F cannot be used to write to the small broker: leave them out",
+            ));
+        }
         if let Some(warning) = properties::weakness(&self.properties) {
             say(warning);
         }
@@ -265,11 +275,14 @@ mod tests {
 
     fn cluster(server: &str, properties: &[(&str, &str)]) -> Result<Box<dyn Cluster>> {
         let owned = |&(name, value): &(&str, &str)| (name.to_string(), value.to_string());
-        connect(&Options {
-            servers: vec![server.to_string()],
-            properties: properties.iter().map(owned).collect(),
-            ..Options::default()
-        })
+        connect(
+            &Options {
+                servers: vec![server.to_string()],
+                properties: properties.iter().map(owned).collect(),
+                ..Options::default()
+            },
+            false,
+        )
     }
 
     fn produce(server: &str, properties: &[(&str, &str)]) -> String {
@@ -312,6 +325,7 @@ mod tests {
                 ("auto.offset.reset".into(), "earliest".into()),
             ],
             take_over: None,
+            is_small_broker: false,
         };
         let config = cluster.config(&[("linger.ms", "5")], FIXED_CONSUMER_SETTINGS);
         assert_eq!(config.get("linger.ms"), Some("8"));

@@ -157,7 +157,8 @@ fn a_reader_of_a_log_that_lost_its_end_prints_nothing_twice_and_says_once_what_i
         .open(broker.on.segment(&peer));
     let segment = segment.unwrap();
     let length = segment.metadata().unwrap().len();
-    segment.set_len(length - 1).unwrap();
+    // Two records: the offset of one that is only incomplete is not given again.
+    segment.set_len(length / 2).unwrap();
     broker.restart();
     // Before the log has grown again.
     reader.wait_for_notice("may have been missed");

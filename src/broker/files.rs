@@ -1,0 +1,96 @@
+//! How files of the log are opened: for their owner alone, and never through a symbolic link, by which
+//! somebody else who can write to the folder would choose what is read or overwritten.
+
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use nix::libc::{EISDIR, ELOOP, O_NOFOLLOW, O_NONBLOCK};
+
+/// Opens a file to read it.
+pub(super) fn open_to_read(path: &Path) -> io::Result<File> {
+    open(OpenOptions::new().read(true), path)
+}
+
+/// Opens a file to write and to read it. It is created if it does not exist.
+pub(super) fn create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    let file = open(&mut options, path)?;
+    // Earlier versions created files that everyone can read.
+    let permissions = file.metadata()?.permissions();
+    if permissions.mode() & 0o077 != 0 {
+        // Only the owner may change that.
+        let _ = file.set_permissions(fs::Permissions::from_mode(0o600));
+    }
+    Ok(file)
+}
+
+fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    // A pipe of that name must not be waited for.
+    let options = options.mode(0o600).custom_flags(O_NOFOLLOW | O_NONBLOCK);
+    options.open(path).map_err(|error| {
+        let what = match error.raw_os_error() {
+            Some(ELOOP) => "is a symbolic link, which is not followed",
+            Some(EISDIR) => "is a folder",
+            _ => return error,
+        };
+        let name = path.file_name().unwrap_or_default().display();
+        io::Error::new(error.kind(), format!("{name} {what}"))
+    })
+}
+
+/// Creates a folder that only its owner can use.
+pub(super) fn create_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)
+}
+
+/// Fails if something else than a folder is at `path`, and takes a folder that is there from everyone
+/// but its owner.
+pub(super) fn check_dir(path: &Path) -> io::Result<()> {
+    let found = fs::symlink_metadata(path)?;
+    if !found.is_dir() {
+        let name = path.file_name().unwrap_or_default().display();
+        return Err(io::Error::other(format!("{name} is not a folder")));
+    }
+    if found.permissions().mode() & 0o077 != 0 {
+        // Only the owner may change that.
+        let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
+    }
+    Ok(())
+}
+
+/// Whether others than the owner can write to a folder.
+pub(super) fn can_others_write(dir: &Path) -> io::Result<bool> {
+    Ok(fs::metadata(dir)?.permissions().mode() & 0o022 != 0)
+}
+
+/// Writes a file as a whole or not at all, and returns it.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(".new");
+    let new = Path::new(&name);
+    let file = create(new)?;
+    append_at(&file, &file.metadata()?, 0, bytes)?;
+    fs::rename(new, path)?;
+    Ok(file)
+}
+
+/// Appends `bytes` to the first `len` bytes of the file, whose metadata is `found`. After an error
+/// the file has these first bytes and no more, at the latest when the next append starts.
+pub(super) fn append_at(file: &File, found: &Metadata, len: u64, bytes: &[u8]) -> io::Result<()> {
+    if found.len() > len {
+        file.set_len(len)?;
+    }
+    file.write_all_at(bytes, len).inspect_err(|_| {
+        let _ = file.set_len(len);
+    })
+}
+
+/// The first `size` bytes of a file from `at` on, which must have them.
+pub(super) fn read_part(path: &Path, at: u64, size: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+    open_to_read(path)?.read_exact_at(&mut bytes, at)?;
+    Ok(bytes)
+}

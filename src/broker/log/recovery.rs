@@ -1,0 +1,187 @@
+//! What of a topic is found on disk, and what of that is damaged.
+
+use std::collections::VecDeque;
+use std::fmt::Display;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::MAX_OFFSET;
+use super::segment::{Lost, Segment};
+use super::topic::{Topic, next_offset, total};
+use crate::broker::files::{append_at, create, read_part};
+use crate::broker::message::{self, MIN_BYTES};
+
+impl Topic {
+    /// Searches for the segments on disk again, after something there was changed by others.
+    pub(super) fn reload(&self, segments: &mut VecDeque<Segment>) -> io::Result<()> {
+        let next = next_offset(segments);
+        *segments = self.load()?;
+        // An offset is never given twice.
+        if next_offset(segments) < next {
+            self.push(segments, next)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn load(&self) -> io::Result<VecDeque<Segment>> {
+        let mut segments = VecDeque::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let base = name.to_str().and_then(|n| n.strip_suffix(".log"));
+            let base = base.and_then(|b| b.parse().ok());
+            let Some(base) = base.filter(|base| (0..=MAX_OFFSET).contains(base)) else {
+                continue;
+            };
+            let found = entry.metadata()?;
+            let mut segment = Segment::new(base, self.most(base, found.len()));
+            // A number that is written in another way is not ours.
+            if segment.path(&self.dir).file_name() == Some(&name) {
+                // Anything but a file is left alone, and has no messages.
+                if found.is_file() {
+                    // Its end is found by `Segment::index`.
+                    (segment.len, segment.index) = (found.len(), None);
+                }
+                segments.push_back(segment);
+            }
+        }
+        segments
+            .make_contiguous()
+            .sort_unstable_by_key(|segment| segment.base);
+        for i in 1..segments.len() {
+            let base = segments[i].base;
+            (segments[i - 1].next, segments[i - 1].end) = (Some(base), base);
+        }
+        for i in 0..segments.len() {
+            if segments[i].index.is_some() {
+                self.lose_whole(&mut segments, i)?;
+            }
+        }
+        match segments.front() {
+            None => segments.push_back(Segment::new(0, self.most(0, 0))),
+            Some(oldest) if oldest.base > 0 && total(&segments) < self.config.retention_bytes => {
+                let mut lost = Lost::default();
+                lost.add(0..oldest.base);
+                let said = lost.sentence(&self.name, "missing");
+                self.say(said, self.dir.display());
+            }
+            Some(_) => {}
+        }
+        let last = segments.len() - 1;
+        if segments[last].index.is_none() {
+            self.check_last(&mut segments)?;
+        }
+        // The end of the log has to be known, which is after the last intact message.
+        for i in (0..last).rev() {
+            if segments[i + 1].has_messages() {
+                break;
+            }
+            self.check(&mut segments[i])?;
+        }
+        Ok(segments)
+    }
+
+    /// Reports a segment of which nothing can be read, since it is not a file.
+    fn lose_whole(&self, segments: &mut VecDeque<Segment>, i: usize) -> io::Result<()> {
+        let segment = &mut segments[i];
+        let (path, base) = (segment.path(&self.dir), segment.base);
+        let end = segment.next.unwrap_or(segment.most);
+        let is_last = segment.next.is_none();
+        segment.end = base;
+        segment.lost.add(base..end);
+        let said = segment.lost.sentence(&self.name, "lost");
+        let what = match path.symlink_metadata()? {
+            found if found.is_dir() => "is a folder",
+            found if found.is_symlink() => "is a symbolic link",
+            _ => "is not a file",
+        };
+        self.say(said, format_args!("{} {what}", path.display()));
+        match is_last {
+            true => self.push(segments, end),
+            false => Ok(()),
+        }
+    }
+
+    /// Finds the messages of a segment that is not the last one, and reports what is damaged.
+    pub(super) fn check(&self, segment: &mut Segment) -> io::Result<()> {
+        let Some(len) = segment.index(&self.dir)? else {
+            return Ok(());
+        };
+        let path = segment.path(&self.dir);
+        let (end, next) = (segment.end, segment.next.unwrap_or(segment.end));
+        // A torn message was reported when it was set aside.
+        let aside = fs::symlink_metadata(torn_path(&path)).map_or(0, |found| found.len());
+        let is_torn = len == segment.len && aside > 0 && next - end <= most_messages(aside);
+        let is_whole = len == segment.len && segment.lost.is_empty();
+        let mut said = segment.lost.clone();
+        segment.lost.add(end..next);
+        if !is_torn {
+            said = segment.lost.clone();
+        }
+        let how = if is_whole { "missing" } else { "damaged" };
+        self.say(said.sentence(&self.name, how), path.display());
+        Ok(())
+    }
+
+    /// Finds the messages of the last segment. A message at its end that is not complete is set aside
+    /// into a file of its own; anything else that is damaged stays. Its offset is not given again.
+    fn check_last(&self, segments: &mut VecDeque<Segment>) -> io::Result<()> {
+        let Some(segment) = segments.back_mut() else {
+            return Ok(());
+        };
+        let len = segment.index(&self.dir)?.unwrap_or(segment.len);
+        let path = segment.path(&self.dir);
+        let said = segment.lost.sentence(&self.name, "damaged");
+        self.say(said, path.display());
+        let rest = segment.len - len;
+        if rest == 0 {
+            return Ok(());
+        }
+        let end = segment.end;
+        let tail = read_part(&path, len, rest.min(message::MAX_BYTES as u64))?;
+        let size = message::header(&tail).filter(|(offset, _)| *offset == end);
+        let size = size
+            .map(|(_, size)| size)
+            .filter(|size| *size <= message::MAX_BYTES);
+        let is_torn = rest < MIN_BYTES as u64 || size.is_some_and(|size| size as u64 > rest);
+        // Where the sizes don't tell, there may have been as many messages as there is room for.
+        let count = match is_torn && size.is_some() && size == message::size_by_fields(&tail) {
+            true => 1,
+            false => most_messages(rest),
+        };
+        let mut lost = Lost::default();
+        lost.add(end..end + count);
+        if is_torn {
+            let aside = torn_path(&path);
+            let file = create(&aside)?;
+            append_at(&file, &file.metadata()?, 0, &tail)?;
+            create(&path)?.set_len(len)?;
+            segment.len = len;
+            let said = lost.sentence(&self.name, "incomplete");
+            self.say(said, aside.display());
+        } else {
+            segment.lost.add(end..end + count);
+            let said = lost.sentence(&self.name, "damaged");
+            self.say(said, path.display());
+        }
+        self.push(segments, end + count)
+    }
+
+    /// Reports what was lost, and where.
+    pub(super) fn say(&self, lost: Option<String>, place: impl Display) {
+        if let Some(lost) = lost {
+            self.config.report.say(format!("{lost}: {place}"));
+        }
+    }
+}
+
+/// The file for a message at the end of the segment at `path` that is not complete.
+pub(super) fn torn_path(path: &Path) -> PathBuf {
+    path.with_extension("torn")
+}
+
+/// How many messages so many bytes can have been, if they are more than none.
+fn most_messages(bytes: u64) -> i64 {
+    (bytes / MIN_BYTES as u64).max(1) as i64
+}

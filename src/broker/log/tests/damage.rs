@@ -1,0 +1,469 @@
+//! What is left of a damaged log, and what is said about it.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use super::*;
+use crate::broker::Report;
+
+/// A line of the log: its offset, and its message without that.
+type Line = (i64, Vec<u8>);
+
+/// A log that is damaged again and again.
+struct Damaged {
+    /// The files of the topic before that, each with the offset of its first message.
+    files: Vec<(String, Vec<u8>)>,
+    /// Each message, with its file and its place there.
+    lines: Vec<(Line, usize, Range<usize>)>,
+}
+
+/// What came of one damage.
+struct Left {
+    lines: Vec<Line>,
+    appended: i64,
+    said: Vec<String>,
+    dir: TempDir,
+}
+
+fn config() -> Config {
+    Config {
+        segment_bytes: 16 * 1024,
+        ..small()
+    }
+}
+
+/// Message `n`: of both formats, some long, some without a key or a value.
+fn line(n: usize) -> Vec<u8> {
+    let value = format!(
+        "line {n} {}",
+        "x".repeat(if n % 50 == 7 { 300 } else { n % 23 })
+    );
+    let key = (n % 11 != 3).then_some(&b"alice"[..]);
+    let value = (n % 17 != 5).then_some(value.as_bytes());
+    encode(
+        n.is_multiple_of(2).then_some(1_800_000_000_000 + n as i64),
+        key,
+        value,
+    )
+}
+
+/// All messages from `offset` on, as a client reads them.
+fn read(topic: &Topic, mut offset: i64) -> Vec<Line> {
+    let mut lines = Vec::new();
+    while offset < topic.offsets().unwrap().end {
+        let mut set = Vec::new();
+        topic.read(offset, 2000, &mut set).unwrap();
+        let mut rest = set.as_slice();
+        let before = offset;
+        while let Some((found, size)) = message::header(rest)
+            && size <= rest.len()
+        {
+            assert!(found >= offset, "message {found} is given after {offset}");
+            assert_eq!(message::check(&rest[..size]), Ok(()));
+            lines.push((found, rest[8..size].to_vec()));
+            offset = found + 1;
+            rest = &rest[size..];
+        }
+        let is_at_end = || offset >= topic.offsets().unwrap().end;
+        assert!(offset > before || is_at_end(), "stuck at {offset}");
+    }
+    lines
+}
+
+impl Damaged {
+    fn new(messages: impl Iterator<Item = Vec<u8>>) -> Damaged {
+        let dir = TempDir::new().unwrap();
+        let log = open(&dir, &config());
+        for mut message in messages {
+            bob(&log).append(&mut message).unwrap();
+        }
+        let mut files_read = Vec::new();
+        let mut lines = Vec::new();
+        for path in files(&dir) {
+            let name = path.file_name().unwrap().to_str().unwrap().to_string();
+            let bytes = fs::read(&path).unwrap();
+            let mut at = 0;
+            while name.ends_with(".log")
+                && let Some((offset, size)) = message::header(&bytes[at..])
+            {
+                let line = (offset, bytes[at + 8..at + size].to_vec());
+                lines.push((line, files_read.len(), at..at + size));
+                at += size;
+            }
+            files_read.push((name, bytes));
+        }
+        Damaged {
+            files: files_read,
+            lines,
+        }
+    }
+
+    /// The whole log, with these bytes of all files together flipped.
+    fn flipped(&self, positions: &[usize]) -> Left {
+        self.after(|dir| {
+            for (file, at) in positions.iter().map(|at| self.place(*at)) {
+                let path = dir.join(&self.files[file].0);
+                let mut bytes = fs::read(&path).unwrap();
+                bytes[at] ^= 1 << (at % 8);
+                fs::write(&path, bytes).unwrap();
+            }
+        })
+    }
+
+    /// The file, and the byte there, of a byte of all files together.
+    fn place(&self, mut at: usize) -> (usize, usize) {
+        for (n, (_, bytes)) in self.files.iter().enumerate() {
+            if at < bytes.len() {
+                return (n, at);
+            }
+            at -= bytes.len();
+        }
+        panic!("there is no such byte");
+    }
+
+    /// Opens the log after `damage` to its folder, reads it, appends to it, and does so again.
+    fn after(&self, damage: impl Fn(&Path)) -> Left {
+        let dir = TempDir::new().unwrap();
+        let folder = dir.path().join("bob-0");
+        fs::create_dir(&folder).unwrap();
+        for (name, bytes) in &self.files {
+            fs::write(folder.join(name), bytes).unwrap();
+        }
+        damage(&folder);
+        let (tx, rx) = mpsc::channel();
+        let config = Config {
+            report: Report::to(move |said| tx.send(said.to_string()).unwrap()),
+            ..config()
+        };
+        let log = open(&dir, &config);
+        let lines = read(&bob(&log), bob(&log).offsets().unwrap().start);
+        let appended = bob(&log).append(&mut line(5000)).unwrap();
+        let mut expected = lines.clone();
+        expected.push((appended, line(5000)[8..].to_vec()));
+        assert!(lines.iter().all(|(offset, _)| *offset < appended));
+        // From every offset, as far as the log has it.
+        for start in [0, 500, appended] {
+            let start = start.max(bob(&log).offsets().unwrap().start);
+            let from = expected.iter().filter(|(offset, _)| *offset >= start);
+            assert!(read(&bob(&log), start).iter().eq(from), "from {start}");
+        }
+        let said: Vec<_> = rx.try_iter().collect();
+        assert_eq!(said.iter().collect::<BTreeSet<_>>().len(), said.len());
+        drop(log);
+        // After a restart it is the same.
+        let log = open(&dir, &config);
+        let again = read(&bob(&log), bob(&log).offsets().unwrap().start);
+        assert!(again == expected, "a restart changes the log");
+        assert_eq!(bob(&log).append(&mut line(5001)).unwrap(), appended + 1);
+        Left {
+            lines,
+            appended,
+            said,
+            dir,
+        }
+    }
+
+    /// Flips these bytes: exactly the messages that they are in are missing, and all are reported.
+    fn assert_only_the_damaged_are_missing(&self, positions: &[usize]) {
+        let left = self.flipped(positions);
+        let places: Vec<_> = positions.iter().map(|at| self.place(*at)).collect();
+        let is_damaged = |file: &usize, range: &Range<usize>| {
+            places.iter().any(|(f, at)| f == file && range.contains(at))
+        };
+        let (damaged, intact): (Vec<_>, Vec<_>) = self
+            .lines
+            .iter()
+            .partition(|(_, file, range)| is_damaged(file, range));
+        let intact: Vec<_> = intact.into_iter().map(|(line, ..)| line.clone()).collect();
+        assert!(left.lines == intact, "flipped {positions:?}");
+        assert!(left.appended >= self.lines.len() as i64);
+        let damaged = damaged.into_iter().map(|((offset, _), ..)| *offset);
+        let damaged: BTreeSet<_> = damaged.collect();
+        let (mut named, mut count) = (BTreeSet::new(), 0);
+        for said in &left.said {
+            named.extend(offsets_in(said));
+            let (lines, _) = said.split_once(' ').unwrap();
+            count += lines.parse::<usize>().unwrap();
+        }
+        let said = &left.said;
+        assert_eq!(count, damaged.len(), "flipped {positions:?}: {said:?}");
+        assert!(named.is_subset(&damaged), "flipped {positions:?}: {said:?}");
+        // The bytes are where they were, or beside it.
+        for (file, at) in places {
+            let path = left.dir.path().join("bob-0").join(&self.files[file].0);
+            let mut kept = fs::read(&path).unwrap();
+            kept.extend(fs::read(path.with_extension("torn")).unwrap_or_default());
+            assert_eq!(kept[at], self.files[file].1[at] ^ (1 << (at % 8)));
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.files.iter().map(|(_, bytes)| bytes.len()).sum()
+    }
+}
+
+/// The offsets that a sentence names: all, or the first ones.
+fn offsets_in(said: &str) -> Vec<i64> {
+    let (_, named) = said.split_once("offset").unwrap();
+    let (named, _) = named.split_once(':').unwrap();
+    let named = named.trim_start_matches('s').trim_end_matches(", …");
+    let ranges = named.split(',').map(|range| {
+        let mut ends = range.trim().split('-').map(|n| n.parse().unwrap());
+        let first: i64 = ends.next().unwrap();
+        first..=ends.next().unwrap_or(first)
+    });
+    ranges.flatten().collect()
+}
+
+#[test]
+fn a_flipped_byte_costs_the_message_that_it_is_in() {
+    let log = Damaged::new((0..1000).map(line));
+    assert!(log.files.len() > 2);
+    for at in (0..log.bytes()).step_by(97) {
+        log.assert_only_the_damaged_are_missing(&[at]);
+    }
+    // The last message, which could be taken for one that is not complete.
+    let (_, _, last) = log.lines.last().unwrap();
+    for back in 1..=last.len() {
+        log.assert_only_the_damaged_are_missing(&[log.bytes() - back]);
+    }
+}
+
+#[test]
+fn twenty_flipped_bytes_cost_the_messages_that_they_are_in() {
+    let log = Damaged::new((0..1000).map(line));
+    let mut random = 1u64;
+    let mut position = || {
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1);
+        (random >> 33) as usize % log.bytes()
+    };
+    for _ in 0..40 {
+        let positions: BTreeSet<_> = (0..20).map(|_| position()).collect();
+        let positions: Vec<_> = positions.into_iter().collect();
+        log.assert_only_the_damaged_are_missing(&positions);
+    }
+}
+
+#[test]
+fn flipped_bytes_in_neighbours_cost_these() {
+    let log = Damaged::new((0..1000).map(line));
+    for n in (0..990).step_by(83) {
+        let start = |n: usize| {
+            let (_, file, range) = &log.lines[n];
+            let before = log.files[..*file].iter().map(|(_, bytes)| bytes.len());
+            before.sum::<usize>() + range.start
+        };
+        // In the offset, the size, the checksum, the magic, and a length.
+        for fields in [
+            [7, 20],
+            [10, 20],
+            [11, 10],
+            [13, 11],
+            [16, 7],
+            [19, 7],
+            [9, 9],
+        ] {
+            let (one, two) = (start(n) + fields[0], start(n + 1) + fields[1]);
+            log.assert_only_the_damaged_are_missing(&[one, two]);
+            log.assert_only_the_damaged_are_missing(&[one, start(n) + 12, two, start(n + 2) + 15]);
+        }
+    }
+}
+
+#[test]
+fn neighbours_with_the_same_wrong_offset_do_not_confirm_each_other() {
+    let log = Damaged::new((0..1000).map(line));
+    for (n, bit) in [(0, 16), (0, 4), (500, 3), (500, 20), (998, 2), (998, 30)] {
+        let left = log.after(|dir| {
+            for (_, file, range) in &log.lines[n..n + 2] {
+                let path = dir.join(&log.files[*file].0);
+                let mut bytes = fs::read(&path).unwrap();
+                bytes[range.start + 7 - bit / 8] ^= 1 << (bit % 8);
+                fs::write(path, bytes).unwrap();
+            }
+        });
+        let intact = log.lines[..n].iter().chain(&log.lines[n + 2..]);
+        let intact = intact.map(|(line, ..)| line);
+        assert!(left.lines.iter().eq(intact), "{n}, {bit}: {:?}", left.said);
+    }
+}
+
+#[test]
+fn a_lost_file_costs_its_messages_and_is_reported() {
+    let log = Damaged::new((0..1000).map(line));
+    let files: Vec<_> = log.files.iter().map(|(name, _)| name.clone()).collect();
+    let base = |n: usize| match files.get(n) {
+        Some(name) => name[..20].parse().unwrap(),
+        None => 1000,
+    };
+    let last = files.len() - 1;
+    let zeros = |path: &Path| {
+        let len = fs::metadata(path).unwrap().len() as usize;
+        fs::write(path, vec![0; len]).unwrap();
+    };
+    let cut = |path: &Path| {
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        file.set_len(5000).unwrap();
+    };
+    let folder = |path: &Path| {
+        fs::remove_file(path).unwrap();
+        fs::create_dir(path).unwrap();
+    };
+    let link = |path: &Path| {
+        fs::remove_file(path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", path).unwrap();
+    };
+    let delete = |path: &Path| fs::remove_file(path).unwrap();
+    // The middle of a file is gone.
+    let shortened = |path: &Path| {
+        let bytes = fs::read(path).unwrap();
+        fs::write(path, [&bytes[..5000], &bytes[7000..]].concat()).unwrap();
+    };
+    type Damage<'a> = &'a dyn Fn(&Path);
+    let damages: [(&str, Damage<'_>, &str); 6] = [
+        ("zeros", &zeros, "damaged"),
+        ("folder", &folder, "is a folder"),
+        ("link", &link, "is a symbolic link"),
+        ("delete", &delete, "missing"),
+        ("cut", &cut, "damaged"),
+        ("shortened", &shortened, "damaged"),
+    ];
+    for (what, damage, word) in damages {
+        for (n, file) in files.iter().enumerate() {
+            let left = log.after(|dir| damage(&dir.join(file)));
+            let lines = log.lines.iter().filter(|(_, of, range)| {
+                let is_left = match what {
+                    "cut" => range.end <= 5000,
+                    "shortened" => range.end <= 5000 || range.start >= 7000,
+                    _ => false,
+                };
+                *of != n || is_left
+            });
+            let lines: Vec<_> = lines.map(|(line, ..)| line.clone()).collect();
+            assert!(left.lines == lines, "{what} {n}");
+            // How much was in the last file, or at its end, is not known any more.
+            if n == last && ["delete", "cut"].contains(&what) {
+                continue;
+            }
+            assert!(left.appended >= 1000, "{what} {n}");
+            let said = left.said.concat();
+            assert_eq!(left.said.len(), 1, "{what} {n}: {said}");
+            assert!(said.contains(word), "{what} {n}: {said}");
+            let kept: BTreeSet<i64> = lines.iter().map(|(offset, _)| *offset).collect();
+            let lost: BTreeSet<_> = (base(n)..base(n + 1))
+                .filter(|o| !kept.contains(o))
+                .collect();
+            let reported = offsets_in(&said);
+            let reported: BTreeSet<_> = reported.into_iter().filter(|o| *o < 1000).collect();
+            assert_eq!(reported, lost, "{what} {n}: {said}");
+        }
+    }
+}
+
+#[test]
+fn what_is_inside_a_value_never_becomes_a_line() {
+    // Whatever offset the damage makes plausible, a message with it lies in the value, and another one
+    // that ends where the next message does.
+    let forged = |offset: i64, more: &[u8]| {
+        let mut message = encode(None, Some(b"mallory"), Some(&[b"forged", more].concat()));
+        message[..8].copy_from_slice(&offset.to_be_bytes());
+        message
+    };
+    let mut next = encode(None, Some(b"alice"), Some(b"the next line"));
+    next[..8].copy_from_slice(&4i64.to_be_bytes());
+    let mut value = b"text ".to_vec();
+    for offset in [3, 4, 5, 6, 4] {
+        value.extend(forged(offset, b""));
+        value.extend(b"more");
+    }
+    value.extend(forged(3, b""));
+    value.extend(forged(4, b""));
+    let whole = forged(4, &next);
+    value.extend(&whole[..whole.len() - next.len()]);
+    let messages = (0..3)
+        .map(numbered)
+        .chain([encode(None, Some(b"alice"), Some(&value))])
+        .chain([next.clone()])
+        .chain((5..9).map(numbered));
+    let log = Damaged::new(messages);
+    assert!(
+        log.files
+            .iter()
+            .any(|(name, _)| name.ends_with(".lookalikes"))
+    );
+    let (_, file, carrier) = log.lines[3].clone();
+    let check = |left: &Left, what: &dyn std::fmt::Debug| {
+        let expected = log.lines.iter().filter(|(_, _, range)| *range != carrier);
+        let expected = expected.map(|(line, ..)| line);
+        assert!(left.lines.iter().eq(expected), "{what:?}: {:?}", left.said);
+        assert_eq!(left.said.len(), 1, "{what:?}: {:?}", left.said);
+    };
+    for at in carrier.clone() {
+        check(&log.flipped(&[at]), &at);
+    }
+    // The size leads to any place in the value, and something else is damaged, too.
+    for size in 0..value.len() as i32 {
+        let left = log.after(|dir| {
+            let path = dir.join(&log.files[file].0);
+            let mut bytes = fs::read(&path).unwrap();
+            bytes[carrier.start + 8..carrier.start + 12].copy_from_slice(&size.to_be_bytes());
+            bytes[carrier.start + 20] ^= 1;
+            fs::write(&path, bytes).unwrap();
+        });
+        check(&left, &size);
+    }
+    // Nothing is left of its beginning.
+    for end in carrier.clone().skip(8) {
+        let left = log.after(|dir| {
+            let path = dir.join(&log.files[file].0);
+            let mut bytes = fs::read(&path).unwrap();
+            bytes[carrier.start..end].fill(0);
+            fs::write(&path, bytes).unwrap();
+        });
+        check(&left, &end);
+    }
+}
+
+#[test]
+fn damage_under_a_running_broker_is_reported_and_a_reader_goes_on() {
+    let dir = TempDir::new().unwrap();
+    let (tx, said) = mpsc::channel();
+    let config = Config {
+        report: Report::to(move |said| tx.send(said.to_string()).unwrap()),
+        ..config()
+    };
+    let log = open(&dir, &config);
+    for n in 0..1000 {
+        bob(&log).append(&mut line(n)).unwrap();
+    }
+    assert_eq!(read(&bob(&log), 0).len(), 1000);
+    assert_eq!(said.try_recv(), Err(mpsc::TryRecvError::Empty));
+    let paths = files(&dir);
+    for path in &paths {
+        let mut bytes = fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(path, bytes).unwrap();
+    }
+    assert_eq!(read(&bob(&log), 0).len(), 1000 - paths.len());
+    assert_eq!(said.try_iter().count(), paths.len());
+    // The last message, after everything was read.
+    let path = paths.last().unwrap();
+    let mut bytes = fs::read(path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(path, bytes).unwrap();
+    assert_eq!(read(&bob(&log), 998).len(), 1);
+    let appended = bob(&log).append(&mut line(1)).unwrap();
+    assert!(appended >= 1000);
+    // One who had read it before, and one who had not.
+    for offset in [1000, 999] {
+        let found = read(&bob(&log), offset);
+        assert_eq!(found, [(appended, line(1)[8..].to_vec())]);
+    }
+    fs::remove_file(&paths[1]).unwrap();
+    let missing = paths[1].file_name().unwrap().to_str().unwrap()[..20]
+        .parse()
+        .unwrap();
+    assert!(read(&bob(&log), missing)[0].0 > missing);
+}

@@ -1,0 +1,266 @@
+//! A walk over the messages of a segment, past what is damaged.
+//!
+//! A message is intact if it lies where the one before ends, has the next offset, and its checksum is
+//! right. Where that is not so, the walk goes on
+//!
+//! 1. after as many bytes as the damaged message says it has, if an intact message with the offset
+//!    after its own lies there,
+//! 2. otherwise at the next byte at which an intact message lies with a larger offset that fits: with
+//!    the bytes since the last intact message, and with the messages that follow,
+//! 3. or where the sizes of several damaged messages lead, if an intact one with the right offset
+//!    lies there, and nothing was found before.
+//!
+//! So a damaged message costs no other. The exceptions: an intact message that a scan finds among
+//! damaged ones is given up if those that follow contradict its offset, which checksums don't cover;
+//! and where bytes are gone from a file, the messages after them are found only if there are enough
+//! of them.
+//!
+//! # What is inside a value
+//!
+//! A value can be anything, also a whole message of this log with another sender's name. No walk
+//! must take that for a line. So before a message is appended that has such bytes in it, its place is
+//! noted in a file beside the segment, and inside a noted place nothing is ever taken for a message.
+//! A text has no such bytes, so that hardly any segment has such a file.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::broker::files::open_to_read;
+use crate::broker::message::{self, MIN_BYTES, OVERHEAD};
+
+/// How many bytes are read from the file at once.
+const CHUNK: u64 = 64 * 1024;
+
+/// How many messages after one that was found are asked for its offset.
+const FOLLOWERS: usize = 20;
+
+/// The bytes of a note: where the message starts, and where it ends.
+const NOTE_BYTES: usize = 16;
+
+/// A walk that stands before the message with offset `offset`, which starts at `at` if it is intact.
+pub(super) struct Walk<'a> {
+    file: &'a File,
+    path: &'a Path,
+    offset: i64,
+    at: u64,
+    len: u64,
+    limit: i64,
+    /// Bytes of the file, from `bytes_at` on.
+    bytes: Vec<u8>,
+    bytes_at: u64,
+    /// The places in which no message may begin, sorted; read at the first damage.
+    noted: Option<Vec<Range<u64>>>,
+}
+
+impl<'a> Walk<'a> {
+    /// A walk over the first `len` bytes of `file`, which is at `path`, from a message's offset and
+    /// the byte at which it starts. All offsets stay below `limit`.
+    pub(super) fn new(
+        file: &'a File,
+        path: &'a Path,
+        (offset, at): (i64, u64),
+        len: u64,
+        limit: i64,
+    ) -> Walk<'a> {
+        Walk {
+            file,
+            path,
+            offset,
+            at,
+            len,
+            limit,
+            bytes: Vec::new(),
+            bytes_at: 0,
+            noted: None,
+        }
+    }
+
+    /// The next intact message: its offset, the byte at which it starts, and itself.
+    pub(super) fn next(&mut self) -> io::Result<Option<(i64, u64, &[u8])>> {
+        let (mut offset, mut at) = (self.offset, self.at);
+        let size = match self.intact(at, offset..offset + 1)? {
+            Some((_, size)) => size,
+            None => match self.resume()? {
+                Some(found) => {
+                    (offset, at) = (found.0, found.1);
+                    found.2
+                }
+                None => return Ok(None),
+            },
+        };
+        (self.offset, self.at) = (offset + 1, at + size as u64);
+        Ok(Some((offset, at, self.bytes(at, size)?)))
+    }
+
+    /// These bytes of the file, which must have them.
+    fn bytes(&mut self, at: u64, size: usize) -> io::Result<&[u8]> {
+        let end = self.bytes_at + self.bytes.len() as u64;
+        if at < self.bytes_at || at + size as u64 > end {
+            let size = CHUNK.max(size as u64).min(self.len - at);
+            self.bytes.resize(size as usize, 0);
+            self.bytes_at = at;
+            let read = self.file.read_exact_at(&mut self.bytes, at);
+            // Nothing of an incomplete read is used.
+            read.inspect_err(|_| self.bytes.clear())?;
+        }
+        let start = (at - self.bytes_at) as usize;
+        Ok(&self.bytes[start..start + size])
+    }
+
+    /// The offset and the size that the message at `at` says it has, if it can be whole.
+    fn header(&mut self, at: u64) -> io::Result<Option<(i64, usize)>> {
+        if at + MIN_BYTES as u64 > self.len {
+            return Ok(None);
+        }
+        let left = self.len - at;
+        let header = message::header(self.bytes(at, OVERHEAD)?);
+        Ok(header.filter(|(_, size)| *size <= message::MAX_BYTES && *size as u64 <= left))
+    }
+
+    /// The offset and the size of the message at `at`, if it is intact and its offset is one of these.
+    fn intact(&mut self, at: u64, offsets: Range<i64>) -> io::Result<Option<(i64, usize)>> {
+        let Some((offset, size)) = self.header(at)?.filter(|(o, _)| offsets.contains(o)) else {
+            return Ok(None);
+        };
+        let is_intact = message::check(self.bytes(at, size)?).is_ok();
+        Ok(is_intact.then_some((offset, size)))
+    }
+
+    /// The first intact message after the damaged one at which the walk stands: its offset, the byte
+    /// at which it starts, and its size.
+    fn resume(&mut self) -> io::Result<Option<(i64, u64, usize)>> {
+        let (mut at, next) = (self.at, self.offset + 1);
+        let by_size = self.resume_by_size()?;
+        if by_size.is_some_and(|(offset, ..)| offset == next) {
+            return Ok(by_size);
+        }
+        let end = by_size.map_or(self.len, |(_, at, _)| at);
+        while let Some(found) = self.scan(at..end, next..self.limit)? {
+            at = self.after_noted(found)?;
+            if at > found {
+                continue;
+            }
+            if let Some((offset, size)) = self.intact(at, next..self.limit)?
+                && self.fits(offset, at, size)?
+            {
+                return Ok(Some((offset, at, size)));
+            }
+            at += 1;
+        }
+        Ok(by_size)
+    }
+
+    /// The first intact message that the sizes of damaged ones lead to, if its offset is right.
+    fn resume_by_size(&mut self) -> io::Result<Option<(i64, u64, usize)>> {
+        let (mut at, mut next) = (self.at, self.offset + 1);
+        while let Some((_, size)) = self.header(at)? {
+            at += size as u64;
+            if let Some((offset, size)) = self.intact(at, next..next + 1)?
+                && self.after_noted(at)? == at
+            {
+                return Ok(Some((offset, at, size)));
+            }
+            next += 1;
+        }
+        Ok(None)
+    }
+
+    /// Whether an intact message that a scan found has the offset that it was given. A checksum does not
+    /// cover it, but those of the messages that follow, as their sizes lead from one to the next, do
+    /// not agree with a wrong one.
+    fn fits(&mut self, offset: i64, mut at: u64, mut size: usize) -> io::Result<bool> {
+        let lost = (offset - self.offset) as u64;
+        let most = (at - self.at) / MIN_BYTES as u64;
+        let (mut next, mut differences) = (offset, Vec::new());
+        while differences.len() < FOLLOWERS {
+            at += size as u64;
+            let Some((found, next_size)) = self.header(at)? else {
+                break;
+            };
+            (next, size) = (next + 1, next_size);
+            if found == next || self.intact(at, 0..i64::MAX)?.is_some() {
+                differences.push(found - next);
+            }
+        }
+        let count = |n: i64| differences.iter().filter(|it| **it == n).count();
+        if lost <= most {
+            // Those that were damaged, too, differ from each other.
+            return Ok(differences.iter().all(|n| count(*n) <= count(0)));
+        }
+        // Bytes are gone from the file: that has to be certain.
+        let is_last = next + 1 == self.limit && at == self.len;
+        let is_enough = is_last || differences.len() >= FOLLOWERS / 2;
+        Ok(is_enough && count(0) == differences.len())
+    }
+
+    /// The next of these bytes at which something with one of these offsets could start.
+    fn scan(&mut self, bytes: Range<u64>, offsets: Range<i64>) -> io::Result<Option<u64>> {
+        let mut at = bytes.start;
+        while at < bytes.end && at + MIN_BYTES as u64 <= self.len {
+            let size = CHUNK.min(self.len - at) as usize;
+            let mut windows = self.bytes(at, size)?.windows(OVERHEAD);
+            let could_start = |bytes: &[u8]| {
+                message::header(bytes).is_some_and(|(offset, size)| {
+                    offsets.contains(&offset) && size <= message::MAX_BYTES
+                })
+            };
+            if let Some(found) = windows.position(could_start) {
+                let found = at + found as u64;
+                return Ok(Some(found).filter(|found| *found < bytes.end));
+            }
+            at += (size - OVERHEAD + 1) as u64;
+        }
+        Ok(None)
+    }
+
+    /// `at`, or the end of the noted place that it is inside of.
+    fn after_noted(&mut self, at: u64) -> io::Result<u64> {
+        let noted = match self.noted.take() {
+            Some(noted) => noted,
+            None => read_notes(self.path)?,
+        };
+        let before = noted.partition_point(|place| place.start < at);
+        let place = before.checked_sub(1).map(|last| &noted[last]);
+        let after = place.map_or(at, |place| place.end.max(at));
+        self.noted = Some(noted);
+        Ok(after)
+    }
+}
+
+/// The file with the notes about the segment at `path`.
+pub(super) fn notes_path(path: &Path) -> PathBuf {
+    path.with_extension("lookalikes")
+}
+
+/// The bytes of notes about these places.
+pub(super) fn to_notes(places: &[Range<u64>]) -> Vec<u8> {
+    let numbers = places.iter().flat_map(|place| [place.start, place.end]);
+    numbers.flat_map(u64::to_be_bytes).collect()
+}
+
+fn read_notes(path: &Path) -> io::Result<Vec<Range<u64>>> {
+    let path = notes_path(path);
+    // Anything else there is no note.
+    if !fs::symlink_metadata(&path).is_ok_and(|found| found.is_file()) {
+        return Ok(Vec::new());
+    }
+    let mut bytes = Vec::new();
+    open_to_read(&path)?.read_to_end(&mut bytes)?;
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
+    let places = bytes.chunks_exact(NOTE_BYTES).map(|note| {
+        let (start, end) = note.split_at(NOTE_BYTES / 2);
+        number(start)..number(end)
+    });
+    // A damaged note must not hide more than a message.
+    let is_place = |place: &Range<u64>| {
+        let size = place.end.checked_sub(place.start);
+        size.is_some_and(|size| size <= message::MAX_BYTES as u64)
+    };
+    let mut places: Vec<_> = places.filter(is_place).collect();
+    // A note can be left from an append that failed, at a place that was noted again.
+    places.sort_unstable_by_key(|place| (place.start, place.end));
+    Ok(places)
+}
