@@ -308,8 +308,7 @@ impl Chat {
                     more => format!("{excerpt} and {more} more {what}: {why}"),
                 });
             }
-            // The consumer reports the same events.
-            // The consumer tells of the connection.
+            // The consumer reports these, too.
             Report::Connection(Event::Lost { .. } | Event::Back { .. } | Event::Refused { .. })
             | Report::Typed { .. } => {}
             Report::Connection(event) => self.screen.notice(&event.to_string()),

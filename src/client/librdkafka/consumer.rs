@@ -145,7 +145,7 @@ impl LibrdkafkaConsumer {
             return Ok(Vec::new());
         }
         self.unanswered_since = None;
-        // The look itself may have told.
+        // The look itself may have shown it.
         self.is_recreated |= self.requests.status.take_recreated();
         if self.is_recreated {
             return self.restart();
@@ -274,7 +274,7 @@ impl Consumer for LibrdkafkaConsumer {
         if !self.is_assigned {
             self.assign()?;
         }
-        self.requests.status.tell_lasting();
+        self.requests.status.report_lasting();
         let moved = self.refresh()?;
         if !moved.is_empty() {
             return Ok(self.events.try_iter().chain(moved).collect());

@@ -7,9 +7,11 @@
 //! Settings and their defaults: <https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md>
 
 mod consumer;
+mod deliveries;
 mod errors;
 mod group_offsets;
 mod headers;
+mod poller;
 mod producer;
 mod read_back;
 mod reader;

@@ -1,7 +1,7 @@
 //! Finds out which lines are in the log, when the client that they were handed to can't say any more.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
@@ -28,8 +28,11 @@ pub(super) struct Search<'a> {
     pub(super) key: &'a [u8],
     /// The offset after the last line that was acknowledged, in the partitions where one was.
     pub(super) ends: Offsets,
-    /// In the others: when the first line can have been written, in milliseconds since 1970.
+    /// In the others: when the first line can have been written, in milliseconds since 1970. A topic with a broker's
+    /// own times (LogAppendTime) and a slow clock can hide a line from this.
     pub(super) since: i64,
+    /// When the search is given up.
+    pub(super) deadline: Instant,
 }
 
 /// Another client, which finds the cluster, and reads the topic.
@@ -59,18 +62,17 @@ impl Witness {
     /// Reads to the present end of the topic, and calls `on_found` with each of `lines` that is there: its number,
     /// partition and offset. Returns the others, in their order.
     ///
-    /// Another program that writes the same lines under the same name at the same moment can't be told from
-    /// this one.
+    /// Another program that writes the same lines under the same name meanwhile can't be told from this one.
     pub(super) fn find(
         &self,
         search: &Search<'_>,
         lines: &[Unsettled],
         mut on_found: impl FnMut(u64, i32, i64),
     ) -> KafkaResult<Vec<Unsettled>> {
-        let found = match self.read(search, lines, &self.start(search)?) {
-            // The log is another one, or has lost its oldest part: all that is left can be new.
-            Err(KafkaError::OffsetFetch(Code::AutoOffsetReset)) => {
-                self.read(search, lines, &self.requests.all_at(Offset::Beginning)?)?
+        let found = match self.read(search, lines, &self.start(search, &search.ends)?) {
+            // The log is another one, or has lost records: the ends are of no use.
+            Err(error) if error.rdkafka_error_code() == Some(Code::AutoOffsetReset) => {
+                self.read(search, lines, &self.start(search, &Offsets::new())?)?
             }
             found => found?,
         };
@@ -81,11 +83,11 @@ impl Witness {
     }
 
     /// From where on there can be lines that were not acknowledged.
-    fn start(&self, search: &Search<'_>) -> KafkaResult<TopicPartitionList> {
+    fn start(&self, search: &Search<'_>, ends: &Offsets) -> KafkaResult<TopicPartitionList> {
         let topic = &self.requests.topic;
         let since = self.requests.all_at(Offset::Offset(search.since))?;
         let mut start = self.reader.offsets_for_times(since, ANSWER_TIMEOUT)?;
-        for (&partition, &end) in &search.ends {
+        for (&partition, &end) in ends {
             if start.find_partition(topic, partition).is_some() {
                 start.set_partition_offset(topic, partition, Offset::Offset(end))?;
             }
@@ -103,6 +105,9 @@ impl Witness {
         let mut unread: BTreeSet<i32> = self.requests.leaders.keys().copied().collect();
         self.reader.assign(start)?;
         while !unread.is_empty() {
+            if Instant::now() >= search.deadline {
+                return Err(KafkaError::MessageConsumption(Code::OperationTimedOut));
+            }
             match self.reader.poll(ANSWER_TIMEOUT) {
                 Some(Ok(record)) if record.key() == Some(search.key) => {
                     let value = record.payload().unwrap_or_default();
@@ -113,9 +118,7 @@ impl Witness {
                     unread.remove(&partition);
                 }
                 Some(Err(error)) => match error.rdkafka_error_code() {
-                    Some(code @ Code::AutoOffsetReset) => {
-                        return Err(KafkaError::OffsetFetch(code));
-                    }
+                    Some(Code::AutoOffsetReset) => return Err(error),
                     _ if is_transient(&error) => {}
                     _ => return Err(error),
                 },

@@ -1,7 +1,7 @@
 //! Notices that a topic was deleted and created again, which librdkafka says only in its log.
 //!
 //! It goes on with the offsets of the old topic, and after a broker's restart with its leader epoch as well. The
-//! epoch of a new topic starts anew, so librdkafka takes all that it is told of the new one for outdated, and neither
+//! epoch of a new topic starts anew, so librdkafka takes all that it learns of the new one for outdated, and neither
 //! reads nor writes any more: <https://github.com/confluentinc/librdkafka/issues/4898>. Topics have ids from
 //! Kafka 2.8 on.
 

@@ -28,7 +28,7 @@ const CONNECTION_FAILURES: [Code; 6] = [
 
 /// An outage so soon after the last one is probably the same: a broker that starts drops connections again …
 const SAME_OUTAGE: Duration = Duration::from_secs(10);
-/// … and is told only if it lasts.
+/// … and is reported only if it lasts.
 const LASTING: Duration = Duration::from_secs(3);
 
 /// The partitions of a topic, each with the address that its leader is advertised under.
@@ -67,7 +67,7 @@ struct Observed {
     /// When the last outage was over.
     last_back: Option<Instant>,
     /// An outage that is not reported yet, and since when it lasts.
-    untold: Option<(Instant, Event)>,
+    unreported: Option<(Instant, Event)>,
     /// An error that no further attempt would change.
     fatal: Option<Error>,
     /// Whether the last bad message was the answer of a server that the user named, and not a bad record.
@@ -226,6 +226,7 @@ impl ClusterStatus {
         // reported back for the others' sake, every other second.
         if refusal.is_some() && observed.refused_by.as_ref() != Some(&cause.broker) {
             observed.refused_by = Some(cause.broker.clone());
+            observed.unreported = None;
             drop(observed);
             self.is_away.store(true, Ordering::Relaxed);
             (self.notify)(Event::Refused {
@@ -322,7 +323,7 @@ impl ClusterStatus {
     }
 
     /// Reports what is no matter of connections.
-    pub(super) fn tell(&self, event: Event) {
+    pub(super) fn report(&self, event: Event) {
         (self.notify)(event);
     }
 
@@ -347,7 +348,7 @@ impl ClusterStatus {
         };
         let is_same = |back: Instant| back.elapsed() < SAME_OUTAGE;
         if !observed.is_refusal && observed.last_back.is_some_and(is_same) {
-            observed.untold = Some((Instant::now(), event));
+            observed.unreported = Some((Instant::now(), event));
             return;
         }
         drop(observed);
@@ -355,12 +356,12 @@ impl ClusterStatus {
     }
 
     /// Reports an outage that has lasted. To be called now and then.
-    pub(super) fn tell_lasting(&self) {
+    pub(super) fn report_lasting(&self) {
         if !self.is_away() {
             return;
         }
         let lasts = |(since, _): &mut (Instant, Event)| since.elapsed() >= LASTING;
-        let lasting = self.observed().untold.take_if(lasts);
+        let lasting = self.observed().unreported.take_if(lasts);
         if let Some((_, event)) = lasting {
             (self.notify)(event);
         }
@@ -374,7 +375,7 @@ impl ClusterStatus {
         let mut observed = self.observed();
         observed.last_back = Some(Instant::now());
         let cause = observed.cause.take();
-        if observed.untold.take().is_some() {
+        if observed.unreported.take().is_some() {
             return;
         }
         drop(observed);
@@ -553,14 +554,14 @@ mod tests {
         status.on_all_down();
         status.on_answer();
         status.on_all_down();
-        status.tell_lasting();
+        status.report_lasting();
         status.on_answer();
         assert_eq!(events.try_iter().count(), 2);
         status.on_all_down();
         let long_ago = Instant::now().checked_sub(LASTING).unwrap();
-        status.observed().untold.as_mut().unwrap().0 = long_ago;
-        status.tell_lasting();
-        status.tell_lasting();
+        status.observed().unreported.as_mut().unwrap().0 = long_ago;
+        status.report_lasting();
+        status.report_lasting();
         status.on_answer();
         assert_eq!(events.try_iter().count(), 2);
     }

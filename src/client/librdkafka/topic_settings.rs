@@ -25,7 +25,7 @@ pub(super) struct TopicSettings {
 }
 
 /// Asks for the settings of `topic`, on a thread and a connection of its own. Nothing comes if the cluster does not
-/// tell: that takes DescribeConfigs on the topic.
+/// answer, or refuses: it takes DescribeConfigs on the topic.
 pub(super) fn ask(cluster: &LibrdkafkaCluster, topic: &Name) -> Result<Receiver<TopicSettings>> {
     let (tx, settings) = mpsc::channel();
     let (cluster, topic) = (cluster.as_client(), topic.clone());

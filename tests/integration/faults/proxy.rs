@@ -52,6 +52,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     armed: Option<Fault>,
+    /// How many answers listed no broker since that was armed.
+    without_broker: usize,
     connections: Vec<Arc<Connection>>,
     ended: bool,
 }
@@ -108,12 +110,27 @@ impl Proxy {
             }
         } else {
             state.armed = Some(fault);
+            state.without_broker = 0;
         }
         if fault == Fault::NoBrokers {
             for connection in &state.connections {
                 connection.end();
             }
         }
+    }
+
+    /// Waits until so many answers have listed no broker.
+    #[cfg(feature = "librdkafka")]
+    pub(crate) fn wait_for_answers(&self, count: usize) {
+        let state = self.shared.state.lock().unwrap();
+        let (state, _) = self
+            .shared
+            .changed
+            .wait_timeout_while(state, PATIENCE, |state| state.without_broker < count)
+            .unwrap();
+        let answers = state.without_broker;
+        drop(state);
+        assert!(answers >= count, "only {answers} of {count} answers");
     }
 
     /// Ends a fault that lasts.
@@ -308,13 +325,16 @@ impl Shared {
         let host = b"127.0.0.1";
         let port = u32::from(self.upstream).to_be_bytes();
         let place = [&[host.len() as u8 + 1], &host[..], &port].concat();
-        let found = frame.windows(place.len()).position(|it| it == place);
-        let at = found.expect("metadata that lists the broker");
+        let Some(at) = frame.windows(place.len()).position(|it| it == place) else {
+            return;
+        };
         // Its id before that, and no rack and no tags after it.
         frame.drain(at - 4..at + place.len() + 2);
         frame[at - 5] = 1;
         let size = frame.len() as u32 - 4;
         frame[..4].copy_from_slice(&size.to_be_bytes());
+        self.state.lock().unwrap().without_broker += 1;
+        self.changed.notify_all();
     }
 }
 
