@@ -37,7 +37,7 @@ pub(super) struct GroupOffsets {
     live: u64,
     /// The live records, each with its size.
     committed: HashMap<Key, (CommittedOffset, u64)>,
-    /// The last heartbeats of groups whose heartbeats go on, as many as there are live records at most.
+    /// The last heartbeats of groups whose heartbeats go on, at most `max` of them.
     beats: HashMap<Key, CommittedOffset>,
 }
 

@@ -85,11 +85,10 @@ pub(super) fn has_lookalike(message: &[u8], offsets: &Range<i64>) -> bool {
     });
     starts.into_iter().any(|(at, _)| {
         let rest = &fields[at..];
+        // Whether a checksum is right would take too long to find out at each of them.
         match header(rest) {
             None => rest.len() < OVERHEAD,
-            Some((_, size)) => {
-                size <= MAX_BYTES && rest.get(..size).is_none_or(|it| check(it).is_ok())
-            }
+            Some((_, size)) => size <= MAX_BYTES,
         }
     })
 }
@@ -298,23 +297,19 @@ pub(super) mod tests {
             has_lookalike(&message, &(5..1000))
         };
         let whole = forged(7, 10);
+        let mut damaged = forged(7, 10);
+        damaged[30] ^= 1;
         for value in [
             [b"text", &whole[..], b"text"].concat(),
             // What is missing could follow in the next message.
             [b"text", &whole[..30]].concat(),
             [b"text", &whole[..9]].concat(),
+            // Its checksum is wrong, which is not looked at.
+            damaged,
         ] {
             assert!(looks(&value), "{value:?}");
         }
-        let mut damaged = forged(7, 10);
-        damaged[30] ^= 1;
-        for value in [
-            &b"text"[..],
-            &[0; 100],
-            &damaged,
-            &forged(4, 10),
-            &forged(1000, 10),
-        ] {
+        for value in [&b"text"[..], &[0; 100], &forged(4, 10), &forged(1000, 10)] {
             assert!(!looks(value), "{value:?}");
         }
         // A timestamp is the offset, and the length of the key the size.

@@ -244,7 +244,7 @@ fn a_segment_that_is_a_folder_is_named_by_the_host() {
         .map(|entry| entry.unwrap().path());
     let newest = files.max().unwrap();
     replace(&newest);
-    let arguments = [&me, &peer, "--delivery-timeout", "1"];
+    let arguments = [&me, &peer, "--delivery-timeout", "5"];
     let writer = on.program("publisher", &arguments).input("three\n");
     writer
         .run()

@@ -51,8 +51,8 @@ mod tests;
 mod topic;
 mod walk;
 
-/// How many bytes lie at least between two indexed messages: the most that is read to find one. The
-/// index takes a thousandth of the log.
+/// How many bytes lie at least between two indexed messages, and so are read to find one. The index
+/// takes a thousandth of the log.
 const INDEX_INTERVAL: u64 = 16 * 1024;
 
 /// The largest offset that a segment can start with. No log comes near it, and so nothing overflows.

@@ -16,11 +16,15 @@ impl Topic {
     /// Searches for the segments on disk again, after something there was changed by others.
     pub(super) fn reload(&self, segments: &mut VecDeque<Segment>) -> io::Result<()> {
         let next = next_offset(segments);
-        *segments = self.load()?;
-        // An offset is never given twice.
-        if next_offset(segments) < next {
-            self.push(segments, next)?;
+        for segment in segments.iter() {
+            self.open_files.close(&segment.path(&self.dir));
         }
+        let mut found = self.load()?;
+        // An offset is never given twice, also not if this fails.
+        if next_offset(&found) < next {
+            self.push(&mut found, next)?;
+        }
+        *segments = found;
         Ok(())
     }
 
@@ -91,6 +95,7 @@ impl Topic {
         segment.end = base;
         segment.lost.add(base..end);
         let said = segment.lost.sentence(&self.name, "lost");
+        let said = said.map(|it| if is_last { up_to(it) } else { it });
         let what = match path.symlink_metadata()? {
             found if found.is_dir() => "is a folder",
             found if found.is_symlink() => "is a symbolic link",
@@ -156,15 +161,16 @@ impl Topic {
             let aside = torn_path(&path);
             let file = create(&aside)?;
             append_at(&file, &file.metadata()?, 0, &tail)?;
-            create(&path)?.set_len(len)?;
-            segment.len = len;
             let said = lost.sentence(&self.name, "incomplete");
             self.say(said, aside.display());
-        } else {
-            segment.lost.add(end..end + count);
-            let said = lost.sentence(&self.name, "damaged");
-            self.say(said, path.display());
+            // The next segment keeps the offset from being given again; so it comes before the cut.
+            segment.len = len;
+            self.push(segments, end + count)?;
+            return create(&path)?.set_len(len);
         }
+        segment.lost.add(end..end + count);
+        let said = lost.sentence(&self.name, "damaged");
+        self.say(said.map(up_to), path.display());
         self.push(segments, end + count)
     }
 
@@ -179,6 +185,11 @@ impl Topic {
 /// The file for a message at the end of the segment at `path` that is not complete.
 pub(super) fn torn_path(path: &Path) -> PathBuf {
     path.with_extension("torn")
+}
+
+/// A sentence about as many lines as there can have been at most.
+fn up_to(lost: String) -> String {
+    format!("up to {lost}")
 }
 
 /// How many messages so many bytes can have been, if they are more than none.

@@ -13,7 +13,7 @@ use super::PARTITION;
 use super::files::OpenFiles;
 use super::recovery::torn_path;
 use super::segment::{Lost, Segment, add_to_index, modified};
-use super::walk::{Walk, notes_path, to_notes};
+use super::walk::{Walk, notes_path, to_notes, whole_notes};
 use crate::broker::files::{append_at, create, open_to_read};
 use crate::broker::message::{self, MIN_BYTES};
 use crate::broker::{Config, lock};
@@ -30,7 +30,7 @@ pub(in crate::broker) struct Topic {
     segments: Mutex<VecDeque<Segment>>,
     /// The threads to wake up when messages are appended. Locked for a look at the list.
     watchers: Mutex<HashMap<ThreadId, Thread>>,
-    open_files: Arc<OpenFiles>,
+    pub(super) open_files: Arc<OpenFiles>,
 }
 
 impl Topic {
@@ -59,7 +59,9 @@ impl Topic {
     pub(super) fn segments(&self) -> io::Result<MutexGuard<'_, VecDeque<Segment>>> {
         let mut segments = lock(&self.segments);
         if segments.is_empty() {
-            *segments = self.load()?;
+            *segments = self.load().inspect_err(|error| {
+                self.say(Some(format!("cannot read {}", self.dir.display())), error);
+            })?;
         }
         Ok(segments)
     }
@@ -74,12 +76,12 @@ impl Topic {
     /// Appends go to a new segment from now on. Its file is created at once: it keeps the offsets
     /// before it from being given again.
     pub(super) fn push(&self, segments: &mut VecDeque<Segment>, base: i64) -> io::Result<()> {
+        let segment = Segment::new(base, self.most(base, 0));
+        create(&segment.path(&self.dir))?;
         if let Some(last) = segments.back_mut() {
             self.open_files.close(&last.path(&self.dir));
             last.next = Some(base);
         }
-        let segment = Segment::new(base, self.most(base, 0));
-        create(&segment.path(&self.dir))?;
         segments.push_back(segment);
         Ok(())
     }
@@ -100,16 +102,19 @@ impl Topic {
         let is_full = |s: &&Segment| s.len > 0 && s.len + size > self.config.segment_bytes;
         if segments.back().is_some_and(|last| is_full(&last)) {
             let next = next_offset(&segments);
-            self.push(&mut segments, next)?;
+            self.push(&mut segments, next)
+                .map_err(|e| self.failed("write", &self.dir, e))?;
         }
         let active = path(&segments[segments.len() - 1]);
         let open = || self.open_files.open(active.clone());
         let (mut file, mut found) = open().map_err(|e| self.failed("write", &active, e))?;
         if found.len() < segments[segments.len() - 1].len {
             // The file was deleted or cut. The offsets go on.
-            self.reload(&mut segments)?;
+            self.reload(&mut segments)
+                .map_err(|e| self.failed("read", &self.dir, e))?;
             let active = path(&segments[segments.len() - 1]);
-            (file, found) = self.open_files.open(active)?;
+            let open = self.open_files.open(active.clone());
+            (file, found) = open.map_err(|e| self.failed("write", &active, e))?;
         }
         let last = segments.len() - 1;
         let active = &mut segments[last];
@@ -153,7 +158,7 @@ impl Topic {
         }
         let file = create(&notes_path(&active.path(&self.dir)))?;
         let found = file.metadata()?;
-        append_at(&file, &found, found.len(), &to_notes(&places))
+        append_at(&file, &found, whole_notes(found.len()), &to_notes(&places))
     }
 
     /// Deletes the oldest segments, as long as the others have all that has to be kept.

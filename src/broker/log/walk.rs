@@ -241,6 +241,11 @@ pub(super) fn to_notes(places: &[Range<u64>]) -> Vec<u8> {
     numbers.flat_map(u64::to_be_bytes).collect()
 }
 
+/// How many of so many bytes of notes are whole ones: the last may have been written in part.
+pub(super) fn whole_notes(bytes: u64) -> u64 {
+    bytes / NOTE_BYTES as u64 * NOTE_BYTES as u64
+}
+
 fn read_notes(path: &Path) -> io::Result<Vec<Range<u64>>> {
     let path = notes_path(path);
     // Anything else there is no note.

@@ -182,6 +182,7 @@ impl Damaged {
         let (mut named, mut count) = (BTreeSet::new(), 0);
         for said in &left.said {
             named.extend(offsets_in(said));
+            let said = said.strip_prefix("up to ").unwrap_or(said);
             let (lines, _) = said.split_once(' ').unwrap();
             count += lines.parse::<usize>().unwrap();
         }
