@@ -13,7 +13,7 @@ from pathlib import Path
 
 import kafka_security
 from kafka_programs import Failure, is_kraft, jars, java, read_properties, say, write_properties
-from kafka_wire import configure_topic, create_partitions, create_topics, delete_topic, metadata
+from kafka_wire import configure_topic, create_partitions, create_topics, delete_topic, metadata, topic_properties
 
 READY_TIMEOUT = 90  # seconds
 STOP_TIMEOUT = 10  # seconds, then the processes are killed
@@ -345,8 +345,16 @@ class Cluster:
         self.wait_for_partitions(name, 1)
 
     def configure_topic(self, name, properties):
-        """Sets properties of a topic."""
+        """Sets properties of a topic, and returns when every broker knows them."""
+
+        def check():
+            for address in self.addresses("INTERNAL"):
+                known = topic_properties(address, name, properties)
+                if known != properties:
+                    raise OSError(f"{address} has {known} for topic {name}")
+
         self.change_topics(configure_topic, name, properties)
+        self.wait("the properties", [], check)
 
     def stop(self):
         """Ends its processes, brokers before ZooKeeper, and returns when they are gone."""

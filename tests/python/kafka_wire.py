@@ -8,7 +8,7 @@ import socket
 import struct
 
 METADATA, CREATE_TOPICS, CREATE_ACLS = (3, 4), (19, 2), (30, 1)  # API key, version
-CREATE_PARTITIONS, ALTER_CONFIGS, DELETE_TOPICS = (37, 0), (44, 0), (20, 1)
+CREATE_PARTITIONS, ALTER_CONFIGS, DELETE_TOPICS, DESCRIBE_CONFIGS = (37, 0), (44, 0), (20, 1), (32, 1)
 TOPIC, SET = 2, 0  # a type of resource, an operation on its configuration
 TIMEOUT = 10  # seconds
 CREATE_TIMEOUT_MS = 30_000
@@ -137,6 +137,25 @@ def configure_topic(address, name, configs):
     response.number("i")  # throttle time
     results = response.array(lambda: (response.number("h"), response.string(), response.number("b"), response.string()))
     return [f"{name}: {text or f'error {code}'}" for code, text, _, _ in results if code]
+
+
+def topic_properties(address, name, keys):
+    """Properties of a topic, as the broker at this address knows them."""
+    body = struct.pack(">ib", 1, TOPIC) + string(name) + struct.pack(">i", len(keys)) + b"".join(map(string, keys))
+    response = send(address, DESCRIBE_CONFIGS, body + b"\0")  # no synonyms
+    response.number("i")  # throttle time
+
+    def property():
+        key, value = response.string(), response.string()
+        response.number("b"), response.number("b"), response.number("b")  # read-only, source, sensitive
+        response.array(lambda: (response.string(), response.string(), response.number("b")))
+        return key, value
+
+    def resource():
+        response.number("h"), response.string(), response.number("b"), response.string()  # error, type, name
+        return dict(response.array(property))
+
+    return response.array(resource)[0]
 
 
 def create_acls(address, rules):
