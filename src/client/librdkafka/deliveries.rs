@@ -1,6 +1,6 @@
 //! What became of the lines of one producer: librdkafka's delivery reports as the interface's.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode as Code;
@@ -13,6 +13,7 @@ use super::errors::failed_by_code;
 use super::read_back::Unsettled;
 use super::status::{ClusterStatus, Context};
 use super::topic::ANSWER_TIMEOUT;
+use crate::broker::lock;
 use crate::client::reports::ReportRun;
 use crate::client::{Offsets, Reports, sentences};
 use crate::error::Error;
@@ -26,10 +27,6 @@ const POLL_TIME: Duration = Duration::from_millis(1);
 
 /// A client that lines are handed to.
 pub(super) type Base = BaseProducer<Context<Arc<Deliveries>>>;
-
-pub(super) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Gathers what became of lines, and reports it.
 pub(super) struct Deliveries {

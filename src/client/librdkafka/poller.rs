@@ -12,7 +12,7 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::metadata::Metadata;
 use rdkafka::producer::Producer as _;
 
-use super::deliveries::{Base, Deliveries, lock};
+use super::deliveries::{Base, Deliveries};
 use super::errors::is_transient;
 use super::producer::{QUEUE_FULL_PAUSE, Slot, enqueue};
 use super::read_back::{Search, Unsettled, Witness};
@@ -20,6 +20,7 @@ use super::status::ClusterStatus;
 use super::topic::metadata;
 use super::topic_settings::{self, TopicSettings};
 use super::{LibrdkafkaCluster, create};
+use crate::broker::lock;
 use crate::client::{Event, Offsets};
 use crate::error::{Error, Result};
 use crate::name::Name;

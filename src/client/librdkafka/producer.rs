@@ -9,11 +9,12 @@ use std::time::{Duration, SystemTime};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::producer::{BaseRecord, Producer as _};
 
-use super::deliveries::{Base, Deliveries, lock};
+use super::deliveries::{Base, Deliveries};
 use super::poller::{Poller, Setup};
 use super::status::ClusterStatus;
 use super::topic::TopicRequests;
 use super::{LibrdkafkaCluster, create};
+use crate::broker::lock;
 use crate::client::{MAX_RECORD_BYTES, Producer, Report, Reports};
 use crate::ending::spawn;
 use crate::error::Result;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
@@ -13,6 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::errors::Cause;
 use super::recreation::Incarnations;
+use crate::broker::lock;
 use crate::client::{Event, sentences};
 use crate::error::{Error, Result};
 
@@ -101,7 +102,7 @@ impl ClusterStatus {
     }
 
     fn topic(&self) -> MutexGuard<'_, Incarnations> {
-        self.topic.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.topic)
     }
 
     /// Whether the topic was created again since the last call.
@@ -128,7 +129,7 @@ impl ClusterStatus {
     }
 
     fn observed(&self) -> MutexGuard<'_, Observed> {
-        self.observed.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.observed)
     }
 
     /// Whether the bad message that a poll just returned says that a server does not speak Kafka's protocol.
