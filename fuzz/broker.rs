@@ -14,12 +14,12 @@ use crate::wire::{Request, code};
 
 /// A request, and the messages in it.
 pub fn wire(mut request: Vec<u8>) {
-    let Ok((header, request)) = Request::read(&mut request) else {
+    let Ok((header, request)) = Request::read(&mut request, usize::MAX) else {
         return;
     };
     let mut written = request.write(&header).split_off(4);
     if header.is_spoken(request.api_key()) {
-        let read = Request::read(&mut written).expect("what was written can be read");
+        let read = Request::read(&mut written, usize::MAX).expect("what was written can be read");
         assert_eq!((header, &request), (read.0, &read.1));
     }
     if let Request::Produce(body) = request {
@@ -78,7 +78,7 @@ fn open(dir: &Path, segment: &[u8]) -> Vec<(i64, Vec<u8>)> {
     let mut offset = readable.start;
     while offset < readable.end {
         let mut read = Vec::new();
-        let end = topic.read(offset, usize::MAX, &mut read);
+        let end = topic.read(offset, |all| all, &mut read);
         assert_eq!(end.expect("the log can be read"), readable.end);
         assert!(!read.is_empty(), "a reader is never stuck");
         let mut at = 0;
@@ -91,17 +91,17 @@ fn open(dir: &Path, segment: &[u8]) -> Vec<(i64, Vec<u8>)> {
         }
         assert_eq!(at, read.len(), "only whole messages are kept");
     }
-    topic.first_since(0).expect("a search by time");
+    topic.first_since(0, || Ok(())).expect("a search by time");
     let mut one = MESSAGE.to_vec();
     seal(&mut one);
     let appended = topic.append(&mut one).expect("room for one more");
     assert!(appended >= readable.end, "no offset is given twice");
     let mut read = Vec::new();
     topic
-        .read(appended, usize::MAX, &mut read)
+        .read(appended, |all| all, &mut read)
         .expect("it can be read");
     assert_eq!(read, one);
-    let beyond = topic.read(appended + 2, 1, &mut read);
+    let beyond = topic.read(appended + 2, |all| all.min(1), &mut read);
     assert_eq!(beyond, Err(code::OFFSET_OUT_OF_RANGE));
     log.release();
     all

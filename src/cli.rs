@@ -1,26 +1,35 @@
 //! The command line that the programs share, and the two questions.
 
+mod secret;
+
 use std::fs;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Weak, mpsc};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
 use crate::client::{self, Cluster, DELIVERY_TIMEOUT, Options, properties};
-use crate::ending::say;
+use crate::ending::{say, spawn};
 use crate::error::{Error, Result};
 use crate::host::{self, Host, LocalBroker};
 use crate::name::Name;
+pub use secret::{ChatSecret, SecretSource, arguments, print_fresh};
 
 /// Kafka's default port, and the small broker's.
 const PORT: u16 = 9092;
+
+/// How long the question for the other's name waits for a connection, and for what is said before it.
+const GREETING_WAIT: Duration = Duration::from_secs(1);
 
 /// The question for the user's own name, as the tutorial asks it.
 pub const WHO_ARE_YOU: &str = "What is your name? ";
 /// The question for the other's name.
 pub const WHO_ELSE: &str = "Who do you want to connect to? ";
+
+/// A Kafka; and the small broker, if that is it, and this process runs it or could take over.
+pub type Connected = (Box<dyn Cluster>, Weak<LocalBroker>);
 
 /// Which Kafka to talk to.
 #[derive(Args, Debug)]
@@ -63,28 +72,48 @@ pub struct Connection {
     /// Where the small broker keeps its log [default: the platform's data directory]
     #[arg(long, value_name = "DIR", env = "KAFKA_CHAT_DATA_DIR")]
     data_dir: Option<PathBuf>,
+
+    /// Let all accounts of this machine use the small broker, and use one that another account runs. Without this
+    /// option, only this account and root can (on Linux)
+    #[arg(long)]
+    shared: bool,
 }
 
 impl Connection {
-    /// Reaches the Kafka that the command line and the environment name, or the small broker: then the
-    /// second is that, if this process runs it or could take over.
-    pub fn connect(&self) -> Result<(Box<dyn Cluster>, Weak<LocalBroker>)> {
-        let (options, broker) = self.options()?;
+    /// Reaches the Kafka that the command line and the environment name, or the small broker.
+    pub fn connect(&self) -> Result<Connected> {
+        self.connect_to_read(None)
+    }
+
+    /// As [`connect`](Connection::connect); to read records in full, if there is an option that needs them so.
+    pub fn connect_to_read(&self, in_full: Option<&str>) -> Result<Connected> {
+        in_full.map_or(Ok(()), client::check_librdkafka)?;
+        let (mut options, broker) = self.options()?;
+        options.reads_in_full = in_full.is_some();
         Ok((client::connect(&options)?, broker))
     }
 
-    /// As [`connect`](Connection::connect), to read records in full, which `option` needs.
-    pub fn connect_to_read_in_full(
-        &self,
-        option: &str,
-    ) -> Result<(Box<dyn Cluster>, Weak<LocalBroker>)> {
-        client::check_librdkafka(option)?;
-        let (options, broker) = self.options()?;
-        let options = Options {
-            reads_in_full: true,
-            ..options
+    /// As [`connect`](Connection::connect), and asks for the other's name, after what `greet` prints. It is given the
+    /// time by which the question is due: a broker that does not answer delays it by a second.
+    pub fn connect_and_ask(
+        self,
+        greet: impl FnOnce(&dyn Cluster, Instant),
+    ) -> Result<(Name, Connected)> {
+        let until = Instant::now() + GREETING_WAIT;
+        let (tx, connections) = mpsc::channel();
+        spawn("connect", move || drop(tx.send(self.connect())))?;
+        let connected = connections.recv_timeout(GREETING_WAIT).ok().transpose()?;
+        if let Some((cluster, _)) = &connected {
+            greet(cluster.as_ref(), until);
+        }
+        let name = name(None, WHO_ELSE)?;
+        let connected = match connected {
+            Some(connected) => connected,
+            None => connections
+                .recv()
+                .map_err(|_| Error::failed("cannot connect", "its thread panicked"))??,
         };
-        Ok((client::connect(&options)?, broker))
+        Ok((name, connected))
     }
 
     fn options(&self) -> Result<(Options, Weak<LocalBroker>)> {
@@ -97,9 +126,16 @@ impl Connection {
                 .ok()
                 .filter(|servers| self.embedded.is_none() && !servers.is_empty())
         });
-        // Properties are for a real Kafka, never for the small broker.
-        let default = || (!properties.is_empty()).then(|| format!("localhost:{PORT}"));
-        match named.or_else(default) {
+        let named = match named {
+            // Properties are for a real Kafka, never for the small broker.
+            None if !properties.is_empty() => {
+                let default = format!("localhost:{PORT}");
+                host::check_account(&default, self.shared)?;
+                Some(default)
+            }
+            named => named,
+        };
+        match named {
             Some(servers) => {
                 let options = Options {
                     servers: bootstrap_servers(&servers)?,
@@ -138,8 +174,8 @@ impl Connection {
             None => (PORT, format!("localhost:{PORT}")),
         };
         let dir = self.data_dir()?;
-        let host = host::find_or_start(&server, port, dir.clone())?;
-        let (server, broker) = match host {
+        let host = host::find_or_start(&server, port, dir.clone(), self.shared)?;
+        let broker = match host {
             Host::Kafka if self.embedded.is_some() => {
                 return Err(Error::failed(
                     format!("cannot use the small broker on port {port}"),
@@ -149,32 +185,36 @@ impl Connection {
                     "Leave out --embedded to use that one, or choose a port with --embedded=PORT.",
                 ));
             }
-            Host::Kafka => (server, None),
-            Host::Foreign => {
-                say(
-                    "This program cannot take over the small broker on this port: its log is in another folder.",
-                );
-                (server, None)
+            Host::Kafka => None,
+            Host::Other(broker) => {
+                if let Some(notice) = broker.notice() {
+                    say(notice);
+                }
+                Some(broker)
             }
-            Host::Other(broker) => (broker.server(), Some(broker)),
             Host::Us(broker) => {
                 let nobody = match self.embedded {
                     Some(_) => String::new(),
                     None => format!("No Kafka at {server}. "),
                 };
+                let whose = match self.shared {
+                    true => ", for all accounts of this machine",
+                    false => "",
+                };
                 say(format!(
-                    "{nobody}This program now runs a small broker of its own at {}, with its log \
+                    "{nobody}This program now runs a small broker of its own at {}{whose}, with its log \
                      in {}. To use a real Kafka: -b HOST:PORT.",
                     broker.server(),
                     dir.display()
                 ));
-                (broker.server(), Some(broker))
+                Some(broker)
             }
         };
         // Only the client keeps it: once that is dropped, so is the broker.
         let weak = broker.as_ref().map_or_else(Weak::new, Arc::downgrade);
         let options = Options {
-            servers: vec![server],
+            servers: vec![broker.as_ref().map_or(server, |it| it.server())],
+            log_id: broker.as_ref().and_then(|it| it.log_id()),
             take_over: broker.map(|broker| broker.take_over()),
             ..Options::default()
         };

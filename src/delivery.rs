@@ -5,6 +5,7 @@
 //! [reports](Report) and knows which lines are still in flight. The halves share one atomic: the number of
 //! lines taken, and a bit that closes the outbox.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -12,11 +13,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::client::{Cluster, Event, Producer, Report, Reports, excerpt};
+use crate::client::{Cluster, Event, Partitioning, Producer, Report, Reports, excerpt};
 use crate::error::{Error, Result};
 use crate::lines::Line;
 use crate::name::Name;
+use crate::seal::{Sealer, Secret};
 use crate::terminal::{is_typed, quoted};
+use crate::time;
 
 /// The most failures, and the most lines in flight, that are listed at the end.
 const MAX_LISTED: usize = 20;
@@ -30,23 +33,36 @@ const MAX_EXCERPTS: usize = 1000;
 /// The bit of `taken` that says that no more lines are taken.
 const CLOSED: u64 = 1 << 63;
 
-/// Opens both halves, for `sender`'s lines to `topic`; a line is given up after `timeout`. The ledger's owner
-/// receives the reports.
+/// Opens both halves, for `sender`'s lines to `topic`; a line is given up after `timeout`. With a secret, lines are
+/// sealed. The ledger's owner receives the reports.
 pub fn open(
     cluster: &dyn Cluster,
     (sender, topic): (&Name, &Name),
+    secret: Option<Secret>,
     timeout: Duration,
     reports: Reports,
 ) -> Result<(Outbox, Ledger)> {
-    let producer = cluster.producer(sender, topic, timeout, reports.clone())?;
+    let sealer = secret.map(|secret| Sealer::new(&secret, sender, topic));
+    let sealer = sealer.transpose()?;
+    // A reader takes the lines of a session in their order, which only a partition has.
+    let partitioning = match sealer {
+        Some(_) => Partitioning::Fixed,
+        None => Partitioning::ByKey,
+    };
+    let producer = cluster.producer(sender, topic, partitioning, timeout, reports.clone())?;
     let ledger = Ledger::new(is_typed());
-    Ok((Outbox::new(&ledger, producer, reports), ledger))
+    let outbox = Outbox {
+        sealer,
+        ..Outbox::new(&ledger, producer, reports)
+    };
+    Ok((outbox, ledger))
 }
 
 /// The half that takes lines.
 pub struct Outbox {
     taken: Arc<AtomicU64>,
     is_typed: bool,
+    sealer: Option<Sealer>,
     producer: Box<dyn Producer>,
     reports: Reports,
 }
@@ -56,6 +72,7 @@ impl Outbox {
         Outbox {
             taken: Arc::clone(&ledger.taken),
             is_typed: ledger.is_typed,
+            sealer: None,
             producer,
             reports,
         }
@@ -79,17 +96,43 @@ impl Outbox {
                         excerpt: excerpt(text).to_vec(),
                     });
                 }
-                self.producer.send(number, text);
+                match seal(&mut self.sealer, text) {
+                    Ok(value) => self.producer.send(number, &value),
+                    Err(why) => self.fail(number, text, why),
+                }
             }
-            Line::TooLong { bytes, start } => self.reports.send(Report::Failed {
-                first: number,
-                count: 1,
-                excerpt: start.to_vec(),
-                why: Error::too_large().of_size(*bytes),
-            }),
+            Line::TooLong { bytes, start } => {
+                let why = match &self.sealer {
+                    Some(sealer) => Error::too_large_to_seal(sealer.most_text()),
+                    None => Error::too_large(),
+                };
+                self.fail(number, start, why.of_size(*bytes));
+            }
         }
         true
     }
+
+    fn fail(&self, line: u64, text: &[u8], why: Error) {
+        self.reports.send(Report::Failed {
+            first: line,
+            count: 1,
+            excerpt: excerpt(text).to_vec(),
+            why,
+        });
+    }
+}
+
+/// The value of a line's record.
+fn seal<'a>(sealer: &mut Option<Sealer>, text: &'a [u8]) -> Result<Cow<'a, [u8]>> {
+    let Some(sealer) = sealer else {
+        return Ok(Cow::Borrowed(text));
+    };
+    if text.len() > sealer.most_text() {
+        let why = Error::too_large_to_seal(sealer.most_text());
+        return Err(why.of_size(text.len() as u64));
+    }
+    let value = sealer.seal(time::now(), text)?;
+    Ok(Cow::Owned(value.into_bytes()))
 }
 
 /// The half that knows what became of them.
@@ -186,11 +229,18 @@ impl Ledger {
                 excerpt,
                 why,
             } => {
+                let excerpt = self.excerpt(*first, excerpt);
                 self.settle(*first, first + count - 1);
-                self.fail(*first, *count, quoted(excerpt), why);
+                self.fail(*first, *count, excerpt, why);
             }
             Report::Typed { .. } | Report::Connection(_) => {}
         }
+    }
+
+    /// How a line that failed begins: of a sealed one, a report only knows the value.
+    pub fn excerpt(&self, line: u64, value: &[u8]) -> String {
+        let typed = self.typed.get(&line).cloned();
+        typed.unwrap_or_else(|| quoted(value))
     }
 
     fn fail(&mut self, first: u64, count: u64, excerpt: String, why: &Error) {
@@ -412,6 +462,24 @@ mod tests {
 
     impl Producer for Nowhere {
         fn send(&mut self, _: u64, _: &[u8]) {}
+    }
+
+    #[test]
+    fn a_sealed_line_that_failed_is_named_by_its_text() {
+        let mut ledger = Ledger::new(true);
+        ledger.take(1);
+        ledger.apply(&Report::Typed {
+            line: 1,
+            excerpt: b"hello".to_vec(),
+        });
+        ledger.apply(&Report::Failed {
+            first: 1,
+            count: 1,
+            excerpt: b"sealed1:AAAA".to_vec(),
+            why: Error::failed("cannot write", "refused"),
+        });
+        let verdict = ledger.verdict().unwrap_err().to_string();
+        assert!(verdict.contains("\n  'hello': cannot write"), "{verdict}");
     }
 
     /// A ledger of so many lines, which are handed over.

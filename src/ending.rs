@@ -143,10 +143,10 @@ const STOP_WAIT: Duration = Duration::from_millis(800);
 /// Runs `work` on a thread called `name`, and returns its result, unless the output is closed first.
 ///
 /// At a signal `work` is asked to stop. If it does not soon, because it waits for a broker or for
-/// its reader, or at a second signal, `if_stuck` is the result.
+/// its reader, or at a second signal, the result is what `if_stuck` then returns.
 pub fn supervise(
     name: &str,
-    if_stuck: Result<()>,
+    if_stuck: impl FnOnce() -> Result<()>,
     work: impl FnOnce(&Stop) -> Result<()> + Send + 'static,
 ) -> Result<()> {
     /// Why the program is to end: a result, or a signal.
@@ -162,7 +162,7 @@ pub fn supervise(
     drop(stop);
     match endings.recv_timeout(STOP_WAIT) {
         Ok(Some(result)) => result,
-        Ok(None) | Err(_) => if_stuck,
+        Ok(None) | Err(_) => if_stuck(),
     }
 }
 

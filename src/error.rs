@@ -26,68 +26,77 @@ enum Kind {
 }
 
 impl Error {
-    /// Something failed: `doing` says what was being done and with which broker, topic or line;
-    /// `why` is the cause. Exit code 1.
-    pub fn failed(doing: impl fmt::Display, why: impl fmt::Display) -> Error {
+    fn new(kind: Kind, message: impl fmt::Display) -> Error {
         Error {
-            kind: Kind::Failed,
-            message: format!("{doing}: {why}"),
-            hint: None,
-        }
-    }
-
-    /// As [`Error::failed`], with a list of reasons, each on a line of its own.
-    pub fn listed(doing: impl fmt::Display, reasons: &str) -> Error {
-        Error {
-            kind: Kind::Failed,
-            message: format!("{doing}:{reasons}"),
-            hint: None,
-        }
-    }
-
-    /// The command line, or an answer to a question, can't be used as it is. Exit code 2.
-    pub fn usage(message: impl fmt::Display) -> Error {
-        Error {
-            kind: Kind::Usage,
+            kind,
             message: message.to_string(),
             hint: None,
         }
     }
 
+    /// Something failed: `doing` says what was being done and with which broker, topic or line;
+    /// `why` is the cause. Exit code 1.
+    pub fn failed(doing: impl fmt::Display, why: impl fmt::Display) -> Error {
+        Error::new(Kind::Failed, format_args!("{doing}: {why}"))
+    }
+
+    /// As [`Error::failed`], with a list of reasons, each on a line of its own.
+    pub fn listed(doing: impl fmt::Display, reasons: &str) -> Error {
+        Error::new(Kind::Failed, format_args!("{doing}:{reasons}"))
+    }
+
+    /// The command line, or an answer to a question, can't be used as it is. Exit code 2.
+    pub fn usage(message: impl fmt::Display) -> Error {
+        Error::new(Kind::Usage, message)
+    }
+
     /// A line is larger than what the client or the broker takes.
     pub fn too_large() -> Error {
-        Error {
-            kind: Kind::TooLarge,
-            message:
-                "too large: a broker takes about 1 MB, unless its message.max.bytes says otherwise"
-                    .into(),
-            hint: None,
-        }
+        Error::new(
+            Kind::TooLarge,
+            "too large: a broker takes about 1 MB, unless its message.max.bytes says otherwise",
+        )
+    }
+
+    /// A line is larger than what `topic` takes.
+    pub fn too_large_for(topic: impl fmt::Display, limit: usize) -> Error {
+        Error::new(
+            Kind::TooLarge,
+            format_args!(
+                "too large: topic {topic} takes at most {limit} bytes (max.message.bytes), of which Kafka needs about 70"
+            ),
+        )
+    }
+
+    /// A line is larger than what fits in a record once it is sealed: `most` bytes.
+    pub fn too_large_to_seal(most: usize) -> Error {
+        Error::new(
+            Kind::TooLarge,
+            format_args!("too large to be sealed: a sealed line has at most {most} bytes"),
+        )
     }
 
     /// As [`Error::failed`], about a line that may have arrived or not.
     pub fn unacknowledged(doing: impl fmt::Display, why: impl fmt::Display) -> Error {
+        Error::new(Kind::Unacknowledged, format_args!("{doing}: {why}"))
+    }
+
+    /// The same failure, of a line that may have arrived.
+    pub fn may_have_arrived(self) -> Error {
         Error {
             kind: Kind::Unacknowledged,
-            ..Error::failed(doing, why)
+            ..self
         }
     }
 
     /// As [`Error::failed`], because the broker does not allow it to this user: trying again does not help.
     pub fn denied(doing: impl fmt::Display, why: impl fmt::Display) -> Error {
-        Error {
-            kind: Kind::Denied,
-            ..Error::failed(doing, why)
-        }
+        Error::new(Kind::Denied, format_args!("{doing}: {why}"))
     }
 
     /// Standard output was closed: a reason to end, and no failure. Exit code 0.
     pub fn closed_pipe() -> Error {
-        Error {
-            kind: Kind::ClosedPipe,
-            message: "standard output was closed".into(),
-            hint: None,
-        }
+        Error::new(Kind::ClosedPipe, "standard output was closed")
     }
 
     /// The same error, with the size of the line before it.
@@ -113,11 +122,7 @@ impl Error {
         if self.is_closed_pipe() {
             return other;
         }
-        Error {
-            kind: self.kind,
-            message: format!("{self}\n{other}"),
-            hint: None,
-        }
+        Error::new(self.kind, format_args!("{self}\n{other}"))
     }
 
     /// Whether this is [`Error::closed_pipe`], about which nothing is printed.
@@ -125,7 +130,7 @@ impl Error {
         self.kind == Kind::ClosedPipe
     }
 
-    /// Whether this is [`Error::too_large`], which says nothing of other lines.
+    /// Whether this is about a line that is too large, which says nothing of other lines.
     pub fn is_too_large(&self) -> bool {
         self.kind == Kind::TooLarge
     }

@@ -2,18 +2,19 @@
 //!
 //! Kafka has no request for them. Offsets do not count messages: compaction leaves holes, and transactions write
 //! markers and records that were aborted. So the end of the log is read twice. The first time, only times and
-//! offsets are kept, so that memory does not grow with the size of messages.
+//! offsets are kept, so that memory does not grow with the size of messages. A chat, which asks for few and sets
+//! [bounds](Bounds), keeps the lines themselves, and reads once.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::time::Instant;
 
-use crate::client::{Consumer, Event, Offsets, POLL_WAIT, Record, Start, is_before};
+use crate::client::{Consumer, Event, Offsets, Record, Start, cut, is_before};
 use crate::ending::say;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::read_limit::ReadLimit;
 
-/// The most messages that can be asked for. For each of them, 32 bytes are kept.
+/// The most messages that can be asked for. For each of them, about 50 bytes are kept.
 pub const MAX_COUNT: u64 = 1_000_000;
 
 /// How many more offsets than messages the first look covers.
@@ -24,6 +25,26 @@ const GROWTH: i64 = 8;
 /// Orders messages: by their time, where there are several partitions, and those without one first; then by
 /// their offset, and by partition.
 type Rank = (Option<i64>, i64, i32);
+
+/// How far a search goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// How many offsets of a partition it looks at: the last ones.
+    pub offsets: i64,
+    /// How many bytes of keys and values one look takes. If there are more, it looks at fewer offsets.
+    pub bytes: usize,
+    /// When it fails without an answer.
+    pub deadline: Option<Instant>,
+}
+
+impl Bounds {
+    /// To the oldest record kept, however long it takes.
+    const NONE: Bounds = Bounds {
+        offsets: i64::MAX,
+        bytes: usize::MAX,
+        deadline: None,
+    };
+}
 
 /// The last messages of a topic at one moment, and all that come later.
 #[derive(Debug)]
@@ -44,29 +65,15 @@ impl Last {
         open: impl Fn(Start) -> Result<Box<dyn Consumer>>,
         shows: impl Fn(&Record<'_>) -> bool,
     ) -> Result<Last> {
-        let mut consumer = open(Start::Earliest)?;
-        let (oldest, ends) = (consumer.position(), consumer.end_offsets()?);
-        drop(consumer);
-        let mut window = count as i64 + SPARE_OFFSETS;
-        loop {
-            let from = |(&partition, &end): (&i32, &i64)| {
-                let oldest = oldest.get(&partition).map_or(0, |it| *it.min(&end));
-                (partition, oldest.max(end - window))
-            };
-            let from: Offsets = ends.iter().map(from).collect();
-            let mut found = Found::new(count, &ends);
-            if count > 0 {
-                found.read(open(Start::At(from.clone()))?.as_mut(), &ends, &shows)?;
-            }
-            let is_enough = |(partition, from): (&i32, &i64)| {
-                let is_whole = oldest.get(partition).is_none_or(|oldest| from <= oldest);
-                is_whole || found.in_partition(*partition) >= count
-            };
-            if from.iter().all(is_enough) {
-                return Ok(found.into_last(ends));
-            }
-            window = window.saturating_mul(GROWTH);
+        let keep = |record: &Record<'_>| shows(record).then_some(());
+        let (ends, found) = search(count, &Bounds::NONE, open, keep, |event| say(event))?;
+        let mut start = ends.clone();
+        for (_, offset, partition) in found.last.keys() {
+            let first = start.entry(*partition).or_insert(*offset);
+            *first = *offset.min(first);
         }
+        let least = found.last.keys().next().copied();
+        Ok(Last { ends, start, least })
     }
 
     /// Where they start.
@@ -91,81 +98,150 @@ impl Last {
         match event {
             Event::Missed {
                 partition, resumed, ..
-            } => {
-                let end = self.ends.entry(*partition);
-                end.and_modify(|it| *it = *resumed.min(it));
-            }
+            } => cut(&mut self.ends, *partition, *resumed),
             Event::Recreated { .. } => self.ends.values_mut().for_each(|it| *it = 0),
             _ => {}
         }
     }
 }
 
-/// The last of the messages that were read so far.
-struct Found {
-    /// How many are wanted.
+/// What is kept of the last `count` messages within `bounds` of the topic that `open` opens, in their order. `keep`
+/// returns that of a message, and nothing of another record.
+pub fn kept<T>(
     count: u64,
-    /// How many partitions there are.
-    partitions: usize,
-    /// The last of them, the least on top.
-    last: BinaryHeap<Reverse<Rank>>,
-    /// How many were read of each partition.
-    read: BTreeMap<i32, u64>,
+    bounds: &Bounds,
+    open: impl Fn(Start) -> Result<Box<dyn Consumer>>,
+    keep: impl Fn(&Record<'_>) -> Option<T>,
+) -> Result<Vec<T>> {
+    let (_, found) = search(count, bounds, open, keep, |_| {})?;
+    Ok(found.last.into_values().collect())
 }
 
-impl Found {
-    fn new(count: u64, ends: &Offsets) -> Found {
+/// Finds the last messages before the present ends of the log, which it returns, too.
+fn search<T>(
+    count: u64,
+    bounds: &Bounds,
+    open: impl Fn(Start) -> Result<Box<dyn Consumer>>,
+    keep: impl Fn(&Record<'_>) -> Option<T>,
+    on_event: impl Fn(&Event),
+) -> Result<(Offsets, Found<'_, T>)> {
+    let mut consumer = open(Start::Earliest)?;
+    let (oldest, ends) = (consumer.position(), consumer.end_offsets()?);
+    drop(consumer);
+    let oldest = |partition: i32, end: i64| {
+        let oldest = oldest.get(&partition).map_or(0, |it| *it.min(&end));
+        oldest.max(end.saturating_sub(bounds.offsets))
+    };
+    if count == 0 {
+        let found = Found::new(count, bounds, &ends);
+        return Ok((ends, found));
+    }
+    let mut window = count as i64 + SPARE_OFFSETS;
+    let mut found_before = None;
+    // A look that took too many bytes.
+    let mut is_shrunk = false;
+    loop {
+        let from = |(&partition, &end): (&i32, &i64)| {
+            (partition, oldest(partition, end).max(end - window))
+        };
+        let from: Offsets = ends.iter().map(from).collect();
+        let mut found = Found::new(count, bounds, &ends);
+        let mut consumer = open(Start::At(from.clone()))?;
+        if !found.read(consumer.as_mut(), &ends, &keep, &on_event)? {
+            if found_before.is_some() || window == 1 {
+                break;
+            }
+            is_shrunk = true;
+            window = (window / GROWTH).max(1);
+            continue;
+        }
+        let is_enough = |(&partition, &from): (&i32, &i64)| {
+            let is_whole = from <= oldest(partition, ends[&partition]);
+            is_whole || found.in_partition(partition) >= count
+        };
+        let is_done = is_shrunk || from.iter().all(is_enough);
+        found_before = Some(found);
+        if is_done {
+            break;
+        }
+        window = window.saturating_mul(GROWTH);
+    }
+    let found = found_before.unwrap_or_else(|| Found::new(count, bounds, &ends));
+    Ok((ends, found))
+}
+
+/// The last of the messages that were read so far.
+struct Found<'b, T> {
+    /// How many are wanted.
+    count: u64,
+    bounds: &'b Bounds,
+    /// How many partitions there are.
+    partitions: usize,
+    /// What is kept of the last of them.
+    last: BTreeMap<Rank, T>,
+    /// How many were read of each partition.
+    read: BTreeMap<i32, u64>,
+    /// How many bytes were read.
+    bytes: usize,
+}
+
+impl<T> Found<'_, T> {
+    fn new<'b>(count: u64, bounds: &'b Bounds, ends: &Offsets) -> Found<'b, T> {
         Found {
             count,
+            bounds,
             partitions: ends.len(),
-            last: BinaryHeap::new(),
+            last: BTreeMap::new(),
             read: BTreeMap::new(),
+            bytes: 0,
         }
     }
 
-    /// Reads up to `ends`.
+    /// Reads up to `ends`. Returns whether that took no more bytes than allowed.
     fn read(
         &mut self,
         consumer: &mut dyn Consumer,
         ends: &Offsets,
-        shows: impl Fn(&Record<'_>) -> bool,
-    ) -> Result<()> {
+        keep: impl Fn(&Record<'_>) -> Option<T>,
+        on_event: impl Fn(&Event),
+    ) -> Result<bool> {
         let mut limit = ReadLimit::new(None, Some(ends.clone()));
         while !limit.is_reached(&consumer.position()) {
-            let events = consumer.poll(POLL_WAIT, &mut |record| {
-                if shows(&record) && limit.takes(record.partition, record.offset) {
-                    self.add(&record);
+            let deadline = self.bounds.deadline;
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(Error::failed("cannot read the topic", "no answer in time"));
+            }
+            let events = limit.poll(consumer, |limit, record| {
+                let [key, value] = [record.key, record.value].map(Option::unwrap_or_default);
+                self.bytes = self.bytes.saturating_add(key.len() + value.len());
+                if self.bytes > self.bounds.bytes {
+                    return ControlFlow::Break(());
+                }
+                if let Some(kept) = keep(record)
+                    && limit.takes(record.partition, record.offset)
+                {
+                    self.add(record, kept);
                 }
                 ControlFlow::Continue(())
             })?;
-            for event in events {
-                say(&event);
-                limit.on_event(&event);
+            if self.bytes > self.bounds.bytes {
+                return Ok(false);
             }
+            events.iter().for_each(&on_event);
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn add(&mut self, record: &Record<'_>) {
+    fn add(&mut self, record: &Record<'_>, kept: T) {
         *self.read.entry(record.partition).or_default() += 1;
-        self.last.push(Reverse(rank(record, self.partitions)));
+        self.last.insert(rank(record, self.partitions), kept);
         if self.last.len() as u64 > self.count {
-            self.last.pop();
+            self.last.pop_first();
         }
     }
 
     fn in_partition(&self, partition: i32) -> u64 {
         self.read.get(&partition).copied().unwrap_or(0)
-    }
-
-    fn into_last(self, ends: Offsets) -> Last {
-        let mut start = ends.clone();
-        for Reverse((_, offset, partition)) in &self.last {
-            let first = start.entry(*partition).or_insert(*offset);
-            *first = *offset.min(first);
-        }
-        let least = self.last.peek().map(|Reverse(least)| *least);
-        Last { ends, start, least }
     }
 }
 
@@ -177,11 +253,13 @@ fn rank(record: &Record<'_>, partitions: usize) -> Rank {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::cmp::Reverse;
     use std::time::Duration;
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::client::POLL_WAIT;
 
     /// What each offset of a partition has: nothing, or a record with a time or without.
     type Log = Vec<Vec<Option<Option<i64>>>>;
@@ -216,6 +294,7 @@ mod tests {
                             partition,
                             offset,
                             timestamp,
+                            value: Some(b"ten bytes."),
                             ..Record::default()
                         });
                     }
@@ -278,6 +357,45 @@ mod tests {
         assert_eq!(openings, 2);
         let expected = (0..3).flat_map(|p| (99_997..100_000).map(move |o| (p, o)));
         assert_eq!(printed, expected.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_search_keeps_to_its_bounds() {
+        let log = vec![vec![Some(None); 1000]];
+        let kept = |count, offsets, records: usize, every: i64| {
+            let bounds = Bounds {
+                offsets,
+                bytes: 10 * records,
+                deadline: None,
+            };
+            let open = |start| open(&log, 0, start);
+            let keep = |it: &Record<'_>| (it.offset % every == 0).then_some(it.offset);
+            super::kept(count, &bounds, open, keep).unwrap()
+        };
+        assert_eq!(kept(3, 10_000, 1000, 1), [997, 998, 999]);
+        assert_eq!(kept(3, 10_000, 1000, 400), [0, 400, 800]);
+        // So many offsets, and no more.
+        assert_eq!(kept(3, 700, 1000, 400), [400, 800]);
+        assert!(kept(3, 100, 1000, 400).is_empty());
+        // A look at more of them would take too many bytes …
+        assert!(kept(3, 10_000, 200, 400).is_empty());
+        assert_eq!(kept(3, 10_000, 200, 100), [900]);
+        // … and so would the first.
+        assert_eq!(kept(1000, 10_000, 20, 1), (985..1000).collect::<Vec<_>>());
+        assert_eq!(kept(3, 10_000, 1, 1), [999]);
+        assert!(kept(3, 10_000, 0, 1).is_empty());
+        assert!(kept(0, 10_000, 1000, 1).is_empty());
+    }
+
+    #[test]
+    fn a_search_fails_at_its_deadline() {
+        let bounds = Bounds {
+            deadline: Some(Instant::now()),
+            ..Bounds::NONE
+        };
+        let log = vec![vec![Some(None); 3]];
+        let kept = kept(3, &bounds, |start| open(&log, 0, start), |_| Some(()));
+        assert!(kept.unwrap_err().to_string().contains("in time"));
     }
 
     #[test]

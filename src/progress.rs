@@ -1,6 +1,6 @@
 //! A publisher's progress: on standard error, if that is a terminal and standard input is not.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use crate::ending::can_say;
+use crate::ending::{can_say, say};
 use crate::lines::Line;
 
 /// Lines, bytes and rate; and how much of it is done, where the input is a file.
@@ -46,12 +46,12 @@ impl Progress {
         }
     }
 
-    /// Takes it off the terminal while something else is printed there.
-    pub fn suspend(&self, print: impl FnOnce()) {
+    /// Prints a line on standard error, for which it is taken off the terminal.
+    pub fn say(&self, text: impl Display) {
         match &self.shown {
-            None => print(),
+            None => say(text),
             // Drawing holds the bar's lock, also while the terminal takes nothing.
-            Some(shown) if can_say() => shown.bar.suspend(print),
+            Some(shown) if can_say() => shown.bar.suspend(|| say(text)),
             Some(_) => {}
         }
     }

@@ -1,19 +1,26 @@
 //! How much a subscriber is asked to read, and the loop that reads and prints it.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
-use crate::client::{Consumer, Event, Offsets, POLL_WAIT, is_before, is_read_to};
+use crate::client::{Consumer, Event, Offsets, POLL_WAIT, Record, cut, is_before, is_read_to};
 use crate::ending::{Stop, say};
 use crate::error::{Error, Result};
 use crate::last::Last;
+use crate::opener::Opener;
+use crate::seal::Read;
 use crate::terminal::Output;
 
 /// The end of a reading: a number of messages, the ends of the log at the start, or neither.
-#[derive(Debug)]
 pub struct ReadLimit {
     left: Option<u64>,
     ends: Option<Offsets>,
     last: Option<Last>,
+    opener: Option<Opener>,
+    /// Whether a line was not shown, or is missing. Shared with the thread that ends a program that is stuck.
+    has_fault: Arc<AtomicBool>,
 }
 
 impl ReadLimit {
@@ -23,6 +30,8 @@ impl ReadLimit {
             left: count,
             ends,
             last: None,
+            opener: None,
+            has_fault: Arc::default(),
         }
     }
 
@@ -30,6 +39,11 @@ impl ReadLimit {
     pub fn from_last(self, last: Last) -> ReadLimit {
         let last = Some(last);
         ReadLimit { last, ..self }
+    }
+
+    /// Prints only the lines that this opens.
+    pub fn opening(self, opener: Option<Opener>) -> ReadLimit {
+        ReadLimit { opener, ..self }
     }
 
     /// Prints messages up to the limit, or until asked to stop; `hint` tells a person what is waited for.
@@ -40,15 +54,23 @@ impl ReadLimit {
         hint: &str,
         stop: &Stop,
     ) -> Result<()> {
+        let read = self.print_all(consumer, &mut output, hint, stop);
+        self.say_counts(true);
+        read?;
+        self.whole_verdict(&consumer.position())()
+    }
+
+    fn print_all(
+        &mut self,
+        consumer: &mut dyn Consumer,
+        output: &mut Output,
+        hint: &str,
+        stop: &Stop,
+    ) -> Result<()> {
         while !stop.is_requested() && !self.is_reached(&consumer.position()) {
             let mut printed = Ok(());
-            let polled = consumer.poll(POLL_WAIT, &mut |record| {
-                if output.shows(&record)
-                    && self.last.as_ref().is_none_or(|last| last.has(&record))
-                    && self.takes(record.partition, record.offset)
-                {
-                    printed = output.message(&record);
-                }
+            let polled = self.poll(consumer, |limit, record| {
+                printed = limit.print_record(record, output);
                 match printed {
                     Ok(()) => ControlFlow::Continue(()),
                     Err(_) => ControlFlow::Break(()),
@@ -56,13 +78,64 @@ impl ReadLimit {
             });
             // What was received is printed, whatever the poll ended with.
             printed.and_then(|()| output.flush())?;
-            for event in polled? {
-                say(&event);
-                self.on_event(&event);
-            }
+            polled?.iter().for_each(say);
+            self.say_counts(false);
             output.hint_once(hint);
         }
-        self.verdict(&consumer.position())
+        Ok(())
+    }
+
+    /// Polls `consumer` once, gives its records to `each`, and takes note of what happens to the log, which it returns.
+    pub(crate) fn poll(
+        &mut self,
+        consumer: &mut dyn Consumer,
+        mut each: impl FnMut(&mut ReadLimit, &Record<'_>) -> ControlFlow<()>,
+    ) -> Result<Vec<Event>> {
+        let mut is_silent = true;
+        let events = consumer.poll(POLL_WAIT, &mut |record| {
+            is_silent = false;
+            each(self, &record)
+        })?;
+        events.iter().for_each(|event| self.on_event(event));
+        if is_silent && events.is_empty() {
+            self.on_silence(consumer);
+        }
+        Ok(events)
+    }
+
+    fn print_record(&mut self, record: &Record<'_>, output: &mut Output) -> Result<()> {
+        let is_message = output.shows(record) && self.has(record.partition, record.offset);
+        let is_asked_for = self.last.as_ref().is_none_or(|last| last.has(record));
+        let Some(opener) = self.opener.as_mut().filter(|_| is_message) else {
+            if is_message && is_asked_for {
+                self.count_one();
+                output.message(record, None)?;
+            }
+            return Ok(());
+        };
+        if !is_asked_for {
+            opener.skip(record);
+            return Ok(());
+        }
+        let Read { notice, line } = opener.read(record, Instant::now());
+        if let Some(notice) = notice {
+            self.has_fault.store(true, Ordering::SeqCst);
+            // In its place among the messages.
+            output.flush()?;
+            say(notice);
+        }
+        if let Some(line) = line {
+            self.count_one();
+            let value = Some(line.text());
+            output.message(&Record { value, ..*record }, Some(line.clock))?;
+        }
+        Ok(())
+    }
+
+    fn say_counts(&mut self, is_end: bool) {
+        let counts = self.opener.as_mut();
+        let counts = counts.map(|opener| opener.counts(is_end, Instant::now()));
+        counts.into_iter().flatten().for_each(say);
     }
 
     /// A log that was cut, or created again, may end before the end that it had at the start.
@@ -70,18 +143,28 @@ impl ReadLimit {
         if let Some(last) = &mut self.last {
             last.on_event(event);
         }
+        if let Some(opener) = &mut self.opener {
+            opener.on_event(event);
+        }
+        match (event, &mut self.ends) {
+            (Event::Missed { partition, end, .. }, Some(ends)) => cut(ends, *partition, *end),
+            (Event::Recreated { ends: new, .. }, Some(ends)) => {
+                new.iter()
+                    .for_each(|(partition, end)| cut(ends, *partition, *end));
+            }
+            _ => {}
+        }
+    }
+
+    /// Nothing has come: the log may end earlier by now, since the small broker finds damaged messages at its end only
+    /// when they are read.
+    fn on_silence(&mut self, consumer: &mut dyn Consumer) {
         let Some(ends) = &mut self.ends else {
             return;
         };
-        let mut cut = |partition, end: &i64| {
-            ends.entry(partition).and_modify(|it| *it = *end.min(it));
-        };
-        match event {
-            Event::Missed { partition, end, .. } => cut(*partition, end),
-            Event::Recreated { ends: new, .. } => {
-                new.iter().for_each(|(partition, end)| cut(*partition, end));
-            }
-            _ => {}
+        // Without an answer, it is asked again after the next silence.
+        for (partition, end) in consumer.end_offsets().into_iter().flatten() {
+            cut(ends, partition, end);
         }
     }
 
@@ -97,14 +180,34 @@ impl ReadLimit {
         ))
     }
 
+    /// The verdict on ending at this position, and on the lines that are read until it is asked for.
+    pub fn whole_verdict(&self, position: &Offsets) -> impl FnOnce() -> Result<()> + use<> {
+        let (verdict, has_fault) = (self.verdict(position), Arc::clone(&self.has_fault));
+        move || match has_fault.load(Ordering::SeqCst) {
+            true => verdict.and(Err(Error::failed(
+                "some lines were not shown, or are missing",
+                "the notices above say which",
+            ))),
+            false => verdict,
+        }
+    }
+
     /// Whether the record at this place still belongs to what was asked for; if so, it counts.
     pub fn takes(&mut self, partition: i32, offset: i64) -> bool {
-        let is_later = |ends: &Offsets| !is_before(ends, partition, offset);
-        if self.left == Some(0) || self.ends.as_ref().is_some_and(is_later) {
-            return false;
+        let is_taken = self.has(partition, offset);
+        if is_taken {
+            self.count_one();
         }
+        is_taken
+    }
+
+    fn has(&self, partition: i32, offset: i64) -> bool {
+        let is_later = |ends: &Offsets| !is_before(ends, partition, offset);
+        self.left != Some(0) && !self.ends.as_ref().is_some_and(is_later)
+    }
+
+    fn count_one(&mut self) {
         self.left = self.left.map(|left| left - 1);
-        true
     }
 
     /// Whether all has been read, at this position.

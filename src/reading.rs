@@ -3,10 +3,13 @@
 use clap::Args;
 
 use crate::client::{Cluster, Consumer, Start};
+use crate::ending::say;
 use crate::error::Result;
 use crate::last::{Last, MAX_COUNT};
 use crate::name::Name;
+use crate::opener::{Opener, Wanted};
 use crate::read_limit::ReadLimit;
+use crate::seal::Secret;
 use crate::terminal::{Format, Output};
 use crate::time;
 
@@ -83,20 +86,38 @@ impl Reading {
     }
 
     /// A consumer of a topic, and how far it is read.
+    /// With a secret, only its sealed lines are printed.
     pub fn open(
         self,
         cluster: &dyn Cluster,
         topic: &Name,
+        secret: Option<Secret>,
         output: &Output,
     ) -> Result<(Box<dyn Consumer>, ReadLimit)> {
         let open = |start| cluster.consumer(topic, start);
+        let (mut consumer, limit) = self.start(open, output)?;
+        let all = Wanted {
+            sender: None,
+            count: 0,
+            report: |event| say(event),
+        };
+        let opener = |secret| Opener::new(&secret, topic, consumer.as_mut(), open, &all);
+        let opener = secret.map(opener).transpose()?;
+        Ok((consumer, limit.opening(opener)))
+    }
+
+    fn start(
+        self,
+        open: impl Fn(Start) -> Result<Box<dyn Consumer>>,
+        output: &Output,
+    ) -> Result<(Box<dyn Consumer>, ReadLimit)> {
         let Some(count) = self.last else {
             let mut consumer = open(self.from)?;
             let ends = self.until_end.then(|| consumer.end_offsets());
             let limit = ReadLimit::new(self.count, ends.transpose()?);
             return Ok((consumer, limit));
         };
-        let last = Last::find(count, open, |record| output.shows(record))?;
+        let last = Last::find(count, &open, |record| output.shows(record))?;
         let consumer = open(last.start())?;
         let ends = self.until_end.then(|| last.ends());
         let limit = ReadLimit::new(self.count, ends).from_last(last);

@@ -1,7 +1,7 @@
 //! Times of messages: how they are typed, and how they are shown.
 
 use jiff::Timestamp;
-use jiff::civil::DateTime;
+use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 
 use crate::error::{Error, Result};
@@ -55,14 +55,28 @@ fn local(text: &str, zone: &TimeZone) -> Option<i64> {
     Some(time.timestamp().as_millisecond())
 }
 
+/// The present time, in milliseconds since 1970.
+pub fn now() -> i64 {
+    Timestamp::now().as_millisecond()
+}
+
 /// What stands in place of a time: as wide, and in as many words.
 const NO_TIME: &str = "---------- --------";
+
+/// The same for the time of a day.
+const NO_CLOCK: &str = "--:--";
 
 /// Shows times in the system's time zone.
 #[derive(Debug, Clone)]
 pub struct LocalTime(TimeZone);
 
 impl LocalTime {
+    /// UTC, for tests.
+    #[cfg(test)]
+    pub(crate) fn utc() -> LocalTime {
+        LocalTime(TimeZone::UTC)
+    }
+
     /// The time zone of the variable `TZ`, or of the system.
     #[expect(clippy::new_without_default, reason = "it reads the environment")]
     pub fn new() -> LocalTime {
@@ -71,12 +85,45 @@ impl LocalTime {
 
     /// A time in milliseconds since 1970 as `2026-11-24 14:02:11`; dashes, if it is absent or beyond the year 9999.
     pub fn of(&self, millis: Option<i64>) -> String {
-        let time = millis.and_then(|it| Timestamp::from_millisecond(it).ok());
-        time.map_or(NO_TIME.into(), |time| {
-            let local = self.0.to_datetime(time);
-            local.strftime("%Y-%m-%d %H:%M:%S").to_string()
+        let time = millis.and_then(|it| self.local(it));
+        time.map_or(NO_TIME.into(), |it| {
+            it.strftime("%Y-%m-%d %H:%M:%S").to_string()
         })
     }
+
+    /// The time of the day, as `14:02`; dashes, if it is absent or beyond the year 9999.
+    pub fn clock(&self, millis: Option<i64>) -> String {
+        let time = millis.and_then(|it| self.local(it));
+        time.map_or(NO_CLOCK.into(), |it| it.strftime("%H:%M").to_string())
+    }
+
+    /// A time that is past at `now`, in as few words as it takes: `14:02`, `yesterday 14:02` or `2026-11-24 14:02`;
+    /// none beyond the year 9999.
+    pub fn since(&self, millis: i64, now: i64) -> Option<String> {
+        let time = self.local(millis)?;
+        let today = self.date(now)?;
+        let format = match time.date() {
+            date if date == today => "%H:%M",
+            date if date.tomorrow().ok() == Some(today) => "yesterday %H:%M",
+            _ => "%Y-%m-%d %H:%M",
+        };
+        Some(time.strftime(format).to_string())
+    }
+
+    /// The day of a time; none beyond the year 9999.
+    pub fn date(&self, millis: i64) -> Option<Date> {
+        self.local(millis).map(DateTime::date)
+    }
+
+    fn local(&self, millis: i64) -> Option<DateTime> {
+        let time = Timestamp::from_millisecond(millis).ok()?;
+        Some(self.0.to_datetime(time))
+    }
+}
+
+/// A day as `Saturday 28 November 2026`.
+pub fn day(date: Date) -> String {
+    date.strftime("%A %-d %B %Y").to_string()
 }
 
 /// A time in milliseconds since 1970 by RFC 3339, in UTC; none beyond the year 9999.
@@ -178,6 +225,50 @@ mod tests {
         ] {
             assert_eq!(local.of(millis), shown, "{millis:?}");
         }
+    }
+
+    #[test]
+    fn a_recent_time_is_shown_in_few_words() {
+        let local = LocalTime(europe());
+        let millis = |time: &str| time.parse::<Timestamp>().unwrap().as_millisecond();
+        for (time, now, shown) in [
+            ("2026-11-24T13:02:59Z", "2026-11-24T14:00:00Z", "14:02"),
+            ("2026-11-24T00:00:00Z", "2026-11-24T22:59:59Z", "01:00"),
+            // Past midnight there, not in UTC.
+            (
+                "2026-11-24T22:59:59Z",
+                "2026-11-24T23:00:00Z",
+                "yesterday 23:59",
+            ),
+            (
+                "2026-11-22T22:59:59Z",
+                "2026-11-24T22:59:59Z",
+                "2026-11-22 23:59",
+            ),
+            (
+                "2025-11-24T13:02:00Z",
+                "2026-11-24T14:00:00Z",
+                "2025-11-24 14:02",
+            ),
+            // A clock that was set back.
+            (
+                "2026-11-25T13:02:00Z",
+                "2026-11-24T14:00:00Z",
+                "2026-11-25 14:02",
+            ),
+        ] {
+            let since = local.since(millis(time), millis(now));
+            assert_eq!(since.as_deref(), Some(shown), "{time} at {now}");
+        }
+        assert_eq!(local.since(i64::MAX, 0), None);
+        assert_eq!(local.clock(Some(0)), "01:00");
+        for none in [None, Some(i64::MAX)] {
+            assert_eq!(local.clock(none), NO_CLOCK);
+        }
+        assert_eq!(
+            local.date(0).map(day).as_deref(),
+            Some("Thursday 1 January 1970")
+        );
     }
 
     #[test]

@@ -6,6 +6,8 @@ failed=0
 table=()
 child=
 work=$(mktemp -d)
+# Other accounts, which some tests use, must get to their folders in it.
+chmod 711 "$work"
 # Clusters that the tests start are in here, too, and are stopped at the end.
 export TMPDIR=$work
 

@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use kafka_chat::chat::{self, Options, Parties};
-use kafka_chat::cli::{self, Connection, Delivery};
+use kafka_chat::chat::{self, Options};
+use kafka_chat::cli::{self, Connection};
 use kafka_chat::ending;
 use kafka_chat::error::Result;
+use kafka_chat::start;
 
 /// Talks with PEER, and with nobody else
 #[derive(Parser)]
@@ -15,39 +16,42 @@ use kafka_chat::error::Result;
     after_help = "Example: chat alice bob, and elsewhere: chat bob alice\n\
                   To leave: Ctrl-D, or Ctrl-C on an empty line"
 )]
-struct Arguments {
+pub(crate) struct Arguments {
     /// Your name; asked for if left out
     me: Option<String>,
     /// Whom to talk with; asked for if left out
     peer: Option<String>,
-    /// Show lines that carry no name, too
-    #[arg(long)]
-    unsigned: bool,
-    /// Talk with the tutorial's chat.py, which swaps the topics and signs nothing
-    #[arg(long)]
-    tutorial: bool,
-    /// Ring the terminal's bell for PEER's messages, once for each burst
-    #[arg(long)]
-    bell: bool,
     #[command(flatten)]
-    delivery: Delivery,
+    options: Options,
     #[command(flatten)]
     connection: Connection,
 }
 
 fn main() -> ExitCode {
-    ending::run(|| open(Arguments::parse()))
+    start::with_few_arenas();
+    ending::run(|| open(cli::arguments()?))
 }
 
 fn open(arguments: Arguments) -> Result<()> {
-    let me = cli::name(arguments.me, cli::WHO_ARE_YOU)?;
-    let peer = cli::name(arguments.peer, cli::WHO_ELSE)?;
-    let parties = Parties::new(me, peer, arguments.unsigned, arguments.tutorial)?;
-    let (cluster, broker) = arguments.connection.connect()?;
-    let options = Options {
-        delivery_timeout: arguments.delivery.timeout(),
-        bell: arguments.bell,
-        broker,
+    let Arguments {
+        me,
+        peer,
+        options,
+        connection,
+    } = arguments;
+    if options.wants_new_secret() {
+        return cli::print_fresh();
+    }
+    let secret = options.secret(&[&me, &peer])?;
+    let me = cli::name(me, cli::WHO_ARE_YOU)?;
+    let (parties, connected) = if peer.is_none() && options.lists_writers() {
+        let (peer, connected) =
+            connection.connect_and_ask(|cluster, until| chat::list_writers(cluster, &me, until))?;
+        (options.parties(me, peer)?, connected)
+    } else {
+        // Both names are checked before anything is connected to.
+        let parties = options.parties(me, cli::name(peer, cli::WHO_ELSE)?)?;
+        (parties, connection.connect()?)
     };
-    chat::run(cluster, parties, options)
+    chat::run(connected, parties, &options, secret)
 }

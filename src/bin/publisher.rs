@@ -5,18 +5,19 @@ use std::process::ExitCode;
 use std::sync::mpsc;
 
 use clap::Parser;
-use kafka_chat::cli::{self, Connection, Delivery};
+use kafka_chat::cli::{self, Connection, Delivery, SecretSource};
 use kafka_chat::client::Reports;
 use kafka_chat::delivery::{self, Arrival};
-use kafka_chat::ending::{self, Owner, say};
+use kafka_chat::ending::{self, Owner};
 use kafka_chat::error::Result;
 use kafka_chat::lines::Lines;
 use kafka_chat::progress::Progress;
+use kafka_chat::start;
 
 /// Sends each line of standard input to PEER
 #[derive(Parser)]
 #[command(version, after_help = "Example: seq 3 | publisher alice bob")]
-struct Arguments {
+pub(crate) struct Arguments {
     /// Your name; asked for if left out
     me: Option<String>,
     /// Whom to write to: the topic of that name; asked for if left out
@@ -24,31 +25,34 @@ struct Arguments {
     #[command(flatten)]
     delivery: Delivery,
     #[command(flatten)]
+    secret: SecretSource,
+    #[command(flatten)]
     connection: Connection,
 }
 
 fn main() -> ExitCode {
-    ending::run(|| publish(Arguments::parse()))
+    start::with_few_arenas();
+    ending::run(|| publish(cli::arguments()?))
 }
 
 fn publish(arguments: Arguments) -> Result<()> {
+    let secret = arguments.secret.secret(&[&arguments.me, &arguments.peer])?;
     let me = cli::name(arguments.me, cli::WHO_ARE_YOU)?;
     let peer = cli::name(arguments.peer, cli::WHO_ELSE)?;
     let (cluster, broker) = arguments.connection.connect()?;
     let (tx, arrivals) = mpsc::channel();
     let timeout = arguments.delivery.timeout();
     let reports = Reports::to(tx.clone());
-    let (mut outbox, ledger) = delivery::open(cluster.as_ref(), (&me, &peer), timeout, reports)?;
+    let (mut outbox, ledger) = delivery::open(&*cluster, (&me, &peer), secret, timeout, reports)?;
     ending::on_signal(tx.clone(), || Arrival::Interrupted)?;
     let progress = Progress::of_input();
-    let shown = progress.clone();
     if let Some(broker) = broker.upgrade() {
         let shown = progress.clone();
-        broker.report_to(move |report| shown.suspend(|| say(report)));
+        broker.report_to(move |report| shown.say(report));
     }
+    let shown = progress.clone();
     let owner = Owner::start("publisher", move || {
-        let notice = |event: &_| shown.suspend(|| say(event));
-        let verdict = delivery::settle(ledger, &arrivals, timeout * 2, notice);
+        let verdict = delivery::settle(ledger, &arrivals, timeout * 2, |event| shown.say(event));
         shown.end();
         // If this process runs the small broker, it is stopped here, in order.
         drop(cluster);

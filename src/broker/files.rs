@@ -1,8 +1,9 @@
 //! How files of the log are opened: for their owner alone, and never through a symbolic link, by which
-//! somebody else who can write to the folder would choose what is read or overwritten.
+//! somebody else who can write to the folder would choose what is read or overwritten. In a folder that its group can
+//! write to, the group can use the files, too.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -19,12 +20,22 @@ pub(super) fn create(path: &Path) -> io::Result<File> {
     options.read(true).write(true).create(true).truncate(false);
     let file = open(&mut options, path)?;
     // Earlier versions created files that everyone can read.
-    let permissions = file.metadata()?.permissions();
-    if permissions.mode() & 0o077 != 0 {
+    let wanted = mode_in_folder_of(path) & 0o666;
+    if file.metadata()?.permissions().mode() & 0o777 != wanted {
         // Only the owner may change that.
-        let _ = file.set_permissions(fs::Permissions::from_mode(0o600));
+        let _ = file.set_permissions(fs::Permissions::from_mode(wanted));
     }
     Ok(file)
+}
+
+/// The mode of a folder that is created at `path`: its owner's alone, or also its group's, as the folder that it is in.
+/// It gives its group to what is in it if that one does.
+fn mode_in_folder_of(path: &Path) -> u32 {
+    let mode = |dir| fs::metadata(dir).map_or(0, |found| found.permissions().mode());
+    match path.parent().map_or(0, mode) {
+        mode if mode & 0o020 != 0 => 0o770 | mode & 0o2000,
+        _ => 0o700,
+    }
 }
 
 fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
@@ -41,38 +52,52 @@ fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     })
 }
 
-/// Creates a folder that only its owner can use.
+/// Creates a folder.
 pub(super) fn create_dir(path: &Path) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).create(path)
+    DirBuilder::new().mode(0o700).create(path)?;
+    check_dir(path)
 }
 
 /// Fails if something else than a folder is at `path`, and takes a folder that is there from everyone
-/// but its owner.
+/// who should not use it.
 pub(super) fn check_dir(path: &Path) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
     if !found.is_dir() {
         let name = path.file_name().unwrap_or_default().display();
         return Err(io::Error::other(format!("{name} is not a folder")));
     }
-    if found.permissions().mode() & 0o077 != 0 {
+    let wanted = mode_in_folder_of(path);
+    if found.permissions().mode() & 0o7777 != wanted {
         // Only the owner may change that.
-        let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
+        let _ = fs::set_permissions(path, fs::Permissions::from_mode(wanted));
     }
     Ok(())
 }
 
-/// Whether others than the owner can write to a folder.
-pub(super) fn can_others_write(dir: &Path) -> io::Result<bool> {
-    Ok(fs::metadata(dir)?.permissions().mode() & 0o022 != 0)
+/// Which others than the owner can write to a folder, as in `chmod go-w`, unless its group should.
+pub(super) fn other_writers(dir: &Path, is_shared: bool) -> io::Result<Option<&'static str>> {
+    let mode = fs::metadata(dir)?.permissions().mode();
+    Ok(match (mode & 0o020 != 0 && !is_shared, mode & 0o002 != 0) {
+        (false, false) => None,
+        (true, false) => Some("g"),
+        (false, true) => Some("o"),
+        (true, true) => Some("go"),
+    })
 }
 
-/// Writes a file as a whole or not at all, and returns it.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<File> {
+/// Writes a file as a whole or not at all, and returns it. Never more than one of its parts is in memory.
+pub(super) fn replace(path: &Path, parts: impl Iterator<Item = Vec<u8>>) -> io::Result<File> {
     let mut name = path.as_os_str().to_os_string();
     name.push(".new");
     let new = Path::new(&name);
     let file = create(new)?;
-    append_at(&file, &file.metadata()?, 0, bytes)?;
+    file.set_len(0)?;
+    let mut to = BufWriter::new(&file);
+    for part in parts {
+        to.write_all(&part)?;
+    }
+    to.flush()?;
+    drop(to);
     fs::rename(new, path)?;
     Ok(file)
 }

@@ -4,6 +4,9 @@
 //! written to a new file, which then replaces the old one. As with messages, committed means
 //! written, not synced.
 //!
+//! An offset never expires: without it, everything counts as unread again. Damage costs the damaged records alone:
+//! their bytes are set aside into another file.
+//!
 //! Heartbeats are the exception: only the last one counts, and only for a few seconds, so they are kept in
 //! memory. The file has what must outlive this process: the 0 that ends them, or -1 (nothing is committed) if
 //! they go on.
@@ -15,21 +18,32 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use super::HEARTBEATS;
 use super::files::{append_at, create, replace};
+use super::{HEARTBEATS, Report};
 use crate::wire::{self, CommittedOffset, ErrorCode, Reader, Unreadable, Wire, Writer, code};
 
 /// How many bytes of superseded records the file may have, however few are live.
 const SLACK_BYTES: u64 = 1024 * 1024;
 
+/// How much memory a pair of group and topic takes beyond its record.
+pub(super) const PAIR_BYTES: u64 = 256;
+
+/// How many bytes a record has at most: three texts with their sizes, and the rest.
+const MAX_RECORD_BYTES: usize = 3 * (2 + i16::MAX as usize) + 16;
+
 /// The committed offsets of all groups.
 #[derive(Debug)]
 pub(super) struct GroupOffsets {
     path: PathBuf,
-    max: usize,
+    /// For what can't be kept.
+    report: Report,
+    /// How much memory all pairs may take.
+    max_bytes: u64,
+    /// How much they take.
+    bytes: u64,
     file: File,
     /// How many bytes of the file are records.
     len: u64,
@@ -37,8 +51,8 @@ pub(super) struct GroupOffsets {
     live: u64,
     /// The live records, each with its size.
     committed: HashMap<Key, (CommittedOffset, u64)>,
-    /// The last heartbeats of groups whose heartbeats go on, at most `max` of them.
-    beats: HashMap<Key, CommittedOffset>,
+    /// The last heartbeats of groups whose heartbeats go on, each with its size.
+    beats: HashMap<Key, (CommittedOffset, u64)>,
 }
 
 /// A group and a topic.
@@ -46,31 +60,81 @@ type Key = (String, String);
 
 impl GroupOffsets {
     /// Opens the file, which is created if it does not exist. A torn tail is ignored, and cut off by
-    /// the next commit. At most `max` pairs of group and topic are kept.
-    pub(super) fn open(path: &Path, max: usize) -> io::Result<GroupOffsets> {
+    /// the next commit. Other damage is set aside, and told to `report`. All pairs of group and topic that are
+    /// found are kept, and as many more as take `max_bytes` of memory.
+    pub(super) fn open(path: &Path, max_bytes: u64, report: &Report) -> io::Result<GroupOffsets> {
         let mut offsets = GroupOffsets {
             path: path.to_path_buf(),
-            max,
+            report: report.clone(),
+            max_bytes,
+            bytes: 0,
             file: create(path)?,
             len: 0,
             live: 0,
             committed: HashMap::new(),
             beats: HashMap::new(),
         };
-        let mut bytes = Vec::new();
-        offsets.file.read_to_end(&mut bytes)?;
-        let mut r = Reader::new(&mut bytes, 0);
-        while let Ok((key, committed, size)) = decode(&mut r) {
-            offsets.insert(key, committed, size);
+        let damaged = offsets.load()?;
+        if !damaged.is_empty() {
+            let aside = path.with_extension("damaged");
+            let file = create(&aside)?;
+            let found = file.metadata()?;
+            append_at(&file, &found, found.len(), &damaged)?;
+            offsets.compact()?;
+            report.say(format!(
+                "{} was damaged: {} bytes of committed offsets are set aside in {}. \
+                 Lines that were read can count as unread again.",
+                path.display(),
+                damaged.len(),
+                aside.display()
+            ));
         }
         Ok(offsets)
+    }
+
+    /// Reads the file, and returns its damaged bytes.
+    fn load(&mut self) -> io::Result<Vec<u8>> {
+        let mut input = BufReader::with_capacity(2 * MAX_RECORD_BYTES, self.file.try_clone()?);
+        let (mut bytes, mut at) = (Vec::new(), 0);
+        // What is damaged, and how much of that lies before the last intact record.
+        let (mut damaged, mut before) = (Vec::new(), 0);
+        let mut is_at_end = false;
+        loop {
+            while bytes.len() - at < MAX_RECORD_BYTES && !is_at_end {
+                bytes.drain(..at);
+                at = 0;
+                let more = input.fill_buf()?;
+                bytes.extend_from_slice(more);
+                let count = more.len();
+                input.consume(count);
+                is_at_end = count == 0;
+            }
+            if at == bytes.len() {
+                if is_cut(&damaged[before..]) {
+                    damaged.truncate(before);
+                }
+                return Ok(damaged);
+            }
+            match decode(&mut Reader::new(&mut bytes[at..], 0)) {
+                Ok((key, committed, size)) => {
+                    self.insert(key, committed, size);
+                    at += size as usize;
+                    before = damaged.len();
+                }
+                Err(Unreadable) => {
+                    damaged.push(bytes[at]);
+                    at += 1;
+                }
+            }
+        }
     }
 
     /// What was committed for a group in a topic.
     pub(super) fn committed(&self, group: &str, topic: &str) -> Option<CommittedOffset> {
         let key = (group.to_string(), topic.to_string());
-        let written = || self.committed.get(&key).map(|(found, _)| found);
-        self.beats.get(&key).or_else(written).cloned()
+        let written = || self.committed.get(&key);
+        let found = self.beats.get(&key).or_else(written);
+        found.map(|(committed, _)| committed.clone())
     }
 
     /// Commits an offset for a group in a topic.
@@ -85,7 +149,9 @@ impl GroupOffsets {
             return self.write(key, committed);
         }
         if committed.offset == 0 {
-            self.beats.remove(&key);
+            if let Some((_, size)) = self.beats.remove(&key) {
+                self.bytes -= size + PAIR_BYTES;
+            }
             return self.write(key, committed);
         }
         // A 0 in the file would say after a change of hosts that the heartbeats have ended.
@@ -96,21 +162,43 @@ impl GroupOffsets {
         {
             self.write(key.clone(), CommittedOffset::none())?;
         }
-        if self.beats.len() >= self.max && !self.beats.contains_key(&key) {
-            return Err(code::POLICY_VIOLATION);
-        }
-        self.beats.insert(key, committed);
+        let size = encode(&key, &committed).len() as u64;
+        self.bytes = self.bytes_with(size, self.beats.get(&key))?;
+        self.beats.insert(key, (committed, size));
         Ok(())
+    }
+
+    /// How much memory all take with a record of this size instead of `old`. Fails if that is too much, unless it
+    /// is not more than before.
+    fn bytes_with(
+        &self,
+        size: u64,
+        old: Option<&(CommittedOffset, u64)>,
+    ) -> Result<u64, ErrorCode> {
+        let bytes = self.bytes - old.map_or(0, |(_, size)| size + PAIR_BYTES) + size + PAIR_BYTES;
+        match bytes > self.max_bytes.max(self.bytes) {
+            true => {
+                self.report.say(format!(
+                    "The table of committed offsets is full: what new readers have read counts as unread again. \
+                     To empty it, end all programs, and delete {}",
+                    self.path.display()
+                ));
+                Err(code::POLICY_VIOLATION)
+            }
+            false => Ok(bytes),
+        }
     }
 
     /// Appends a record to the file.
     fn write(&mut self, key: Key, committed: CommittedOffset) -> Result<(), ErrorCode> {
-        if self.committed.len() >= self.max && !self.committed.contains_key(&key) {
-            return Err(code::POLICY_VIOLATION);
-        }
         let bytes = encode(&key, &committed);
-        let found = self.file.metadata()?;
-        append_at(&self.file, &found, self.len, &bytes)?;
+        self.bytes_with(bytes.len() as u64, self.committed.get(&key))?;
+        let found = self.file.metadata();
+        let written = found.and_then(|found| append_at(&self.file, &found, self.len, &bytes));
+        written.inspect_err(|error| {
+            let path = self.path.display();
+            self.report.say(format!("cannot write {path}: {error}"));
+        })?;
         self.insert(key, committed, bytes.len() as u64);
         if self.len > SLACK_BYTES + 2 * self.live {
             // The offset is committed, whether this succeeds or not.
@@ -122,11 +210,9 @@ impl GroupOffsets {
     /// Replaces the file by one with the live records only.
     fn compact(&mut self) -> io::Result<()> {
         let live = self.committed.iter();
-        let bytes: Vec<u8> = live
-            .flat_map(|(key, (value, _))| encode(key, value))
-            .collect();
-        self.file = replace(&self.path, &bytes)?;
-        self.len = bytes.len() as u64;
+        let records = live.map(|(key, (value, _))| encode(key, value));
+        self.file = replace(&self.path, records)?;
+        self.len = self.live;
         Ok(())
     }
 
@@ -134,8 +220,10 @@ impl GroupOffsets {
     fn insert(&mut self, key: Key, committed: CommittedOffset, size: u64) {
         self.len += size;
         self.live += size;
+        self.bytes += size + PAIR_BYTES;
         if let Some((_, size)) = self.committed.insert(key, (committed, size)) {
             self.live -= size;
+            self.bytes -= size + PAIR_BYTES;
         }
     }
 }
@@ -148,6 +236,17 @@ fn encode((group, topic): &Key, committed: &CommittedOffset) -> Vec<u8> {
     let size = (w.bytes.len() as u32).to_be_bytes();
     let sum = crc32fast::hash(&w.bytes).to_be_bytes();
     [&size[..], &sum, &w.bytes].concat()
+}
+
+/// Whether these bytes can be a record that was written in part.
+fn is_cut(bytes: &[u8]) -> bool {
+    match bytes.first_chunk::<4>() {
+        Some(size) if bytes.len() >= 8 => {
+            let size = u32::from_be_bytes(*size) as usize;
+            size <= MAX_RECORD_BYTES && size > bytes.len() - 8
+        }
+        _ => true,
+    }
 }
 
 /// Takes a record off the front, and returns its size, too. Fails if it is not whole.
@@ -178,7 +277,11 @@ mod tests {
     }
 
     fn open(dir: &TempDir) -> GroupOffsets {
-        GroupOffsets::open(&dir.path().join("offsets"), 100).unwrap()
+        open_with(dir, u64::MAX)
+    }
+
+    fn open_with(dir: &TempDir, max_bytes: u64) -> GroupOffsets {
+        GroupOffsets::open(&dir.path().join("offsets"), max_bytes, &Report::to(|_| ())).unwrap()
     }
 
     /// The file of three commits, and the size of each.
@@ -238,17 +341,55 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_byte_takes_its_record_and_what_follows() {
+    fn a_changed_byte_costs_its_record_alone_and_is_reported_once() {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("offsets");
-        let (whole, record) = three_commits(&dir, &path);
+        let groups = ["g", "h", "i"];
+        for group in groups {
+            open(&dir).commit(group, "t", at(5)).unwrap();
+        }
+        let whole = fs::read(&path).unwrap();
         for byte in 0..whole.len() {
             let mut changed = whole.clone();
             changed[byte] ^= 1;
-            fs::write(&path, changed).unwrap();
-            let expected = (byte / record).checked_sub(1).map(|n| at(n as i64));
-            assert_eq!(open(&dir).committed("g", "t"), expected, "byte {byte}");
+            fs::write(&path, &changed).unwrap();
+            let aside = path.with_extension("damaged");
+            let _ = fs::remove_file(&aside);
+            let (tx, rx) = std::sync::mpsc::channel();
+            let report = Report::to(move |said| tx.send(said.to_string()).unwrap());
+            for _ in 0..2 {
+                let offsets = GroupOffsets::open(&path, u64::MAX, &report).unwrap();
+                for (n, group) in groups.into_iter().enumerate() {
+                    let expected = (n != byte / (whole.len() / 3)).then(|| at(5));
+                    assert_eq!(offsets.committed(group, "t"), expected, "byte {byte}");
+                }
+            }
+            let said: Vec<_> = rx.try_iter().collect();
+            assert_eq!(
+                said.len(),
+                usize::from(aside.exists()),
+                "byte {byte}: {said:?}"
+            );
+            // A size that reaches past the end looks like that of a record that was written in part.
+            let is_last = byte >= whole.len() / 3 * 2;
+            assert!(is_last || aside.exists(), "byte {byte}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_reported() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("offsets");
+        let (tx, rx) = std::sync::mpsc::channel();
+        let report = Report::to(move |said| tx.send(said.to_string()).unwrap());
+        let mut offsets = GroupOffsets::open(&path, 300, &report).unwrap();
+        offsets.commit("g", "t", at(1)).unwrap();
+        assert!(offsets.commit("h", "t", at(1)).is_err());
+        assert!(rx.try_recv().unwrap().contains("is full"));
+        offsets.file = File::open(&path).unwrap();
+        assert!(offsets.commit("g", "t", at(2)).is_err());
+        let said = rx.try_recv().unwrap();
+        assert!(said.contains(&format!("cannot write {}", path.display())));
     }
 
     #[test]
@@ -258,7 +399,8 @@ mod tests {
         let file = victim.path().join("file");
         fs::write(&file, "untouched").unwrap();
         symlink(&file, dir.path().join("offsets")).unwrap();
-        let error = GroupOffsets::open(&dir.path().join("offsets"), 100).unwrap_err();
+        let report = Report::to(|_| ());
+        let error = GroupOffsets::open(&dir.path().join("offsets"), 100, &report).unwrap_err();
         assert!(error.to_string().contains("offsets is a symbolic link"));
         fs::remove_file(dir.path().join("offsets")).unwrap();
         symlink(&file, dir.path().join("offsets.new")).unwrap();
@@ -295,7 +437,8 @@ mod tests {
     fn a_pair_beyond_the_limit_is_refused() {
         for kind in ["", HEARTBEATS] {
             let dir = TempDir::new().unwrap();
-            let mut groups = GroupOffsets::open(&dir.path().join("offsets"), 2).unwrap();
+            let record = encode(&(format!("{kind}a"), "t".into()), &at(1)).len() as u64;
+            let mut groups = open_with(&dir, 2 * (record + PAIR_BYTES));
             for group in ["a", "b", "a"] {
                 groups
                     .commit(&format!("{kind}{group}"), "t", at(1))
@@ -305,6 +448,7 @@ mod tests {
             let refused = groups.commit(&third, "t", at(1));
             assert_eq!(refused, Err(code::POLICY_VIOLATION));
             assert_eq!(groups.committed(&third, "t"), None);
+            groups.commit(&format!("{kind}b"), "t", at(7)).unwrap();
         }
     }
 

@@ -2,10 +2,12 @@
 //!
 //! A client that loses its broker can take over only with the log that it was using. The broker
 //! therefore publishes the identity in its ApiVersions response, as the newest versions of two API
-//! keys that no Kafka has: versions are 16 bits wide, and not negative.
+//! keys that no Kafka has: versions are 16 bits wide, and not negative. It is also the id of its only node, which crate
+//! `kafka` reports, unlike those.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read};
+use std::iter;
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -27,21 +29,26 @@ const PROPERTY: &str = "log.id=";
 /// How much of that file is read.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// The identity of the log in `dir`, if it has one.
+/// The identity of the log in `dir`, if it has one that can be read.
 pub(crate) fn stored(dir: &Path) -> Option<u32> {
+    read(dir).ok().flatten()
+}
+
+/// The identity of the log in `dir`; `None` if its file has none.
+pub(super) fn read(dir: &Path) -> io::Result<Option<u32>> {
     let mut properties = String::new();
-    let file = open_to_read(&dir.join(FILE)).ok()?;
-    file.take(MAX_BYTES).read_to_string(&mut properties).ok()?;
-    let id = properties
-        .lines()
-        .find_map(|line| line.strip_prefix(PROPERTY))?;
-    id.parse().ok().filter(|id| id >> BITS == 0)
+    let file = open_to_read(&dir.join(FILE))?;
+    file.take(MAX_BYTES).read_to_string(&mut properties)?;
+    let mut lines = properties.lines();
+    let id = lines.find_map(|line| line.strip_prefix(PROPERTY));
+    Ok(id.and_then(|id| id.parse().ok().filter(|id| id >> BITS == 0)))
 }
 
 /// Gives the log in `dir` an identity. The file is written as a whole or not at all.
 pub(super) fn create(dir: &Path) -> io::Result<u32> {
     let id = (random() as u32) >> (u32::BITS - BITS);
-    replace(&dir.join(FILE), format!("{PROPERTY}{id}\n").as_bytes())?;
+    let line = format!("{PROPERTY}{id}\n").into_bytes();
+    replace(&dir.join(FILE), iter::once(line))?;
     Ok(id)
 }
 
@@ -65,6 +72,12 @@ pub(crate) fn of(apis: &[ApiVersion]) -> Option<u32> {
             .filter(|_| api.min_version == 0)
     };
     Some(half(HIGH)? << HALF_BITS | half(LOW)?)
+}
+
+/// The id of the node that serves a log.
+pub(crate) fn node_id(id: u32) -> i32 {
+    // An identity has fewer bits.
+    id as i32
 }
 
 /// The two APIs that publish an identity.

@@ -30,6 +30,9 @@ const TIMESTAMP: usize = OVERHEAD + 6;
 /// The bits of the attributes that name a compression.
 const COMPRESSION: u8 = 7;
 
+/// The bit of the attributes that says that the broker has set the timestamp (KIP-32).
+const LOG_APPEND_TIME: u8 = 8;
+
 /// The offset and the size, with the overhead, of the first message in `bytes`, which may be cut
 /// after its overhead. `None` if it cannot be a message.
 pub(super) fn header(bytes: &[u8]) -> Option<(i64, usize)> {
@@ -65,6 +68,22 @@ pub(super) fn intact_bytes(set: &[u8], mut next: i64) -> usize {
         at += size;
     }
     at
+}
+
+/// Whether a message set begins with a whole message.
+pub(super) fn has_whole(set: &[u8]) -> bool {
+    header(set).is_some_and(|(_, size)| size <= set.len())
+}
+
+/// Removes a message that is cut at the end of the message set that starts at `start`.
+pub(super) fn remove_cut(buffer: &mut Vec<u8>, start: usize) {
+    let mut end = start;
+    while let Some((_, size)) = header(&buffer[end..])
+        && size <= buffer.len() - end
+    {
+        end += size;
+    }
+    buffer.truncate(end);
 }
 
 /// Whether `bytes` are the beginning of a message, of which the rest was not read.
@@ -170,6 +189,46 @@ pub(super) fn assign_offsets(
         at += size;
     }
     next
+}
+
+/// How many bytes the messages of a checked set take with a timestamp each; see [`stamp`].
+pub(super) fn stamped_bytes(mut set: &[u8]) -> usize {
+    let mut bytes = 0;
+    while let Some((_, size)) = header(set) {
+        bytes += size + if lacks_timestamp(set, size) { 8 } else { 0 };
+        set = &set[size..];
+    }
+    bytes
+}
+
+/// Whether a message of magic 0 has room for a timestamp.
+fn lacks_timestamp(message: &[u8], size: usize) -> bool {
+    message[MAGIC] == 0 && size + 8 <= MAX_BYTES
+}
+
+/// Copies a checked set to `out`, which has [`stamped_bytes`], with this timestamp (milliseconds since 1970) for
+/// messages of magic 0: they become messages of magic 1 with the time of their append. Only one that is
+/// as large as can be stays as it is.
+pub(super) fn stamp(mut set: &[u8], timestamp: i64, mut out: &mut [u8]) {
+    while let Some((_, size)) = header(set) {
+        let (message, rest) = set.split_at(size);
+        let is_stamped = lacks_timestamp(message, size);
+        let (copy, rest_out) = out.split_at_mut(size + if is_stamped { 8 } else { 0 });
+        if is_stamped {
+            copy[..TIMESTAMP].copy_from_slice(&message[..TIMESTAMP]);
+            copy[TIMESTAMP..TIMESTAMP + 8].copy_from_slice(&timestamp.to_be_bytes());
+            copy[TIMESTAMP + 8..].copy_from_slice(&message[TIMESTAMP..]);
+            let message_size = (copy.len() - OVERHEAD) as i32;
+            copy[8..OVERHEAD].copy_from_slice(&message_size.to_be_bytes());
+            copy[MAGIC] = 1;
+            copy[ATTRIBUTES] |= LOG_APPEND_TIME;
+            let sum = crc32fast::hash(&copy[MAGIC..]);
+            copy[CRC..MAGIC].copy_from_slice(&sum.to_be_bytes());
+        } else {
+            copy.copy_from_slice(message);
+        }
+        (set, out) = (rest, rest_out);
+    }
 }
 
 /// Converts the message set that starts at `start` to magic 0, in place, by removing timestamps. A
@@ -318,6 +377,19 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_message_that_would_be_too_large_with_a_timestamp_gets_none() {
+        let room = MAX_BYTES - encode(None, None, Some(b"")).len();
+        for (size, more) in [(room - 8, 8), (room - 7, 0), (room, 0)] {
+            let message = encode(None, None, Some(&vec![b'x'; size]));
+            let mut stamped = vec![0; stamped_bytes(&message)];
+            assert_eq!(stamped.len(), message.len() + more);
+            stamp(&message, 5, &mut stamped);
+            assert_eq!(check_set(&stamped), Ok(()));
+            assert_eq!(timestamp(&stamped), (more > 0).then_some(5));
+        }
+    }
+
+    #[test]
     fn converting_down_keeps_a_first_message_that_is_cut() {
         let cut = &encode(Some(5), None, Some(b"hello"))[..30];
         let mut buffer = cut.to_vec();
@@ -326,6 +398,29 @@ pub(super) mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_timestamp_is_given_to_those_without_and_can_be_removed_again(
+            messages in prop::collection::vec(any_message(), 0..9),
+        ) {
+            let set = messages.concat();
+            let mut stamped = vec![0; stamped_bytes(&set)];
+            stamp(&set, 5, &mut stamped);
+            prop_assert_eq!(check_set(&stamped), Ok(()));
+            let mut rest = stamped.as_slice();
+            for message in &messages {
+                let (_, size) = header(rest).unwrap();
+                let expected = timestamp(message).unwrap_or(5);
+                prop_assert_eq!(timestamp(&rest[..size]), Some(expected));
+                let mut plain = rest[..size].to_vec();
+                if timestamp(message).is_none() {
+                    down_convert(&mut plain, 0);
+                }
+                prop_assert_eq!(&plain, message);
+                rest = &rest[size..];
+            }
+            prop_assert!(rest.is_empty());
+        }
+
         #[test]
         fn any_flipped_bit_after_the_offset_is_noticed(
             message in any_message(),

@@ -4,7 +4,8 @@
 //! no transactions and no group membership.
 //!
 //! `message` knows the format of messages, `log` and `group_offsets` what is on disk, `identity`
-//! which log it is, `files` how files are opened, and `server` sockets; only the last knows the others. The bytes of the protocol
+//! which log it is, `files` how files are opened, and `server` sockets; only the last knows the others.
+//! The bytes of the protocol
 //! are in [`wire`](crate::wire), and its error codes are what fails here, from the log up.
 
 use std::collections::BTreeSet;
@@ -36,19 +37,27 @@ pub struct Config {
     pub retention_bytes: u64,
     /// How many bytes a segment can have, unless a single request has more.
     pub segment_bytes: u64,
+    /// How many bytes the segments of all topics can have.
+    pub max_log_bytes: u64,
     /// How many topics there can be.
     pub max_topics: usize,
-    /// How many pairs of group and topic offsets are kept for.
-    pub max_group_offsets: usize,
+    /// How many bytes of memory committed offsets can take.
+    pub max_group_offset_bytes: u64,
     /// How many bytes a request can have. A connection that announces more is closed.
     pub max_request_bytes: usize,
-    /// How many connections are served at a time. For one more, the connection idle for longest is
-    /// closed; if none is idle, the new one is.
+    /// How many bytes the requests of all connections and their responses can take together, beyond a
+    /// few that each connection has for itself.
+    pub max_memory: usize,
+    /// How many connections are served at a time. For one more, another is closed; if all are busy, the
+    /// new one is.
     pub max_connections: usize,
     /// How long a request may take to come in, or a response to go out, once it has begun.
     pub request_timeout: Duration,
     /// How long a connection may be idle between requests.
     pub idle_timeout: Duration,
+    /// Whether connections of all accounts are served: else those of this process's account and of root
+    /// alone, where that [can be seen](crate::account).
+    pub is_shared: bool,
     /// Who is told what is wrong with the log.
     pub report: Report,
 }
@@ -94,13 +103,16 @@ impl Default for Config {
             retention_bytes: 2 << 30,
             // Small enough to be checked at once when a topic is first used.
             segment_bytes: 16 << 20,
-            max_topics: 10_000,
-            max_group_offsets: 100_000,
+            max_log_bytes: 16 << 30,
+            max_topics: 2000,
+            max_group_offset_bytes: 8 << 20,
             max_request_bytes: 8 << 20,
-            max_connections: 4096,
+            max_memory: 24 << 20,
+            max_connections: 1024,
             request_timeout: Duration::from_secs(30),
             // Kafka's connections.max.idle.ms.
             idle_timeout: Duration::from_secs(600),
+            is_shared: false,
             report: Report::to(|_| ()),
         }
     }

@@ -3,25 +3,28 @@
 //! It knows no Kafka but partitions and offsets, and no terminal: records go in, what is to be shown comes
 //! out.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
 
 use super::Parties;
-use crate::client::{Offsets, is_before, is_read_to};
+use super::clock::Clock;
+#[cfg(test)]
+use super::gate::Downgrade;
+use super::gate::Gate;
+use super::history::Earlier;
+use crate::client::{Offsets, Record, is_before, is_read_to};
 use crate::delivery::lines;
 use crate::name::Name;
 use crate::terminal::quoted;
 
 /// How many lines written while the user was away are shown: the last ones.
-const AWAY_LINES: usize = 100;
+pub(super) const AWAY_LINES: usize = 100;
 
 /// How many bytes they may have together, so that a peer can't fill the memory; the last one always stays.
-const AWAY_BYTES: usize = 1 << 20;
+pub(super) const AWAY_BYTES: usize = 1 << 20;
 
 /// How many other senders are named before it is only said that there are more.
 const NAMED_SENDERS: usize = 20;
-
-/// The sender shown for a line without one: no name has parentheses.
-const NO_NAME: &str = "(unsigned)";
 
 /// What to do with lines that carry no name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +45,24 @@ pub(super) struct Line {
     /// The sender's name, by our convention.
     pub(super) key: Vec<u8>,
     pub(super) text: Vec<u8>,
+    /// In milliseconds since 1970.
+    pub(super) time: Option<i64>,
+    /// Its sender's clock and the user's differ so much that its time is always shown.
+    pub(super) is_dated: bool,
+}
+
+impl Line {
+    /// The line in a record; `None` if that has no value.
+    pub(super) fn of(record: &Record<'_>) -> Option<Line> {
+        Some(Line {
+            partition: record.partition,
+            offset: record.offset,
+            key: record.key.unwrap_or_default().to_vec(),
+            text: record.value?.to_vec(),
+            time: record.timestamp,
+            is_dated: false,
+        })
+    }
 }
 
 /// Something for the user to see, or a position, in this order.
@@ -52,8 +73,11 @@ pub(super) enum Item {
         /// Who wrote it: not a [`Name`] if the line carried none.
         sender: String,
         text: Vec<u8>,
-        /// Its partition and offset.
-        at: (i32, i64),
+        /// In milliseconds since 1970.
+        time: Option<i64>,
+        is_dated: bool,
+        /// Its partition and offset, if it is new.
+        at: Option<(i32, i64)>,
     },
     /// Something about the conversation, in one line that is safe to show.
     Notice(String),
@@ -62,11 +86,12 @@ pub(super) enum Item {
 }
 
 /// What one user sees of a conversation with a peer.
-#[derive(Debug)]
 pub(super) struct Conversation {
-    me: Name,
-    peer: Name,
-    unsigned: Unsigned,
+    pub(super) gate: Gate,
+    parties: Parties,
+    clock: Clock,
+    /// Of unread lines, by partition and offset.
+    times: BTreeMap<(i32, i64), i64>,
     /// `Some` while catching up: at the start, and after the log is read again.
     away: Option<Away>,
     passed: Offsets,
@@ -75,12 +100,20 @@ pub(super) struct Conversation {
     has_warned_of_unsigned: bool,
 }
 
+/// What the lines are that were written while the user was away, for the user.
+#[derive(Debug, Clone, Copy)]
+enum What {
+    /// All of them are unread.
+    Unread,
+    /// Something else, in words.
+    Other(&'static str),
+}
+
 /// What was written while the user was away.
 #[derive(Debug)]
 struct Away {
     ends: Offsets,
-    /// What these lines are, for the user.
-    what: &'static str,
+    what: What,
     /// The last of them, bounded in number and bytes.
     lines: VecDeque<Item>,
     bytes: usize,
@@ -94,15 +127,22 @@ struct Away {
 impl Conversation {
     /// `ends` are the end offsets of the topic that is read, at the start. What lies before them was written while
     /// the user was away, if reading starts at a position that is known.
-    pub(super) fn new(parties: &Parties, ends: Offsets, is_position_known: bool) -> Conversation {
+    pub(super) fn new(
+        parties: &Parties,
+        gate: Gate,
+        clock: Clock,
+        ends: Offsets,
+        is_position_known: bool,
+    ) -> Conversation {
         let what = match is_position_known {
-            true => "while you were away",
-            false => "(your position is not known)",
+            true => What::Unread,
+            false => What::Other("(your position is not known)"),
         };
         Conversation {
-            me: parties.me.clone(),
-            peer: parties.peer.clone(),
-            unsigned: parties.unsigned,
+            gate,
+            parties: parties.clone(),
+            clock,
+            times: BTreeMap::new(),
             away: Some(Away::until(ends, what)),
             passed: Offsets::new(),
             named: BTreeSet::new(),
@@ -111,22 +151,74 @@ impl Conversation {
         }
     }
 
-    /// Takes a record of the topic that the user reads.
+    /// One without a secret, at a position that is known.
+    #[cfg(test)]
+    pub(super) fn for_test(parties: &Parties, clock: Clock, ends: Offsets) -> Conversation {
+        let gate = Gate::Plain(Downgrade::new(&parties.peer, false));
+        Conversation::new(parties, gate, clock, ends, true)
+    }
+
+    /// Shows what was said before the chat was opened.
+    pub(super) fn earlier(&mut self, earlier: Earlier) -> Vec<Item> {
+        self.times = earlier.times;
+        let mut items: Vec<Item> = earlier.notices.into_iter().map(Item::Notice).collect();
+        if earlier.is_sealed {
+            items.extend(self.gate.on_sealed().map(Item::Notice));
+        }
+        let count = earlier.lines.len() as u64;
+        if count > 0 {
+            let lines = lines(count).replacen(' ', " earlier ", 1);
+            items.push(Item::Notice(lines));
+        }
+        let messages = earlier.lines.into_iter().map(|line| Item::Message {
+            sender: match self.parties.sender(&line.key) {
+                Some(sender) => sender.into(),
+                None => self.parties.me.to_string(),
+            },
+            text: line.text,
+            time: match line.is_dated {
+                true => line.time,
+                false => self.clock.time(line.time, false),
+            },
+            is_dated: line.is_dated,
+            at: None,
+        });
+        items.extend(messages);
+        self.dated(items)
+    }
+
+    /// Opens a record of the topic that the user reads. Returns what to say first, and the line, unless it is not to be
+    /// shown.
+    pub(super) fn open(&mut self, line: Line, now: Instant) -> (Option<String>, Option<Line>) {
+        match self.parties.sender(&line.key) {
+            Some(_) => self.gate.pass(line, now),
+            None => (None, Some(line)),
+        }
+    }
+
+    /// Takes a record that was opened.
     pub(super) fn on_record(&mut self, line: Line) -> Vec<Item> {
-        let sender = match (line.key.as_slice(), self.unsigned) {
-            (key, _) if key == self.peer.as_bytes() => self.peer.to_string(),
-            (b"", Unsigned::Peers) => self.peer.to_string(),
-            (b"", Unsigned::Shown) => NO_NAME.to_string(),
-            (key, _) => return self.stranger(key).map(Item::Notice).into_iter().collect(),
+        let Some(sender) = self.parties.sender(&line.key).map(String::from) else {
+            let notice = self.stranger(&line.key);
+            return notice.map(Item::Notice).into_iter().collect();
         };
         let (partition, offset, bytes) = (line.partition, line.offset, line.text.len());
+        let time = line
+            .time
+            .or_else(|| self.times.remove(&(partition, offset)));
+        let time = match line.is_dated {
+            true => time,
+            false => self.clock.time(time, !self.was_away(&line)),
+        };
         let message = Item::Message {
             sender,
             text: line.text,
-            at: (partition, offset),
+            time,
+            is_dated: line.is_dated,
+            at: Some((partition, offset)),
         };
         let Some(away) = &mut self.away else {
-            return vec![message];
+            return self.dated(vec![message]);
         };
         match away.take(message, bytes, partition, offset) {
             true => Vec::new(),
@@ -136,8 +228,25 @@ impl Conversation {
 
     /// Whether the peer wrote this line just now.
     pub(super) fn is_live(&self, line: &Line) -> bool {
+        line.key == self.parties.peer.as_bytes() && !self.was_away(line)
+    }
+
+    /// Whether this line was written while the user was away.
+    fn was_away(&self, line: &Line) -> bool {
         let is_old = |away: &Away| is_before(&away.ends, line.partition, line.offset);
-        line.key == self.peer.as_bytes() && !self.away.as_ref().is_some_and(is_old)
+        self.away.as_ref().is_some_and(is_old)
+    }
+
+    /// Adds the day before each message with which a new one begins.
+    fn dated(&mut self, items: Vec<Item>) -> Vec<Item> {
+        let mut dated = Vec::with_capacity(items.len());
+        for item in items {
+            if let Item::Message { time, .. } = &item {
+                dated.extend(self.clock.new_day(*time).map(Item::Notice));
+            }
+            dated.push(item);
+        }
+        dated
     }
 
     /// After every poll, and once before the first: which offsets come next.
@@ -166,7 +275,7 @@ impl Conversation {
             }
             None if goes_back => {
                 let ends = [(partition, end)].into();
-                self.away = Some(Away::until(ends, "from the log, read again"));
+                self.away = Some(Away::until(ends, What::Other("from the log, read again")));
             }
             None => {}
         }
@@ -177,7 +286,10 @@ impl Conversation {
     pub(super) fn restarted(&mut self, ends: &Offsets) {
         match &mut self.away {
             Some(away) => away.ends.clone_from(ends),
-            None => self.away = Some(Away::until(ends.clone(), "from the new topic")),
+            None => {
+                let what = What::Other("from the new topic");
+                self.away = Some(Away::until(ends.clone(), what));
+            }
         }
     }
 
@@ -187,8 +299,13 @@ impl Conversation {
             return Vec::new();
         };
         let mut items = Vec::new();
-        if !away.lines.is_empty() {
-            let mut header = format!("{} {}", lines(away.lines.len() as u64), away.what);
+        if let Some(Item::Message { time, .. }) = away.lines.front() {
+            let what = match (away.what, self.clock.since(*time)) {
+                (What::Unread, Some(time)) => format!("since {time}"),
+                (What::Unread, None) => "while you were away".into(),
+                (What::Other(what), _) => what.into(),
+            };
+            let mut header = format!("{} {what}", lines(away.lines.len() as u64));
             if away.earlier > 0 {
                 header += &format!(", and {} earlier ones, not shown", away.earlier);
             }
@@ -196,17 +313,20 @@ impl Conversation {
         }
         items.extend(away.lines);
         items.extend(away.since);
-        items
+        self.dated(items)
     }
 
     /// What to say about a line that is not shown: once for each sender, up to a number of senders.
     fn stranger(&mut self, key: &[u8]) -> Option<String> {
         if key.is_empty() {
-            return (!std::mem::replace(&mut self.has_warned_of_unsigned, true)).then(|| {
-                "someone without a name is writing to you; --unsigned shows such lines".into()
-            });
+            let notice = match self.gate.is_sealed() {
+                true => "someone without a name is writing to you",
+                false => "someone without a name is writing to you; --unsigned shows such lines",
+            };
+            return (!std::mem::replace(&mut self.has_warned_of_unsigned, true))
+                .then(|| notice.into());
         }
-        if key == self.me.as_bytes() {
+        if key == self.parties.me.as_bytes() {
             // The user's own lines need no notice.
             return None;
         }
@@ -225,14 +345,16 @@ impl Conversation {
                 .then(|| "others are writing to you, too; no more of them will be named".into());
         }
         let notice = match &name {
+            // What would follow leads out of the seal.
+            Some(name) if self.gate.is_sealed() => format!("{name} is writing to you"),
             Some(name) => {
                 // A name may look like an option.
                 let is_option = |name: &Name| name.as_str().starts_with('-');
-                let dashes = match is_option(name) || is_option(&self.me) {
+                let me = &self.parties.me;
+                let dashes = match is_option(name) || is_option(me) {
                     true => "-- ",
                     false => "",
                 };
-                let me = &self.me;
                 format!("{name} is writing to you; to answer: chat {dashes}{me} {name}")
             }
             None => format!(
@@ -245,7 +367,7 @@ impl Conversation {
 }
 
 impl Away {
-    fn until(ends: Offsets, what: &'static str) -> Away {
+    fn until(ends: Offsets, what: What) -> Away {
         Away {
             ends,
             what,
@@ -279,7 +401,13 @@ impl Away {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::opener::Opener;
     use crate::terminal::visible;
+
+    const DAY: i64 = 24 * 60 * 60 * 1000;
+
+    /// Noon of 3 January 1970.
+    const NOW: i64 = 2 * DAY + DAY / 2;
 
     fn name(text: &str) -> Name {
         text.parse().unwrap()
@@ -290,7 +418,8 @@ mod tests {
             unsigned,
             ..Parties::new(name("alice"), name("bob"), false, false).unwrap()
         };
-        Conversation::new(&parties, ends.iter().copied().collect(), true)
+        let clock = Clock::for_test(|| NOW);
+        Conversation::for_test(&parties, clock, ends.iter().copied().collect())
     }
 
     /// What is shown of one record, a line of text each.
@@ -301,11 +430,25 @@ mod tests {
         key: &str,
         value: &str,
     ) -> Vec<String> {
+        take_at(chat, partition, offset, key, value, None)
+    }
+
+    /// The same with a time.
+    fn take_at(
+        chat: &mut Conversation,
+        partition: i32,
+        offset: i64,
+        key: &str,
+        value: &str,
+        time: Option<i64>,
+    ) -> Vec<String> {
         in_words(chat.on_record(Line {
             partition,
             offset,
             key: key.into(),
             text: value.into(),
+            time,
+            is_dated: false,
         }))
     }
 
@@ -327,6 +470,16 @@ mod tests {
         let mut chat = alice(unsigned, &[(0, 0)]);
         assert_eq!(polled(&mut chat, &[(0, 0)]), ["{0: 0}"]);
         chat
+    }
+
+    #[test]
+    fn notices_of_a_sealed_chat_do_not_advise_to_leave_the_seal() {
+        let mut chat = open(Unsigned::Hidden);
+        chat.gate = Gate::Sealed(Box::new(Opener::for_test("alice")));
+        let carol = take(&mut chat, 0, 0, "carol", "hi");
+        assert_eq!(carol, ["* carol is writing to you"]);
+        let unsigned = take(&mut chat, 0, 1, "", "hi");
+        assert_eq!(unsigned, ["* someone without a name is writing to you"]);
     }
 
     #[test]
@@ -470,6 +623,105 @@ mod tests {
             shown[0],
             "* 4 lines while you were away, and 96 earlier ones, not shown"
         );
+    }
+
+    #[test]
+    fn the_header_says_since_when_and_each_new_day_is_told() {
+        for (times, shown) in [
+            (
+                [None, None],
+                &["* 2 lines while you were away", "bob: one", "bob: two"][..],
+            ),
+            (
+                [Some(NOW - 3_600_000), Some(NOW)],
+                &["* 2 lines since 11:00", "bob: one", "bob: two"],
+            ),
+            (
+                [Some(NOW - DAY), Some(NOW)],
+                &[
+                    "* 2 lines since yesterday 12:00",
+                    "* Friday 2 January 1970",
+                    "bob: one",
+                    "* Saturday 3 January 1970",
+                    "bob: two",
+                ],
+            ),
+            (
+                [Some(0), None],
+                &[
+                    "* 2 lines since 1970-01-01 00:00",
+                    "* Thursday 1 January 1970",
+                    "bob: one",
+                    "bob: two",
+                    // The live one.
+                    "* Saturday 3 January 1970",
+                ],
+            ),
+        ] {
+            let mut chat = alice(Unsigned::Hidden, &[(0, 2)]);
+            for (offset, (text, time)) in (0..).zip(["one", "two"].into_iter().zip(times)) {
+                assert!(take_at(&mut chat, 0, offset, "bob", text, time).is_empty());
+            }
+            let mut all = polled(&mut chat, &[(0, 2)]);
+            assert_eq!(all.pop().as_deref(), Some("{0: 2}"));
+            all.extend(take(&mut chat, 0, 2, "bob", "three"));
+            assert_eq!(all.pop().as_deref(), Some("bob: three"));
+            assert_eq!(all, shown, "{times:?}");
+        }
+    }
+
+    #[test]
+    fn a_chat_opens_with_what_was_said_before() {
+        let line = |offset, key: &str, time| Line {
+            partition: 0,
+            offset,
+            key: key.into(),
+            text: offset.to_string().into(),
+            time: Some(time),
+            is_dated: false,
+        };
+        let mut chat = alice(Unsigned::Shown, &[(0, 8)]);
+        let shown = chat.earlier(Earlier {
+            lines: vec![
+                line(3, "bob", NOW - DAY),
+                line(5, "alice", NOW - 1),
+                line(4, "", NOW),
+            ],
+            times: [((0, 7), NOW - DAY)].into(),
+            notices: vec!["not all of it".into()],
+            is_sealed: false,
+        });
+        assert!(
+            shown
+                .iter()
+                .all(|it| !matches!(it, Item::Message { at: Some(_), .. }))
+        );
+        assert_eq!(
+            in_words(shown),
+            [
+                "* not all of it",
+                "* 3 earlier lines",
+                "* Friday 2 January 1970",
+                "bob: 3",
+                "* Saturday 3 January 1970",
+                "alice: 5",
+                "(unsigned): 4",
+            ]
+        );
+        // An unread line whose record was read without its time.
+        assert!(take(&mut chat, 0, 7, "bob", "7").is_empty());
+        assert_eq!(
+            polled(&mut chat, &[(0, 8)])[..2],
+            ["* 1 line since yesterday 12:00", "* Friday 2 January 1970"]
+        );
+        let one = Earlier {
+            lines: vec![line(0, "alice", NOW)],
+            ..Earlier::default()
+        };
+        let one = in_words(alice(Unsigned::Hidden, &[]).earlier(one));
+        assert_eq!(one, ["* 1 earlier line", "alice: 0"]);
+        let none = alice(Unsigned::Hidden, &[]).earlier(Earlier::default());
+        assert!(none.is_empty());
     }
 
     #[test]

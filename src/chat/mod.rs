@@ -5,47 +5,65 @@
 //!
 //! | module | knows |
 //! |---|---|
+//! | `options` | how it is to behave |
 //! | `owner` | what can happen to a chat, and what is done about it |
 //! | `bell` | when the bell rings |
+//! | `clock` | the times of messages, and where a new day begins |
+//! | `gate` | which of the peer's lines are opened |
 //! | `conversation` | who is shown, what is said about others, what was written while the user was away |
+//! | `history` | what was said before |
 //! | `peer` | how far the peer has read |
 //! | `presence` | whether the peer is here |
 //! | `positions` | how positions and heartbeats are committed and looked up |
 //! | `schedule` | when they are |
 //! | `typed` | which typed lines are not sent |
+//! | `writers` | who has written since they were last read |
 //!
 //! The owner has the records of one poll before it asks for the next, and asks only when the screen has room:
 //! so memory is bounded, and what was not read stays in Kafka.
 
 mod bell;
+mod clock;
 mod conversation;
+mod gate;
+mod history;
+mod options;
 mod owner;
 mod peer;
 mod positions;
 mod presence;
 mod schedule;
 mod typed;
+mod writers;
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use crate::broker::HEARTBEATS;
-use crate::client::{Cluster, Consumer, POLL_WAIT, Reports, Start};
+use crate::cli::Connected;
+use crate::client::{Cluster, Consumer, Offsets, POLL_WAIT, Reports, Start};
 use crate::delivery::{self, Outbox};
 use crate::ending::{self, spawn};
 use crate::error::{Error, Result};
-use crate::host::LocalBroker;
 use crate::name::Name;
-use crate::terminal::{self, InputLine, Notify, ScreenEvent, Terminal};
+use crate::seal::Secret;
+use crate::terminal::{self, InputLine, Look, Notify, ScreenEvent, Terminal};
+use clock::Clock;
 pub use conversation::Unsigned;
 use conversation::{Conversation, Line};
+use gate::{Downgrade, Gate};
+use history::Wanted;
+pub use options::Options;
 use owner::{Arrival, Chat, Polled};
 use typed::Typed;
+pub use writers::list_writers;
 
 /// How many bytes of records one poll takes, about.
 const POLL_BYTES: usize = 256 * 1024;
+
+/// The sender shown for a line without one: no name has parentheses.
+const NO_NAME: &str = "(unsigned)";
 
 /// How a user ends a chat.
 const HOW_TO_LEAVE: &str = "to leave: Ctrl-D, or Ctrl-C on an empty line";
@@ -65,7 +83,7 @@ impl Parties {
     /// With `tutorial`, the topics are swapped and lines without a name are the peer's.
     ///
     /// Fails if the two are the same.
-    pub fn new(me: Name, peer: Name, unsigned: bool, tutorial: bool) -> Result<Parties> {
+    fn new(me: Name, peer: Name, unsigned: bool, tutorial: bool) -> Result<Parties> {
         if me == peer {
             return Err(Error::usage(format!("the two names are the same: {me}")));
         }
@@ -91,8 +109,22 @@ impl Parties {
         if self.swapped { &self.me } else { &self.peer }
     }
 
+    /// Whose line a record with this key is, if it is shown; not a [`Name`] if it carries none.
+    fn sender(&self, key: &[u8]) -> Option<&str> {
+        match (key, self.unsigned) {
+            (key, _) if key == self.peer.as_bytes() => Some(self.peer.as_str()),
+            (b"", Unsigned::Peers) => Some(self.peer.as_str()),
+            (b"", Unsigned::Shown) => Some(NO_NAME),
+            _ => None,
+        }
+    }
+
     /// How to see a message whole that the chat cuts.
-    fn see_whole(&self) -> String {
+    fn see_whole(&self, is_sealed: bool) -> String {
+        let secret = match is_sealed {
+            true => "--secret-file FILE ",
+            false => "",
+        };
         let topic = self.reads();
         // A name may look like an option.
         let dashes = if topic.as_str().starts_with('-') {
@@ -100,17 +132,17 @@ impl Parties {
         } else {
             ""
         };
-        format!("to see all of it: subscriber --from earliest {dashes}{topic}")
+        format!("to see all of it: subscriber {secret}--from earliest {dashes}{topic}")
     }
 
     /// The consumer group whose offset is the user's position: up to where `peer` has been read.
     fn position(&self) -> String {
-        format!("chat:{}:{}", self.me, self.peer)
+        position_of(&self.me, &self.peer)
     }
 
     /// The same for the peer. Anyone may read it.
     fn peers_position(&self) -> String {
-        format!("chat:{}:{}", self.peer, self.me)
+        position_of(&self.peer, &self.me)
     }
 
     /// The consumer group whose offset is the user's heartbeat: it moves while a chat with `peer` is open.
@@ -124,22 +156,23 @@ impl Parties {
     }
 }
 
-/// How a chat is to behave.
-#[derive(Clone)]
-pub struct Options {
-    /// When a line that is not acknowledged is given up.
-    pub delivery_timeout: Duration,
-    /// Whether a message of the peer rings the terminal's bell.
-    pub bell: bool,
-    /// The small broker, if this process runs it or could take over.
-    pub broker: Weak<LocalBroker>,
+/// The consumer group whose offset is up to where `reader` has read `writer`.
+fn position_of(reader: &Name, writer: &Name) -> String {
+    format!("chat:{reader}:{writer}")
 }
 
 /// Chats until the input ends, and ends the program.
 ///
 /// It starts where the user last stopped reading the peer, or at the oldest line kept. Returns only if the
 /// chat can't be opened.
-pub fn run(cluster: Box<dyn Cluster>, parties: Parties, options: Options) -> Result<()> {
+pub fn run(
+    (cluster, broker): Connected,
+    parties: Parties,
+    options: &Options,
+    // Dropped once the keys follow from it.
+    secret: Option<Secret>,
+) -> Result<()> {
+    let is_sealed = secret.is_some();
     let (tx, arrivals) = mpsc::channel();
     let mut groups = cluster.group_offsets()?;
     let position = groups.committed(&parties.position(), parties.reads())?;
@@ -149,30 +182,58 @@ pub fn run(cluster: Box<dyn Cluster>, parties: Parties, options: Options) -> Res
         false => Start::Earliest,
     };
     let mut consumer = cluster.consumer(parties.reads(), start)?;
-    let conversation = Conversation::new(&parties, consumer.end_offsets()?, is_position_known);
+    let (clock, ends) = (Clock::new(terminal::is_shown()), consumer.end_offsets()?);
+    let downgrade = Downgrade::new(&parties.peer, options.seal.plain);
+    let (gate, earlier) = Gate::open(
+        cluster.as_ref(),
+        &parties,
+        secret.as_ref(),
+        options.earlier_lines(),
+        &downgrade,
+        consumer.as_mut(),
+    )?;
+    let conversation = Conversation::new(&parties, gate, clock, ends, is_position_known);
     let lowest_partition = consumer.position().keys().next().copied().unwrap_or(0);
     let (me, reports) = (&parties.me, Reports::to(tx.clone()));
     let to_peer = (me, parties.writes());
-    let (mut outbox, ledger) =
-        delivery::open(cluster.as_ref(), to_peer, options.delivery_timeout, reports)?;
+    let (mut outbox, ledger) = delivery::open(
+        cluster.as_ref(),
+        to_peer,
+        secret.clone(),
+        options.delivery_timeout(),
+        reports,
+    )?;
 
     let notify: Notify = Arc::new(notifier(&tx, Arrival::Screen));
-    let broker = options.broker.clone();
-    let is_needed = Box::new(move || broker.upgrade().is_some_and(|it| it.has_guests()));
-    let (mut terminal, screen) =
-        Terminal::open(me, parties.see_whole(), is_needed, notify.clone())?;
-    if let Some(broker) = options.broker.upgrade() {
+    let running = broker.clone();
+    let is_needed = Box::new(move || running.upgrade().is_some_and(|it| it.has_guests()));
+    let look = Look {
+        with_time: options.with_time,
+        see_whole: parties.see_whole(is_sealed),
+    };
+    let (mut terminal, screen) = Terminal::open(me, look, is_needed, notify.clone())?;
+    if let Some(broker) = broker.upgrade() {
         let notify = notify.clone();
         broker.report_to(move |report| notify(ScreenEvent::Notice(report.into())));
     }
-    let polls = start_consumer(consumer, tx.clone())?;
+    // Late, so that it does not hold up the rest.
+    let position = consumer.position();
+    let history = start_history(
+        cluster.as_ref(),
+        &parties,
+        options,
+        secret,
+        position,
+        earlier,
+    )?;
+    let polls = start_consumer(consumer, history, tx.clone())?;
     let notify_position = notifier(&tx, Arrival::Position);
     let tasks = positions::start(groups, parties.clone(), lowest_partition, notify_position)?;
     ending::on_signal(tx.clone(), || Arrival::Signal)?;
     ending::on_output_closed(tx.clone(), || Arrival::OutputClosed)?;
     let chat = Chat::new(
         &parties,
-        &options,
+        options,
         conversation,
         ledger,
         screen,
@@ -186,7 +247,7 @@ pub fn run(cluster: Box<dyn Cluster>, parties: Parties, options: Options) -> Res
         result
     })?;
 
-    let typed = terminal::is_typed().then(|| Typed::new(me));
+    let typed = terminal::is_typed().then(|| Typed::new(me, is_sealed, downgrade));
     let ended = read(&mut terminal, &mut outbox, typed, &notify);
     _ = tx.send(Arrival::InputEnded(ended));
     // The lines in flight need the outbox until the owner ends the program.
@@ -219,9 +280,41 @@ fn read(
     Ok(())
 }
 
-/// Starts the thread that reads what the peer writes. It polls once for each message sent to it, and ends
-/// when that sender is dropped.
-fn start_consumer(mut consumer: Box<dyn Consumer>, owner: Sender<Arrival>) -> Result<Sender<()>> {
+/// Starts to read what was said before, if any of it is wanted, and this build reads times. `position` is the user's,
+/// and `opened` are the peer's lines before it, if the chat is sealed.
+fn start_history(
+    cluster: &dyn Cluster,
+    parties: &Parties,
+    options: &Options,
+    secret: Option<Secret>,
+    position: Offsets,
+    opened: Vec<Line>,
+) -> Result<Option<history::Reading>> {
+    let last = options.earlier_lines();
+    // Unread lines have times, too: sealed ones have their own.
+    let has_times = secret.is_none() && (terminal::is_shown() || options.with_time);
+    if !cfg!(feature = "librdkafka") || last == 0 && !has_times {
+        return Ok(None);
+    }
+    let wanted = Wanted {
+        last,
+        is_asked: options.asks_for_earlier(),
+        position,
+    };
+    let reading = match secret {
+        Some(secret) => history::start_sealed(cluster, parties, secret, wanted, opened),
+        None => history::start(cluster, parties, wanted),
+    };
+    reading.map(Some)
+}
+
+/// Starts the thread that reads what the peer writes, after what was said before. It polls once for each message sent to
+/// it, and ends when that sender is dropped.
+fn start_consumer(
+    mut consumer: Box<dyn Consumer>,
+    history: Option<history::Reading>,
+    owner: Sender<Arrival>,
+) -> Result<Sender<()>> {
     let (polls, asked) = mpsc::channel();
     // What the chat starts with: nothing read yet.
     let start = Polled {
@@ -230,6 +323,9 @@ fn start_consumer(mut consumer: Box<dyn Consumer>, owner: Sender<Arrival>) -> Re
     };
     _ = owner.send(Arrival::Polled(start));
     spawn("consumer", move || {
+        if let Some(history) = history {
+            _ = owner.send(Arrival::Earlier(history.wait()));
+        }
         for () in asked {
             let mut polled = Polled::default();
             let result = poll(consumer.as_mut(), &mut polled);
@@ -248,17 +344,11 @@ fn start_consumer(mut consumer: Box<dyn Consumer>, owner: Sender<Arrival>) -> Re
 fn poll(consumer: &mut dyn Consumer, polled: &mut Polled) -> Result<()> {
     let mut bytes = 0;
     let events = consumer.poll(POLL_WAIT, &mut |record| {
-        let Some(text) = record.value else {
+        let Some(line) = Line::of(&record) else {
             return ControlFlow::Continue(());
         };
-        let key = record.key.unwrap_or_default();
-        bytes += key.len() + text.len();
-        polled.lines.push(Line {
-            partition: record.partition,
-            offset: record.offset,
-            key: key.to_vec(),
-            text: text.to_vec(),
-        });
+        bytes += line.key.len() + line.text.len();
+        polled.lines.push(line);
         match bytes < POLL_BYTES {
             true => ControlFlow::Continue(()),
             false => ControlFlow::Break(()),

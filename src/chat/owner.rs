@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::bell::Bell;
 use super::conversation::{Conversation, Item, Line};
+use super::history::Earlier;
 use super::peer::Peer;
 use super::positions::{Outcome, Task};
 use super::presence::Presence;
@@ -13,7 +14,7 @@ use super::{HOW_TO_LEAVE, Options, Parties};
 use crate::client::{Event, Offsets, Report};
 use crate::delivery::{Cause, Ledger, not_delivered};
 use crate::error::{Error, Result};
-use crate::terminal::{Screen, ScreenEvent, quoted};
+use crate::terminal::{Message, Screen, ScreenEvent};
 
 /// How long the end of a chat takes at most; it has a second in all.
 const END_WAIT: Duration = Duration::from_millis(800);
@@ -27,6 +28,8 @@ const FAILED_COMMITS: u32 = 3;
 pub(super) enum Arrival {
     /// A poll of the consumer.
     Polled(Polled),
+    /// What was said before, once.
+    Earlier(Earlier),
     /// The consumer can't go on.
     ReadFailed(Error),
     /// What becomes of the user's lines.
@@ -107,7 +110,7 @@ enum Stage {
 }
 
 impl Chat {
-    /// A chat whose consumer waits to be told to poll.
+    /// A chat whose consumer waits for a request to poll.
     pub(super) fn new(
         parties: &Parties,
         options: &Options,
@@ -124,7 +127,7 @@ impl Chat {
             presence: peer_commits.then(|| Presence::new(peer.clone())),
             conversation,
             ledger,
-            patience: options.delivery_timeout * 2,
+            patience: options.delivery_timeout() * 2,
             bell: options.bell.then(|| Bell::new(&parties.peer)),
             stage: Stage::Open,
             screen,
@@ -147,6 +150,9 @@ impl Chat {
     pub(super) fn run(mut self, arrivals: &Receiver<Arrival>) -> Result<()> {
         if self.ledger.is_typed() {
             self.screen.notice(HOW_TO_LEAVE);
+        }
+        if let Some(greeting) = self.conversation.gate.greeting() {
+            self.screen.notice(greeting);
         }
         loop {
             let arrival = match self.deadline() {
@@ -182,6 +188,11 @@ impl Chat {
     fn handle(&mut self, arrival: Arrival, now: Instant) {
         match arrival {
             Arrival::Polled(polled) => self.polled(polled, now),
+            Arrival::Earlier(earlier) if self.is_open() => {
+                let items = self.conversation.earlier(earlier);
+                self.show(items, now);
+            }
+            Arrival::Earlier(_) => {}
             Arrival::Report(report) => self.report(&report, now),
             Arrival::Screen(ScreenEvent::Printed(passes)) => self.screen.printed(passes),
             Arrival::Screen(ScreenEvent::Notice(text)) => self.screen.notice(&text),
@@ -225,6 +236,8 @@ impl Chat {
                 Event::Lost { .. } => self.is_disconnected = true,
                 Event::Back { .. } => self.is_disconnected = false,
                 Event::Refused { .. }
+                | Event::Damaged { .. }
+                | Event::Unreadable { .. }
                 | Event::Stalled { .. }
                 | Event::Flowing
                 | Event::Compacted { .. } => {}
@@ -236,9 +249,17 @@ impl Chat {
                 } => self.conversation.missed(*partition, resumed < wanted, *end),
                 Event::Recreated { ends, .. } => self.conversation.restarted(ends),
             }
+            self.conversation.gate.on_event(&event);
             self.screen.notice(&event.to_string());
         }
         for line in polled.lines {
+            let (notice, line) = self.conversation.open(line, now);
+            if let Some(notice) = notice {
+                self.screen.notice(&notice);
+            }
+            let Some(line) = line else {
+                continue;
+            };
             if self.conversation.is_live(&line) {
                 self.peer_has_written();
             }
@@ -247,7 +268,20 @@ impl Chat {
         }
         let items = self.conversation.polled(&polled.position);
         self.show(items, now);
+        self.say_counts(false, now);
+        // A pipe goes on by itself, but nothing more may be sent.
+        if let Some(refusal) = self.conversation.gate.refusal()
+            && !self.ledger.is_typed()
+        {
+            self.drain(Err(refusal), now);
+        }
         self.is_poll_due = true;
+    }
+
+    fn say_counts(&mut self, is_end: bool, now: Instant) {
+        for count in self.conversation.gate.counts(is_end, now) {
+            self.screen.notice(&count);
+        }
     }
 
     /// A line of the peer has just arrived: if it does not tell that the peer is here, a look does.
@@ -265,11 +299,26 @@ impl Chat {
     fn show(&mut self, items: Vec<Item>, now: Instant) {
         for item in items {
             match item {
-                Item::Message { sender, text, at } => {
-                    if self.bell.as_mut().is_some_and(|it| it.rings(&sender, now)) {
+                Item::Message {
+                    sender,
+                    text,
+                    time,
+                    is_dated,
+                    at,
+                } => {
+                    let is_earlier = at.is_none();
+                    let bell = self.bell.as_mut().filter(|_| !is_earlier);
+                    if bell.is_some_and(|it| it.rings(&sender, now)) {
                         self.screen.ring();
                     }
-                    self.screen.message(sender.as_bytes(), &text, at);
+                    let message = Message {
+                        time,
+                        is_dated,
+                        sender: sender.into_bytes(),
+                        text,
+                        is_earlier,
+                    };
+                    self.screen.message(message, at);
                 }
                 Item::Notice(text) => self.screen.notice(&text),
                 Item::Passed(offsets) => self.screen.passed(offsets),
@@ -278,6 +327,10 @@ impl Chat {
     }
 
     fn report(&mut self, report: &Report, now: Instant) {
+        let excerpt = match report {
+            Report::Failed { first, excerpt, .. } => self.ledger.excerpt(*first, excerpt),
+            _ => String::new(),
+        };
         self.ledger.apply(report);
         match report {
             Report::Acknowledged {
@@ -294,13 +347,7 @@ impl Chat {
             Report::Failed { .. } if !self.ledger.is_typed() && self.ledger.is_broken() => {
                 self.drain(Err(self.ledger.rest_is_unread()), now);
             }
-            Report::Failed {
-                count,
-                excerpt,
-                why,
-                ..
-            } => {
-                let excerpt = quoted(excerpt);
+            Report::Failed { count, why, .. } => {
                 let unacknowledged = if why.is_unacknowledged() { *count } else { 0 };
                 let what = not_delivered(*count, unacknowledged);
                 self.screen.notice(&match count - 1 {
@@ -417,6 +464,7 @@ impl Chat {
         if let Stage::Open | Stage::Draining(..) = self.stage {
             self.ledger.close();
             self.screen.close();
+            self.say_counts(true, now);
             self.stage = Stage::Closing(now + ACKNOWLEDGEMENT_WAIT, cause);
         }
     }
@@ -457,8 +505,9 @@ impl Chat {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Weak, mpsc};
+    use std::sync::mpsc;
 
+    use super::super::clock::Clock;
     use super::*;
 
     /// A chat, and the other ends of its channels.
@@ -478,12 +527,9 @@ mod tests {
         let (screen, print) = Screen::for_test();
         let (poll, polls) = mpsc::channel();
         let (task, tasks) = mpsc::channel();
-        let options = Options {
-            delivery_timeout: Duration::from_secs(100),
-            bell: false,
-            broker: Weak::new(),
-        };
-        let talk = Conversation::new(&parties, [(0, 0)].into(), true);
+        let options = Options::of(&["--delivery-timeout", "100"]);
+        let clock = Clock::for_test(|| 0);
+        let talk = Conversation::for_test(&parties, clock, [(0, 0)].into());
         Alice {
             chat: Chat::new(&parties, &options, talk, ledger, screen, poll, task),
             print: Box::new(print),
@@ -493,7 +539,7 @@ mod tests {
     }
 
     impl Alice {
-        /// What comes of an arrival: what is printed, and what the workers are told.
+        /// What an arrival leads to: what is printed, and what the workers are asked to do.
         fn handle(&mut self, arrival: Arrival) -> Vec<String> {
             let now = Instant::now();
             self.chat.handle(arrival, now);
@@ -533,6 +579,8 @@ mod tests {
             offset,
             key: b"bob".to_vec(),
             text: text.as_bytes().to_vec(),
+            time: None,
+            is_dated: false,
         };
         Arrival::Polled(Polled {
             events,
@@ -707,6 +755,18 @@ mod tests {
                 ),
                 (beat(5), vec!["bob is here"]),
             ],
+            // A line that is not shown tells nothing.
+            vec![
+                (polled(0, &[], vec![]), vec!["commit {0: 0}", "poll"]),
+                (beat(5), vec![]),
+                (
+                    polled(1, &["sealed1:AAAA"], vec![]),
+                    vec![
+                        "bob's lines are sealed, and not shown; to read them, and to send more, restart with the secret (--secret-file), or with --plain",
+                        "poll",
+                    ],
+                ),
+            ],
             vec![
                 (
                     unknown(),
@@ -823,7 +883,7 @@ mod tests {
                     (peer(0), vec!["watch no more"]),
                     (ended(), vec![]),
                     (acknowledged(1, 1), vec!["watch", "finish"]),
-                    // Who leaves is not told who comes.
+                    // After the user leaves, nothing is said about who comes.
                     (beat(5), vec![]),
                     (peer(2), vec![]),
                     (finished(), vec!["end"]),

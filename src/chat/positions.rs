@@ -63,6 +63,8 @@ pub(super) fn start(
         may_look: peer_commits,
         may_watch: peer_commits,
         is_watching: true,
+        peers_beat: None,
+        peers_state: PeersState::Still,
     };
     spawn("positions", move || worker.run(&asked))?;
     Ok(tasks)
@@ -84,6 +86,21 @@ struct Worker<N> {
     may_watch: bool,
     /// The peer's position is wanted.
     is_watching: bool,
+    /// The peer's last heartbeat that was seen, and what follows from it.
+    peers_beat: Option<i64>,
+    peers_state: PeersState,
+}
+
+/// What the peer's heartbeat shows. While it stays the same, the peer's position rarely moves: a peer who is here reads
+/// lines as they arrive, and one who is not reads none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PeersState {
+    /// The heartbeat has moved.
+    Moving,
+    /// It stands still, or there is none.
+    Still,
+    /// It is the last one of a chat.
+    Ended,
 }
 
 impl<N: Fn(Outcome)> Worker<N> {
@@ -97,16 +114,18 @@ impl<N: Fn(Outcome)> Worker<N> {
                     schedule.commit_soon(Instant::now());
                 }
                 Ok(Task::Look) => schedule.look_soon(Instant::now()),
-                Ok(Task::WatchPosition(is_wanted)) => self.is_watching = is_wanted,
+                Ok(Task::WatchPosition(is_wanted)) => {
+                    self.is_watching = is_wanted;
+                    schedule.position_may_move(Instant::now());
+                }
                 Ok(Task::Finish(offsets)) => return self.finish(offsets, tasks),
-                Err(RecvTimeoutError::Timeout) => self.work(job, &mut schedule),
+                Err(RecvTimeoutError::Timeout) => self.work(job, Instant::now(), &mut schedule),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
-    fn work(&mut self, job: Job, schedule: &mut Schedule) {
-        let now = Instant::now();
+    fn work(&mut self, job: Job, now: Instant, schedule: &mut Schedule) {
         match job {
             Job::Commit => schedule.committed(now, self.commit()),
             Job::Beat => {
@@ -114,8 +133,12 @@ impl<N: Fn(Outcome)> Worker<N> {
                 schedule.beaten(now);
             }
             Job::Look => {
-                self.look();
-                self.look_up_position();
+                if self.look() {
+                    schedule.position_may_move(now);
+                }
+                if schedule.is_position_due(now) && self.look_up_position() {
+                    schedule.position_looked_up(now);
+                }
                 schedule.looked(now);
             }
         }
@@ -165,23 +188,38 @@ impl<N: Fn(Outcome)> Worker<N> {
         }
     }
 
-    fn look(&mut self) {
-        if self.may_look {
-            let (group, topic) = (self.parties.peers_presence(), self.parties.writes());
-            let beat = self.groups.committed(&group, topic);
-            let beat = beat.map(|offsets| offsets.values().next().copied());
-            self.may_look = !is_denied(&beat);
-            (self.notify)(Outcome::Beat(beat));
+    /// Returns whether the peer may have come or gone, and so the position moved.
+    fn look(&mut self) -> bool {
+        if !self.may_look {
+            return false;
         }
+        let (group, topic) = (self.parties.peers_presence(), self.parties.writes());
+        let beat = self.groups.committed(&group, topic);
+        let beat = beat.map(|offsets| offsets.values().next().copied());
+        self.may_look = !is_denied(&beat);
+        let before = self.peers_state;
+        if let Ok(beat) = beat {
+            self.peers_state = match std::mem::replace(&mut self.peers_beat, beat) {
+                _ if beat == Some(0) => PeersState::Ended,
+                last if last == beat => PeersState::Still,
+                _ => PeersState::Moving,
+            };
+        }
+        (self.notify)(Outcome::Beat(beat));
+        self.peers_state != before
     }
 
-    fn look_up_position(&mut self) {
-        if self.may_watch && self.is_watching {
-            let (group, topic) = (self.parties.peers_position(), self.parties.writes());
-            let position = self.groups.committed(&group, topic);
-            self.may_watch = !is_denied(&position);
-            (self.notify)(Outcome::Peer(position));
+    /// Returns whether the position is known now.
+    fn look_up_position(&mut self) -> bool {
+        if !(self.may_watch && self.is_watching) {
+            return false;
         }
+        let (group, topic) = (self.parties.peers_position(), self.parties.writes());
+        let position = self.groups.committed(&group, topic);
+        self.may_watch = !is_denied(&position);
+        let is_known = position.is_ok();
+        (self.notify)(Outcome::Peer(position));
+        is_known
     }
 
     fn finish(&mut self, position: Option<Offsets>, tasks: &Receiver<Task>) {
@@ -262,6 +300,8 @@ mod tests {
             may_look: true,
             may_watch: true,
             is_watching: true,
+            peers_beat: None,
+            peers_state: PeersState::Still,
         };
         (worker, made)
     }
@@ -269,7 +309,7 @@ mod tests {
     fn do_all<N: Fn(Outcome)>(worker: &mut Worker<N>) {
         let mut schedule = Schedule::new(Instant::now());
         for job in [Job::Beat, Job::Look, Job::Commit] {
-            worker.work(job, &mut schedule);
+            worker.work(job, Instant::now(), &mut schedule);
         }
     }
 
@@ -288,6 +328,33 @@ mod tests {
             ];
             assert_eq!(made.try_iter().collect::<Vec<_>>(), expected.concat());
             worker.is_watching = false;
+        }
+    }
+
+    #[test]
+    fn the_position_of_the_peer_is_looked_up_again_at_once_when_the_peer_comes_or_goes() {
+        let (mut worker, made) = alice("-");
+        let now = Instant::now();
+        let mut schedule = Schedule::new(now);
+        for (beat, is_looked_up) in [
+            (None, true),
+            (None, false),
+            (Some(5), true),
+            (Some(6), false),
+            (Some(6), true),
+            (Some(6), false),
+            (Some(7), true),
+            (Some(0), true),
+            (Some(0), false),
+        ] {
+            if let Some(beat) = beat {
+                let (group, topic) = (worker.parties.peers_presence(), worker.parties.writes());
+                let offsets = [(3, beat)].into();
+                worker.groups.commit(&group, topic, &offsets).unwrap();
+            }
+            worker.work(Job::Look, now, &mut schedule);
+            let was_looked_up = made.try_iter().any(|it| it.contains("chat:bob:alice"));
+            assert_eq!(was_looked_up, is_looked_up, "{beat:?}");
         }
     }
 

@@ -13,6 +13,10 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(3);
 const FIRST_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const FIRST_LOOKS: Duration = Duration::from_secs(5);
 
+/// The longest time between two looks at the peer's position. At first it is that of the first looks, and twice as
+/// long each time: the position of a peer who does not come stands still, perhaps for days.
+const LONGEST_POSITION_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Between two looks of which the second is wanted soon.
 const SOON: Duration = Duration::from_millis(500);
 
@@ -32,7 +36,7 @@ pub(super) enum Job {
     Commit,
     /// Commit a heartbeat.
     Beat,
-    /// Look at the peer's heartbeat and position.
+    /// Look at the peer's heartbeat, and at the position, [if that is due](Schedule::is_position_due).
     Look,
 }
 
@@ -47,6 +51,8 @@ pub(super) struct Schedule {
     beat_at: Instant,
     look_at: Instant,
     no_look_before: Instant,
+    position_at: Instant,
+    position_interval: Duration,
 }
 
 impl Schedule {
@@ -59,6 +65,8 @@ impl Schedule {
             beat_at: now,
             look_at: now,
             no_look_before: now,
+            position_at: now,
+            position_interval: FIRST_LOOK_INTERVAL,
         }
     }
 
@@ -108,6 +116,23 @@ impl Schedule {
                 false => LOOK_INTERVAL,
             };
         self.no_look_before = begun + SOON;
+    }
+
+    /// Whether a look that is begun now should include the position.
+    pub(super) fn is_position_due(&self, now: Instant) -> bool {
+        self.position_at <= now
+    }
+
+    /// A look at the position was begun at that time.
+    pub(super) fn position_looked_up(&mut self, begun: Instant) {
+        self.position_at = begun + self.position_interval;
+        self.position_interval = (self.position_interval * 2).min(LONGEST_POSITION_INTERVAL);
+    }
+
+    /// There may be news of the position: the next look includes it.
+    pub(super) fn position_may_move(&mut self, now: Instant) {
+        self.position_at = now;
+        self.position_interval = FIRST_LOOK_INTERVAL;
     }
 }
 
@@ -178,6 +203,26 @@ mod tests {
         assert_eq!(clock.times(Job::Look, 9500), [9500]);
         clock.schedule.look_soon(clock.at(12_600));
         assert_eq!(clock.times(Job::Look, 12_600), [12_500]);
+    }
+
+    #[test]
+    fn the_position_is_looked_up_less_and_less_often_unless_it_may_move() {
+        let mut clock = Clock::new();
+        let looked_up = |clock: &mut Clock, until: u64| {
+            let looks = clock.times(Job::Look, until);
+            let mut times = Vec::new();
+            for look in looks {
+                if clock.schedule.is_position_due(clock.at(look)) {
+                    clock.schedule.position_looked_up(clock.at(look));
+                    times.push(look / 1000);
+                }
+            }
+            times
+        };
+        let first = looked_up(&mut clock, 260_000);
+        assert_eq!(first, [0, 1, 3, 8, 17, 35, 68, 128, 188, 248]);
+        clock.schedule.position_may_move(clock.at(260_000));
+        assert_eq!(looked_up(&mut clock, 275_000), [263, 266, 269, 275]);
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! Which typed lines are not sent, and why.
 
+use std::fmt::Display;
+
 use super::HOW_TO_LEAVE;
+use super::gate::Downgrade;
 use crate::client::MAX_RECORD_BYTES;
 use crate::lines::Line;
 use crate::name::Name;
+use crate::seal;
 use crate::terminal::quoted;
 
 /// What leaves other chat programs and shells, or helps in them: rarely meant for the peer.
@@ -12,17 +16,25 @@ const COMMANDS: [&str; 4] = ["/quit", "/exit", "/help", "exit"];
 /// What is asked of a typed line before it is sent.
 #[derive(Debug)]
 pub(super) struct Typed {
-    /// The most bytes that a line can have beside its sender's name.
+    /// The most bytes that a line can have.
     most: u64,
+    is_sealed: bool,
+    downgrade: Downgrade,
     /// The command that was not sent just before: if it is repeated, it is meant for the peer.
     held: Option<&'static str>,
 }
 
 impl Typed {
-    /// For lines of `sender`.
-    pub(super) fn new(sender: &Name) -> Typed {
+    /// For lines of `sender`, which are sealed or not.
+    pub(super) fn new(sender: &Name, is_sealed: bool, downgrade: Downgrade) -> Typed {
+        let most = match is_sealed {
+            true => seal::most_text(sender),
+            false => MAX_RECORD_BYTES - sender.as_bytes().len(),
+        };
         Typed {
-            most: (MAX_RECORD_BYTES - sender.as_bytes().len()) as u64,
+            most: most as u64,
+            is_sealed,
+            downgrade,
             held: None,
         }
     }
@@ -31,6 +43,9 @@ impl Typed {
     /// in a paste of several.
     pub(super) fn refuse(&mut self, line: &Line<'_>, is_pasted: bool) -> Option<String> {
         let before = self.held.take();
+        if let Some(refusal) = self.downgrade.refusal() {
+            return Some(not_sent(line, &refusal, is_pasted));
+        }
         if line.bytes() > self.most {
             return Some(self.too_large(line, is_pasted));
         }
@@ -42,13 +57,22 @@ impl Typed {
     }
 
     fn too_large(&self, line: &Line<'_>, is_pasted: bool) -> String {
-        let (Line::Whole(start) | Line::TooLong { start, .. }) = line;
-        let (start, bytes, most) = (quoted(start), line.bytes(), self.most);
-        let size = format!("it has {bytes} bytes, and a line can have {most}");
-        match is_pasted {
-            true => format!("{start} was not sent: {size}"),
-            false => format!("{start} was not sent: {size}; the up arrow brings it back"),
-        }
+        let (bytes, most) = (line.bytes(), self.most);
+        let a_line = match self.is_sealed {
+            true => "a sealed line",
+            false => "a line",
+        };
+        let size = format_args!("it has {bytes} bytes, and {a_line} can have {most}");
+        not_sent(line, &size, is_pasted)
+    }
+}
+
+fn not_sent(line: &Line<'_>, why: &dyn Display, is_pasted: bool) -> String {
+    let (Line::Whole(start) | Line::TooLong { start, .. }) = line;
+    let start = quoted(start);
+    match is_pasted {
+        true => format!("{start} was not sent: {why}"),
+        false => format!("{start} was not sent: {why}; the up arrow brings it back"),
     }
 }
 
@@ -64,8 +88,14 @@ fn command(line: &Line<'_>) -> Option<&'static str> {
 mod tests {
     use super::*;
 
+    /// For alice's lines to bob.
+    fn typed(is_sealed: bool) -> Typed {
+        let downgrade = Downgrade::new(&"bob".parse().unwrap(), false);
+        Typed::new(&"alice".parse().unwrap(), is_sealed, downgrade)
+    }
+
     fn of_alice() -> Typed {
-        Typed::new(&"alice".parse().unwrap())
+        typed(false)
     }
 
     /// Whether each line is sent, one after the other.
@@ -118,5 +148,16 @@ mod tests {
             let expected = expected + "; the up arrow brings it back";
             assert_eq!(refused(&mut typed, false), Some(expected));
         }
+    }
+
+    #[test]
+    fn a_sealed_line_can_have_less_bytes() {
+        let mut typed = typed(true);
+        let fits = vec![b'x'; 785_902];
+        assert_eq!(typed.refuse(&Line::of(&fits), false), None);
+        let large = [&fits[..], b"x"].concat();
+        let refused = typed.refuse(&Line::of(&large), true).unwrap();
+        let size = "it has 785903 bytes, and a sealed line can have 785902";
+        assert!(refused.ends_with(size), "{refused}");
     }
 }

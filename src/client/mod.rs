@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `kafka_crate` | the small broker; without the feature `librdkafka`, also one plain Kafka up to 3.9 |
 //! | `librdkafka` | every real Kafka, version 2.7 and later; the small broker, for what crate `kafka` does not report |
+//! | `partitioner` | which partition Kafka's own clients choose for a key |
 //! | `position` | where both clients continue in a log that was cut, deleted or created again |
 //! | `probe` | what a broker says about itself before a client is chosen |
 //! | [`properties`] | the file of librdkafka properties that `-F` names |
@@ -17,7 +18,9 @@
 //! use std::sync::mpsc;
 //! use std::time::Duration;
 //!
-//! use kafka_chat::client::{self, DELIVERY_TIMEOUT, Options, Report, Reports, Start};
+//! use kafka_chat::client::{
+//!     self, DELIVERY_TIMEOUT, Options, Partitioning, Report, Reports, Start,
+//! };
 //!
 //! # fn main() -> kafka_chat::error::Result<()> {
 //! let cluster = client::connect(&Options {
@@ -28,7 +31,9 @@
 //! let mut consumer = cluster.consumer(&bob, Start::Latest)?;
 //!
 //! let (tx, rx) = mpsc::channel::<Report>();
-//! let mut producer = cluster.producer(&alice, &bob, DELIVERY_TIMEOUT, Reports::to(tx))?;
+//! let reports = Reports::to(tx);
+//! let mut producer =
+//!     cluster.producer(&alice, &bob, Partitioning::ByKey, DELIVERY_TIMEOUT, reports)?;
 //! producer.send(1, b"hello");
 //! assert!(matches!(rx.recv(), Ok(Report::Acknowledged { first: 1, .. })));
 //!
@@ -45,6 +50,7 @@
 mod kafka_crate;
 #[cfg(feature = "librdkafka")]
 mod librdkafka;
+mod partitioner;
 mod position;
 mod probe;
 pub mod properties;
@@ -54,7 +60,7 @@ mod sentences;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -80,6 +86,11 @@ pub fn is_read_to(ends: &Offsets, position: &Offsets) -> bool {
 /// Whether the record at this place was in the log when it ended at `ends`.
 pub fn is_before(ends: &Offsets, partition: i32, offset: i64) -> bool {
     ends.get(&partition).is_some_and(|&end| offset < end)
+}
+
+/// Lowers the end of a partition to this one, if it is in `ends` and later.
+pub fn cut(ends: &mut Offsets, partition: i32, end: i64) {
+    ends.entry(partition).and_modify(|it| *it = end.min(*it));
 }
 
 /// The most bytes that the key and the value of one record may have together.
@@ -143,6 +154,15 @@ pub enum Start {
     At(Offsets),
 }
 
+/// Which partition a producer writes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Partitioning {
+    /// The one that the hash of the sender's name chooses: another one, once partitions are added.
+    ByKey,
+    /// The one that it chooses when the producer is created. A property for the partitioner does not change that.
+    Fixed,
+}
+
 /// What happens to a connection or a log that a user would want to know. None of it is an error:
 /// the client continues by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,6 +196,21 @@ pub enum Event {
         resumed: i64,
         /// The offset after the newest record at that time.
         end: i64,
+    },
+    /// The log lacks the records at these offsets, which were to be read next: it is damaged there. Only of the small
+    /// broker: a real Kafka skips offsets for markers of transactions, and by compaction.
+    Damaged {
+        /// The offsets.
+        offsets: Range<i64>,
+    },
+    /// Records are compressed, which crate `kafka` can't read. They are left out.
+    Unreadable {
+        /// The topic they are in.
+        topic: String,
+        /// Their partition.
+        partition: i32,
+        /// Their offsets.
+        offsets: Range<i64>,
     },
     /// Lines have waited for their acknowledgement for some seconds, although the cluster answers.
     Stalled {
@@ -221,6 +256,40 @@ impl fmt::Display for Event {
             ),
             Event::Missed {
                 wanted, resumed, ..
+            } if wanted < resumed => write!(
+                f,
+                "{}: deleted before they were read",
+                sentences::gone(*wanted..*resumed)
+            ),
+            Event::Damaged { offsets } => write!(
+                f,
+                "{}: damaged in the broker's log",
+                sentences::gone(offsets.clone())
+            ),
+            Event::Unreadable {
+                topic,
+                partition,
+                offsets,
+            } => {
+                let Range { start, end } = offsets;
+                match end - start {
+                    1 => write!(
+                        f,
+                        "1 message cannot be read (topic {topic}, partition {partition}, offset {start})"
+                    ),
+                    n => write!(
+                        f,
+                        "{n} messages cannot be read (topic {topic}, partition {partition}, offsets {start} to {})",
+                        end - 1
+                    ),
+                }?;
+                write!(
+                    f,
+                    ": compressed, which needs a build with the feature librdkafka"
+                )
+            }
+            Event::Missed {
+                wanted, resumed, ..
             } => write!(
                 f,
                 "the log no longer has offset {wanted}, so lines may have been missed; continuing \
@@ -249,8 +318,8 @@ pub trait Consumer: Send {
     /// the order of their offsets. After `Break` no more are given; the next poll continues after
     /// that record.
     ///
-    /// Returns what happened meanwhile, oldest first. [`Event::Missed`] and [`Event::Recreated`] are returned before any
-    /// record from the new position is given. Lost connections are retried for ever; an error is
+    /// Returns what happened meanwhile, oldest first. [`Event::Missed`], [`Event::Damaged`] and [`Event::Recreated`] are
+    /// returned before any record from the new position is given. Lost connections are retried for ever; an error is
     /// final.
     fn poll(
         &mut self,
@@ -283,6 +352,7 @@ pub trait Cluster: Send + Sync {
         &self,
         sender: &Name,
         topic: &Name,
+        partitioning: Partitioning,
         delivery_timeout: Duration,
         reports: Reports,
     ) -> Result<Box<dyn Producer>>;
@@ -293,10 +363,14 @@ pub trait Cluster: Send + Sync {
 
     /// The offsets of consumer groups.
     fn group_offsets(&self) -> Result<Box<dyn GroupOffsets>>;
+
+    /// The same cluster for another thread. It reads records in full where this build can, does not keep a small broker
+    /// running, and writes to none.
+    fn reader(&self) -> Box<dyn Cluster>;
 }
 
-/// Starts the small broker in this process if no other process serves at its address; called
-/// before each new connection to it.
+/// Called before each new connection to the small broker: starts it in this process if no other process serves at its
+/// address. Fails with an error that [denies](Error::is_denied) if another account serves there that may not be used.
 pub type TakeOver = Arc<dyn Fn() -> Result<()> + Send + Sync>;
 
 /// How to reach a cluster.
@@ -308,6 +382,9 @@ pub struct Options {
     pub properties: Vec<(String, String)>,
     /// Only for the small broker.
     pub take_over: Option<TakeOver>,
+    /// The identity of the small broker's log, if it is known already: nothing is read from another one, and nothing
+    /// written to it.
+    pub log_id: Option<u32>,
     /// Records are read with timestamps and headers, and absent values differ from empty ones. librdkafka serves,
     /// even on the small broker.
     pub reads_in_full: bool,
@@ -320,42 +397,38 @@ pub struct Options {
 /// this build has no client for the broker. With properties that ask for TLS nothing is connected to yet: the
 /// first producer or consumer fails instead.
 pub fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
-    let servers = &options.servers;
     properties::check(&options.properties)?;
     if options.reads_in_full {
         check_librdkafka("reading records in full")?;
     }
     let take_over = options.take_over.clone();
-    if let (Some(_), Some(server), false) = (&take_over, servers.first(), options.reads_in_full) {
-        return Ok(Box::new(KafkaCrateCluster::new(server.clone(), take_over)));
+    if let (Some(_), Some(server), false) =
+        (&take_over, options.servers.first(), options.reads_in_full)
+    {
+        let cluster = KafkaCrateCluster::new(server.clone(), take_over, options.log_id);
+        return Ok(Box::new(cluster));
     }
-    let (mut address, mut is_small_broker) = (None, false);
+    let has_properties = !options.properties.is_empty();
+    let mut options = options.clone();
     let mut without_librdkafka = needs_librdkafka("-X or -F");
-    if !options.properties.is_empty() {
-        // A port that wants a login answers a probe before that.
-        if cfg!(feature = "librdkafka") && !properties::ask_for_tls(&options.properties) {
-            let found = probe_servers(servers)?;
-            is_small_broker = found.is_small_broker();
-            address = found.address;
+    // A port that wants TLS does not answer a probe; one that wants a login does.
+    let is_probed = cfg!(feature = "librdkafka") && !properties::ask_for_tls(&options.properties);
+    if is_probed || !has_properties {
+        let found = probe_servers(&options.servers)?;
+        let address = found.address.as_ref().map(SocketAddr::to_string);
+        options.log_id = options.log_id.or(found.log_id());
+        if is_for_kafka_crate(&found) && !has_properties && !options.reads_in_full {
+            let server = address.unwrap_or(found.server);
+            let cluster = KafkaCrateCluster::new(server, None, options.log_id);
+            return Ok(Box::new(cluster));
         }
-    } else {
-        let found = probe_servers(servers)?;
-        address = found.address;
-        if is_for_kafka_crate(&found) && !options.reads_in_full {
-            let unresolved = address.as_ref().map(SocketAddr::to_string);
-            let server = unresolved.unwrap_or(found.server);
-            return Ok(Box::new(KafkaCrateCluster::new(server, None)));
-        }
+        options.servers.extend(address);
         without_librdkafka = Error::failed(
             format!("cannot talk to the Kafka at {}", found.server),
             "it is version 4 or later, which needs a build with the feature librdkafka (KIP-896)",
         );
     }
-    let mut options = options.clone();
-    options
-        .servers
-        .extend(address.as_ref().map(SocketAddr::to_string));
-    librdkafka_or(&options, is_small_broker, without_librdkafka)
+    librdkafka_or(&options, without_librdkafka)
 }
 
 /// Fails in a build that has no client for this option.
@@ -392,16 +465,12 @@ fn is_for_kafka_crate(broker: &BrokerInfo) -> bool {
 }
 
 #[cfg(feature = "librdkafka")]
-fn librdkafka_or(
-    options: &Options,
-    is_small_broker: bool,
-    _without: Error,
-) -> Result<Box<dyn Cluster>> {
-    librdkafka::connect(options, is_small_broker)
+fn librdkafka_or(options: &Options, _without: Error) -> Result<Box<dyn Cluster>> {
+    librdkafka::connect(options)
 }
 
 #[cfg(not(feature = "librdkafka"))]
-fn librdkafka_or(_options: &Options, _: bool, without: Error) -> Result<Box<dyn Cluster>> {
+fn librdkafka_or(_options: &Options, without: Error) -> Result<Box<dyn Cluster>> {
     Err(without.hint(sentences::BUILD_WITH_LIBRDKAFKA))
 }
 

@@ -79,6 +79,14 @@ impl Positions {
         true
     }
 
+    /// Moves to a record, and returns the offsets between the position and it, if there are any.
+    pub(super) fn skip_gap(&mut self, record: &Record<'_>) -> Option<Range<i64>> {
+        let at = self.0.get_mut(&record.partition)?;
+        let gap = at.next..record.offset;
+        at.next = at.next.max(gap.end);
+        (!gap.is_empty()).then_some(gap)
+    }
+
     /// Moves past offsets that hold no record to be given, such as a transaction's marker.
     pub(super) fn skip_to(&mut self, partition: i32, offset: i64) {
         if let Some(at) = self.0.get_mut(&partition) {
@@ -261,6 +269,22 @@ mod tests {
         assert!(!positions.advance(&record(0, 6, b"again")));
         assert!(!positions.advance(&record(1, 6, b"another partition")));
         assert_eq!(positions.offsets(), Offsets::from([(0, 7)]));
+    }
+
+    #[test]
+    fn a_gap_is_found_once_and_only_before_a_record_that_is_to_be_given() {
+        let mut positions = Positions::new(Offsets::from([(0, 5)]), Start::Latest);
+        for (partition, offset, gap) in [
+            (0, 4, None),
+            (0, 5, None),
+            (1, 9, None),
+            (0, 9, Some(5..9)),
+            (0, 9, None),
+        ] {
+            let found = positions.skip_gap(&record(partition, offset, b"line"));
+            assert_eq!(found, gap, "{partition}, {offset}");
+        }
+        assert!(positions.advance(&record(0, 9, b"line")));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::wire::{
 const LONGEST_ANSWER: usize = 64 * 1024;
 
 /// What precedes the bodies of our requests.
-const HEADER: Header<'static> = Header {
+pub(super) const HEADER: Header<'static> = Header {
     api_version: 0,
     correlation_id: 1,
     client_id: Some("kafka-chat"),
@@ -197,10 +197,11 @@ const NOT_KAFKA: &str = "it answers, but not in Kafka's protocol";
 /// Fails with [`ErrorKind::ConnectionAborted`] if the connection is closed instead of an answer, with
 /// `Unsupported` if the answer is a TLS alert, and with `InvalidData` if it is not Kafka's.
 fn api_versions(stream: &TcpStream, deadline: Instant) -> io::Result<Vec<ApiVersion>> {
-    let request = Request::ApiVersions(ApiVersionsRequest {});
-    stream.set_write_timeout(Some(time_left(deadline)?))?;
-    (&mut &*stream).write_all(&request.write(&HEADER))?;
-    let mut input = ReadBy { stream, deadline };
+    let mut input = send(
+        stream,
+        &Request::ApiVersions(ApiVersionsRequest {}),
+        deadline,
+    )?;
     let mut start = Vec::new();
     (&mut input).take(4).read_to_end(&mut start)?;
     match start[..] {
@@ -211,6 +212,30 @@ fn api_versions(stream: &TcpStream, deadline: Instant) -> io::Result<Vec<ApiVers
     let mut frame = wire::read_frame(&mut start.chain(input), LONGEST_ANSWER)?;
     let response = wire::read_response::<ApiVersionsResponse>(&HEADER, &mut frame);
     Ok(response.map_err(|_| ErrorKind::InvalidData)?.api_keys)
+}
+
+/// Connects to `server`, and returns its answer to one request, without its size, if that is at most `max_bytes`.
+/// Fails after `patience` at most.
+pub(super) fn exchange(
+    server: &str,
+    request: &Request<'_>,
+    max_bytes: usize,
+    patience: Duration,
+) -> io::Result<Vec<u8>> {
+    let deadline = Instant::now() + patience;
+    let stream = connect(server, patience).map_err(io::Error::other)?;
+    wire::read_frame(&mut send(&stream, request, deadline)?, max_bytes)
+}
+
+/// Sends a request. Returns what its answer can be read from.
+fn send<'a>(
+    stream: &'a TcpStream,
+    request: &Request<'_>,
+    deadline: Instant,
+) -> io::Result<ReadBy<'a>> {
+    stream.set_write_timeout(Some(time_left(deadline)?))?;
+    (&mut &*stream).write_all(&request.write(&HEADER))?;
+    Ok(ReadBy { stream, deadline })
 }
 
 /// A connection that is read until a deadline.
@@ -345,7 +370,7 @@ mod tests {
         thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = wire::read_frame(&mut stream, 100).unwrap();
-            let (header, _) = Request::read(&mut request).unwrap();
+            let (header, _) = Request::read(&mut request, usize::MAX).unwrap();
             assert_eq!(header, HEADER);
             stream.write_all(&answer).unwrap();
         });

@@ -118,7 +118,7 @@ const WEAK: &[Rule] = &[
 ];
 
 /// As librdkafka reads it.
-fn is_true(value: &str) -> bool {
+pub(super) fn is_true(value: &str) -> bool {
     ["true", "t", "1"].contains(&value)
 }
 

@@ -1,6 +1,7 @@
 //! What both clients say to the user, so that it is the same.
 
 use std::fmt::{Display, Write as _};
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -16,6 +17,24 @@ pub(super) const ADVERTISED_LISTENERS: &str =
 /// Why a group's offset can't be committed from outside while the group has members.
 pub(super) const GROUP_IN_USE: &str =
     "another program consumes with that group, and only its members can commit; end that program";
+
+/// Another log than before is served where a small broker was.
+pub(super) fn other_log(server: &str) -> Error {
+    Error::failed(
+        format!("cannot continue at {server}"),
+        "another log is served there now",
+    )
+    .hint("To use that one, start this program again.")
+}
+
+/// The small broker that serves now is of a version that gives its only node the number 0, not its log's.
+pub(super) fn earlier_broker(server: &str) -> Error {
+    Error::failed(
+        format!("cannot continue at {server}"),
+        "the small broker there is of an earlier version",
+    )
+    .hint("End the program that runs it, and start this one again.")
+}
 
 /// A broker answered, but can't be used because of what happened at the address it advertises.
 pub(super) fn advertised(why: impl Display) -> String {
@@ -62,6 +81,21 @@ pub(super) fn not_acknowledged(doing: &str, timeout: Duration, cause: Option<&st
     )
 }
 
+/// Records at these offsets can't be read. They need not have been lines: there can be markers of transactions.
+pub(super) fn gone(offsets: Range<i64>) -> String {
+    match offsets.end - offsets.start {
+        1 => format!(
+            "1 line may be gone from the topic (offset {})",
+            offsets.start
+        ),
+        n => format!(
+            "up to {n} lines are gone from the topic (offsets {} to {})",
+            offsets.start,
+            offsets.end - 1
+        ),
+    }
+}
+
 /// A duration as it was really given: `1 second`, `5 seconds`, `0.3 seconds`.
 pub(super) fn seconds(duration: Duration) -> String {
     let tenths = (duration.as_millis() + 50) / 100;
@@ -75,6 +109,18 @@ pub(super) fn seconds(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_more_lines_are_gone_than_offsets() {
+        let said = [gone(5..6), gone(5..9)];
+        assert_eq!(
+            said,
+            [
+                "1 line may be gone from the topic (offset 5)",
+                "up to 4 lines are gone from the topic (offsets 5 to 8)"
+            ]
+        );
+    }
 
     #[test]
     fn durations_are_said_as_they_were_given() {

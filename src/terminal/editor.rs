@@ -40,7 +40,9 @@ use crate::name::Name;
 const HISTORY_LINES: usize = 1000;
 
 /// Makes the editor repaint its prompt: the least that it can be given to print. It ends with the line
-/// ending that the editor would add, and takes that back beforehand.
+/// ending that the editor would add, and takes that back beforehand. On a terminal's first row it can't, since no row
+/// is above: there the first message leaves an empty row. Only what comes after the line ending could mend that, but
+/// the editor writes its prompt there, and does not say that it was woken.
 const WAKE: &str = "\x1b[A\n";
 
 /// Lines that are typed at a terminal.
@@ -339,6 +341,7 @@ fn row(text: impl Iterator<Item = char>, columns: usize) -> usize {
 mod tests {
     use std::sync::Arc;
 
+    use super::super::Message;
     use super::*;
 
     /// A painter, and the ends of its channels.
@@ -366,7 +369,14 @@ mod tests {
 
     fn batch(text: &str, end: i64) -> Batch {
         let (mut screen, batches) = Screen::in_editor(Layout::for_test(), mpsc::sync_channel(1).0);
-        screen.message(b"bob", text.as_bytes(), (0, end - 1));
+        let message = Message {
+            time: None,
+            is_dated: false,
+            sender: b"bob".to_vec(),
+            text: text.into(),
+            is_earlier: false,
+        };
+        screen.message(message, Some((0, end - 1)));
         screen.flush();
         batches.recv().unwrap()
     }

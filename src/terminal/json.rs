@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use base64ct::{Base64, Encoding};
 use serde_json::Value;
 
 use super::visible::is_plain;
@@ -10,7 +11,8 @@ use crate::name::Name;
 use crate::time::rfc_3339;
 
 /// A whole record in one line. Bytes that are not UTF-8 are in base64, under a name that says so.
-pub(super) fn line(topic: &Name, record: &Record<'_>) -> String {
+/// `sealed` is the sender's time of a line that was sealed.
+pub(super) fn line(topic: &Name, record: &Record<'_>, sealed: Option<i64>) -> String {
     let time = record.timestamp.and_then(rfc_3339);
     let mut out = String::with_capacity(200 + record.value.map_or(0, <[u8]>::len));
     // Writing to a String can't fail.
@@ -26,6 +28,13 @@ pub(super) fn line(topic: &Name, record: &Record<'_>) -> String {
     push_bytes(&mut out, "key", record.key);
     out.push(',');
     push_bytes(&mut out, "value", record.value);
+    if let Some(clock) = sealed {
+        let time = Value::from(rfc_3339(clock));
+        _ = write!(
+            out,
+            r#","sealed":true,"sender_timestamp":{clock},"sender_time":{time}"#
+        );
+    }
     if !record.headers.is_empty() {
         out.push_str(r#","headers":["#);
         for (n, header) in record.headers.iter().enumerate() {
@@ -50,7 +59,9 @@ fn push_bytes(out: &mut String, name: &str, bytes: Option<&[u8]>) {
     _ = match bytes.map(|bytes| (bytes, str::from_utf8(bytes))) {
         None => write!(out, r#""{name}":null"#),
         Some((_, Ok(utf8))) => write!(out, r#""{name}":{}"#, text(utf8)),
-        Some((bytes, Err(_))) => write!(out, r#""{name}_base64":"{}""#, base64(bytes)),
+        Some((bytes, Err(_))) => {
+            write!(out, r#""{name}_base64":"{}""#, Base64::encode_string(bytes))
+        }
     };
 }
 
@@ -74,24 +85,6 @@ fn text(text: &str) -> String {
     escaped
 }
 
-/// RFC 4648, section 4.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let byte = |n: usize| u32::from(chunk.get(n).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for n in 0..4 {
-            let index = (bits >> (18 - 6 * n)) & 63;
-            match n <= chunk.len() {
-                true => out.push(char::from(ALPHABET[index as usize])),
-                false => out.push('='),
-            }
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -99,7 +92,7 @@ mod tests {
     use super::*;
 
     fn printed(record: &Record<'_>) -> String {
-        line(&"bob".parse().unwrap(), record)
+        line(&"bob".parse().unwrap(), record, None)
     }
 
     #[test]
@@ -123,6 +116,21 @@ mod tests {
     }
 
     #[test]
+    fn a_sealed_line_says_so_and_has_its_senders_time() {
+        let record = Record {
+            timestamp: Some(0),
+            value: Some(b"hi"),
+            ..Record::default()
+        };
+        let bob = "bob".parse().unwrap();
+        let ends_with = |clock, end: &str| line(&bob, &record, Some(clock)).ends_with(end);
+        let end = r#""value":"hi","sealed":true,"sender_timestamp":1792888200007,"sender_time":"2026-10-25T00:30:00.007Z"}"#;
+        assert!(ends_with(1_792_888_200_007, &format!("{end}\n")));
+        let far = r#""sender_timestamp":-9223372036854775808,"sender_time":null}"#;
+        assert!(ends_with(i64::MIN, &format!("{far}\n")));
+    }
+
+    #[test]
     fn what_is_absent_is_null_and_headers_are_left_out() {
         let expected = r#"{"topic":"bob","partition":0,"offset":0,"timestamp":null,"time":null,"key":null,"value":null}"#;
         assert_eq!(printed(&Record::default()), format!("{expected}\n"));
@@ -134,41 +142,11 @@ mod tests {
         assert!(printed(&far).contains(expected));
     }
 
-    #[test]
-    fn base64_is_that_of_rfc_4648() {
-        for (bytes, encoded) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("fooba", "Zm9vYmE="),
-            ("foobar", "Zm9vYmFy"),
-        ] {
-            assert_eq!(base64(bytes.as_bytes()), encoded);
-        }
-        assert_eq!(base64(b"\xfb\xff\xbf"), "+/+/");
-    }
-
-    fn from_base64(encoded: &str) -> Vec<u8> {
-        const ALPHABET: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        let digits = encoded.trim_end_matches('=').chars();
-        let bits = digits.flat_map(|c| {
-            let digit = ALPHABET.find(c).unwrap();
-            (0..6).rev().map(move |n| (digit >> n & 1) as u8)
-        });
-        let bits: Vec<u8> = bits.collect();
-        let bytes = bits.chunks_exact(8);
-        bytes
-            .map(|byte| byte.iter().fold(0, |sum, bit| sum << 1 | bit))
-            .collect()
-    }
-
     /// The bytes under `name` in what a parser of JSON made of a line.
     fn bytes_of(object: &Value, name: &str) -> Option<Vec<u8>> {
         match (&object[name], &object[format!("{name}_base64")]) {
             (Value::String(text), Value::Null) => Some(text.clone().into_bytes()),
-            (Value::Null, Value::String(encoded)) => Some(from_base64(encoded)),
+            (Value::Null, Value::String(encoded)) => Base64::decode_vec(encoded).ok(),
             (Value::Null, Value::Null) => None,
             both => panic!("{both:?}"),
         }

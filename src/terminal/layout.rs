@@ -17,6 +17,8 @@ use terminal_size::{Height, Width, terminal_size_of};
 
 use super::style::Style;
 use super::visible::visible;
+use super::{Look, Message};
+use crate::time::LocalTime;
 
 /// Before every row of a message or a notice but its first.
 const INDENT: &str = "  ";
@@ -43,7 +45,7 @@ const SIMPLE: [&str; 3] = ["dumb", "cons25", "emacs"];
 /// Something to print.
 #[derive(Debug)]
 pub(super) enum Piece {
-    Message { sender: Vec<u8>, text: Vec<u8> },
+    Message(Message),
     Notice(String),
     Bell,
 }
@@ -52,6 +54,8 @@ pub(super) enum Piece {
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
     pub(super) style: Style,
+    /// For times before messages.
+    time: Option<LocalTime>,
     /// Lines are broken here, and not by the terminal.
     breaks_lines: bool,
     /// Someone may be typing where messages are printed.
@@ -69,15 +73,16 @@ struct Window {
 
 impl Layout {
     /// The layout for this process's standard output.
-    pub(super) fn of_chat(see_whole: String) -> Layout {
+    pub(super) fn of_chat(look: Look) -> Layout {
         let style = Style::of_chat();
         let term = env::var("TERM").unwrap_or_default();
         let is_simple = SIMPLE.iter().any(|name| term.eq_ignore_ascii_case(name));
         Layout {
             style,
+            time: look.with_time.then(LocalTime::new),
             breaks_lines: style.is_terminal && !is_simple,
             is_typed_over: style.is_terminal && is_simple && super::is_typed(),
-            see_whole,
+            see_whole: look.see_whole,
         }
     }
 
@@ -86,6 +91,7 @@ impl Layout {
     pub(super) fn for_test() -> Layout {
         Layout {
             style: super::style::ON_TERMINAL,
+            time: None,
             breaks_lines: true,
             is_typed_over: false,
             see_whole: "to see all of it: …".into(),
@@ -103,7 +109,14 @@ impl Layout {
         out.extend(self.is_typed_over.then_some(b'\n'));
         for piece in pieces {
             match piece {
-                Piece::Message { sender, text } => self.style.message(&mut out, sender, text),
+                Piece::Message(message) => {
+                    out.extend(self.time_before(message).bytes());
+                    let style = Style {
+                        shows_senders: self.style.shows_senders || message.is_earlier,
+                        ..self.style
+                    };
+                    style.message(&mut out, &message.sender, &message.text);
+                }
                 Piece::Notice(text) if self.style.takes_notices => {
                     let text = text.replace('\n', &format!("\n{INDENT}"));
                     self.style.notice(&mut out, &format!("{NOTICE}{text}"));
@@ -120,7 +133,7 @@ impl Layout {
         let mut out = String::new();
         for piece in pieces {
             match piece {
-                Piece::Message { sender, text } => self.message(&mut out, sender, text, window),
+                Piece::Message(message) => self.message(&mut out, message, window),
                 Piece::Notice(text) => self.notice(&mut out, text, window),
                 Piece::Bell => out.push_str(BELL),
             }
@@ -128,11 +141,24 @@ impl Layout {
         out
     }
 
-    fn message(&self, out: &mut String, sender: &[u8], text: &[u8], window: Window) {
+    /// What stands before a message: on a terminal the time of the day, since a notice tells of each new day.
+    fn time_before(&self, message: &Message) -> String {
+        let time = message.time;
+        match &self.time {
+            _ if message.is_dated && self.style.is_terminal => LocalTime::new().of(time) + " ",
+            Some(local) if self.style.is_terminal => local.clock(time) + " ",
+            Some(local) => local.of(time) + " ",
+            None => String::new(),
+        }
+    }
+
+    fn message(&self, out: &mut String, message: &Message, window: Window) {
+        let Message { sender, text, .. } = message;
         let most = (window.rows / 2).max(1);
-        let mut line = String::new();
+        let mut line = self.time_before(message);
+        let time = line.len();
         if self.style.shows_senders {
-            line = format!("{}: ", visible(sender));
+            line.extend([&visible(sender), ": "]);
         }
         let name = line.len();
         // No more than could be shown, and one cluster: a character that is broken here is never seen.
@@ -140,15 +166,20 @@ impl Layout {
         line += &visible(&text[..text.len().min(bytes)]);
         let rows = rows(&line, name, window.columns, most);
         let (colour, reset) = self.style.of_sender(sender);
+        let (dim, bright) = match message.is_earlier {
+            true => self.style.of_notices(),
+            false => ("", ""),
+        };
         for (n, row) in rows.iter().enumerate() {
             if n > 0 {
                 out.push_str(INDENT);
             }
-            let name = row.start..name.clamp(row.start, row.end);
-            if !name.is_empty() {
-                out.extend([colour, &line[name.clone()], reset]);
+            let [time, name] = [time, name].map(|end| end.clamp(row.start, row.end));
+            out.push_str(&line[row.start..time]);
+            if time < name {
+                out.extend([colour, &line[time..name], reset]);
             }
-            out.extend([&line[name.end..row.end], "\n"]);
+            out.extend([dim, &line[name..row.end], bright, "\n"]);
         }
         if rows.last().is_some_and(|row| row.end < line.len()) {
             let bytes = text.len();
@@ -267,10 +298,13 @@ mod tests {
     use super::*;
 
     fn message(text: &str) -> Piece {
-        Piece::Message {
+        Piece::Message(Message {
+            time: Some(0),
+            is_dated: false,
             sender: b"bob".to_vec(),
             text: text.into(),
-        }
+            is_earlier: false,
+        })
     }
 
     /// The rows of a message from bob in a terminal of this size.
@@ -305,6 +339,53 @@ mod tests {
         ] {
             assert_eq!(laid_out(text, 12, 24), shown, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_time_stands_before_the_name_and_wraps_with_it() {
+        let mut layout = Layout {
+            time: Some(LocalTime::utc()),
+            ..Layout::for_test()
+        };
+        let window = Window {
+            columns: 14,
+            rows: 24,
+        };
+        let shown = layout.rows(&[message("hello")], window);
+        assert_eq!(shown, "00:00 bob: hel\n  lo\n");
+        layout.style.has_colours = true;
+        let shown = layout.rows(&[message("hi")], window);
+        assert_eq!(shown, "00:00 \x1b[1;32mbob: \x1b[0mhi\n");
+        layout.style.is_terminal = false;
+        layout.breaks_lines = false;
+        let printed = layout.print(&[message("hi")]);
+        assert!(printed.starts_with(b"1970-01-01 00:00:00 "));
+    }
+
+    #[test]
+    fn the_date_of_a_dated_message_is_shown_on_a_terminal_only() {
+        let Piece::Message(message) = message("hi") else {
+            unreachable!()
+        };
+        let dated = [Piece::Message(Message {
+            is_dated: true,
+            ..message
+        })];
+        let mut layout = Layout::for_test();
+        let window = Window {
+            columns: 80,
+            rows: 24,
+        };
+        let shown = layout.rows(&dated, window);
+        // In whatever time zone.
+        assert!(
+            shown.starts_with("19") && shown.ends_with(" bob: hi\n"),
+            "{shown}"
+        );
+        assert_eq!(shown.len(), "1970-01-01 00:00:00 bob: hi\n".len());
+        layout.style.is_terminal = false;
+        layout.breaks_lines = false;
+        assert_eq!(layout.print(&dated), b"bob: hi\n");
     }
 
     #[test]
@@ -400,10 +481,12 @@ mod tests {
         fn no_row_that_starts_in_column_0_comes_from_a_message(
             texts in prop::collection::vec(forgery(), 1..4),
             (before, columns) in (20u16..=200, 20u16..=200),
-            (rows, has_colours) in (2u16..60, any::<bool>()),
+            (rows, has_colours, has_times) in (2u16..60, any::<bool>(), any::<bool>()),
         ) {
             let mut layout = Layout::for_test();
             layout.style.has_colours = has_colours;
+            layout.time = has_times.then(LocalTime::utc);
+            let start = if has_times { "00:00 bob: " } else { "bob: " };
             let mut screen = vt100::Parser::new(some(rows), some(before), 0);
             // So high that nothing scrolls away.
             screen.screen_mut().set_size(some(500), some(columns));
@@ -414,7 +497,7 @@ mod tests {
                 let next = screen.screen().cursor_position().0;
                 let shown: Vec<String> = screen.screen().rows(0, columns).skip(row.into()).collect();
                 for (n, shown) in shown[..usize::from(next - row)].iter().enumerate() {
-                    let is_start = n == 0 && shown.starts_with("bob: ");
+                    let is_start = n == 0 && shown.starts_with(start);
                     let is_cut = n > 0 && shown.starts_with("* cut: ");
                     prop_assert!(is_start || is_cut || shown.starts_with("  ") || shown.trim().is_empty(),
                         "{shown:?} in {text:?}");

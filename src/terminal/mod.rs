@@ -56,6 +56,30 @@ pub type Notify = Arc<dyn Fn(ScreenEvent) + Send + Sync>;
 /// Whether others would have to wait while this program is stopped.
 pub type IsNeeded = Box<dyn Fn() -> bool + Send + Sync>;
 
+/// A message to be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// In milliseconds since 1970, if it is known.
+    pub time: Option<i64>,
+    /// On a terminal its date and time are shown, whatever else is.
+    pub is_dated: bool,
+    /// Who wrote it.
+    pub sender: Vec<u8>,
+    /// What.
+    pub text: Vec<u8>,
+    /// It was written before the chat was opened: dim on a terminal, and signed in a pipe, too.
+    pub is_earlier: bool,
+}
+
+/// How a chat's messages look.
+#[derive(Debug)]
+pub struct Look {
+    /// Before each stands its time.
+    pub with_time: bool,
+    /// How to see a message whole that is longer than half a screen.
+    pub see_whole: String,
+}
+
 /// Where lines come from.
 pub struct Terminal(Input);
 
@@ -77,22 +101,25 @@ pub fn is_typed() -> bool {
     io::stdin().is_terminal()
 }
 
+/// Whether messages are shown on a terminal, and do not go into a pipe or a file.
+pub fn is_shown() -> bool {
+    io::stdout().is_terminal()
+}
+
 impl Terminal {
     /// Standard input and output, with a line editor if both are a terminal that it can serve, and the
     /// screen that belongs to them.
-    ///
-    /// `see_whole` says how to see a message whole that is longer than half a screen.
     ///
     /// Ctrl-Z stops the program unless it `is_needed`.
     ///
     /// Until the first line is asked for, the terminal itself echoes what is typed.
     pub fn open(
         me: &Name,
-        see_whole: String,
+        look: Look,
         is_needed: IsNeeded,
         notify: Notify,
     ) -> Result<(Terminal, Screen)> {
-        let layout = Layout::of_chat(see_whole);
+        let layout = Layout::of_chat(look);
         match LineEditor::open(me, &layout, is_needed, notify.clone())? {
             Some((editor, screen)) => Ok((Terminal(Input::Editor(Box::new(editor))), screen)),
             None => {

@@ -10,7 +10,8 @@ use crate::client::Record;
 use crate::ending::can_take;
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::time::LocalTime;
+use crate::seal;
+use crate::time::{self, LocalTime};
 
 /// How many bytes are written at a time.
 pub(super) const WRITE_BYTES: usize = 64 * 1024;
@@ -68,14 +69,19 @@ impl Output {
         self.json.is_some() || record.value.is_some()
     }
 
-    /// Prints a message as a line, at the latest with the next [`flush`](Output::flush).
-    pub fn message(&mut self, record: &Record<'_>) -> Result<()> {
+    /// Prints a message as a line, at the latest with the next [`flush`](Output::flush). `sealed` is when its sender
+    /// sealed it, by the sender's clock, in milliseconds since 1970.
+    pub fn message(&mut self, record: &Record<'_>, sealed: Option<i64>) -> Result<()> {
         self.is_hinted = true;
         if let Some(topic) = &self.json {
-            self.bytes.extend(json::line(topic, record).bytes());
+            self.bytes.extend(json::line(topic, record, sealed).bytes());
         } else {
-            if let Some(time) = &self.time {
-                self.bytes.extend(time.of(record.timestamp).bytes());
+            // Through a pipe come the bytes of the line, whatever its time.
+            let is_dated = |clock| self.style.is_terminal && seal::is_dated(clock, time::now());
+            let dated = sealed.filter(|&it| is_dated(it)).map(|_| LocalTime::new());
+            if let Some(local) = self.time.as_ref().or(dated.as_ref()) {
+                self.bytes
+                    .extend(local.of(sealed.or(record.timestamp)).bytes());
                 self.bytes.push(b' ');
             }
             let [sender, text] = [record.key, record.value].map(Option::unwrap_or_default);

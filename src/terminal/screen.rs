@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 
 use super::layout::{Layout, Piece, WRAP_ON};
 use super::output::{WRITE_BYTES, can_write, failure, write_all};
-use super::{Notify, ScreenEvent, settings};
+use super::{Message, Notify, ScreenEvent, settings};
 use crate::client::Offsets;
 use crate::ending::{say, spawn};
 use crate::error::Result;
@@ -45,7 +45,7 @@ impl Batch {
     fn add(&mut self, piece: Piece) {
         self.bytes += PIECE_BYTES
             + match &piece {
-                Piece::Message { sender, text } => sender.len() + text.len(),
+                Piece::Message(message) => message.sender.len() + message.text.len(),
                 Piece::Notice(text) => text.len(),
                 Piece::Bell => 0,
             };
@@ -56,8 +56,8 @@ impl Batch {
     #[cfg(test)]
     pub(super) fn text(&self) -> String {
         let text = |piece: &Piece| match piece {
-            Piece::Message { sender, text } => {
-                let line = [sender, text.as_slice()].join(&b": "[..]);
+            Piece::Message(message) => {
+                let line = [&*message.sender, &message.text].join(&b": "[..]);
                 String::from_utf8(line).unwrap() + "\n"
             }
             Piece::Notice(text) => format!("{text}\n"),
@@ -131,11 +131,12 @@ impl Screen {
         (Screen::new(Layout::for_test(), batches, None), take)
     }
 
-    /// Prints a message as a line; `at` is its partition and offset.
-    pub fn message(&mut self, sender: &[u8], text: &[u8], at: (i32, i64)) {
-        let (sender, text) = (sender.to_vec(), text.to_vec());
-        if let Some(batch) = self.add(false, Piece::Message { sender, text }) {
-            batch.passes.insert(at.0, at.1 + 1);
+    /// Prints a message as a line. `at` is its partition and offset, which are passed then.
+    pub fn message(&mut self, message: Message, at: Option<(i32, i64)>) {
+        if let Some(batch) = self.add(false, Piece::Message(message))
+            && let Some((partition, offset)) = at
+        {
+            batch.passes.insert(partition, offset + 1);
         }
     }
 
@@ -276,6 +277,18 @@ fn write(bytes: &[u8], is_notice: bool) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    /// Prints a message from bob.
+    fn message(screen: &mut Screen, text: &[u8], at: (i32, i64)) {
+        let message = Message {
+            time: None,
+            is_dated: false,
+            sender: b"bob".to_vec(),
+            text: text.to_vec(),
+            is_earlier: false,
+        };
+        screen.message(message, Some(at));
+    }
+
     /// A screen in whose editor a line is edited, the batches that the editor takes, and what wakes it.
     fn editing() -> (Screen, Receiver<Batch>, Receiver<()>) {
         let (wake, woken) = mpsc::sync_channel(1);
@@ -289,8 +302,8 @@ mod tests {
         let (mut screen, taken, woken) = editing();
         screen.passed([(0, 5)].into());
         assert_eq!(*screen.shown(), [(0, 5)].into());
-        screen.message(b"bob", b"hi", (0, 7));
-        screen.message(b"bob", b"ho", (1, 3));
+        message(&mut screen, b"hi", (0, 7));
+        message(&mut screen, b"ho", (1, 3));
         screen.flush();
         woken.try_recv().unwrap();
         let batch = taken.try_recv().unwrap();
@@ -307,10 +320,10 @@ mod tests {
     #[test]
     fn a_position_never_goes_back_to_one_that_was_passed_before() {
         let (mut screen, taken, _woken) = editing();
-        screen.message(b"bob", b"one", (0, 0));
+        message(&mut screen, b"one", (0, 0));
         screen.flush();
         screen.passed([(0, 2)].into());
-        screen.message(b"bob", b"two", (0, 2));
+        message(&mut screen, b"two", (0, 2));
         screen.flush();
         for end in [1, 3] {
             screen.printed(taken.try_recv().unwrap().passes);
@@ -323,13 +336,13 @@ mod tests {
         // Without an editor: to close one is to lock this process's terminal.
         let (batches, taken) = mpsc::sync_channel(BATCHES);
         let mut screen = Screen::new(Layout::for_test(), batches, None);
-        screen.message(b"bob", b"seen", (0, 0));
+        message(&mut screen, b"seen", (0, 0));
         screen.flush();
         let seen = taken.try_recv().unwrap();
-        screen.message(b"bob", b"unseen", (0, 1));
+        message(&mut screen, b"unseen", (0, 1));
         screen.close();
         screen.printed(seen.passes);
-        screen.message(b"bob", b"late", (0, 2));
+        message(&mut screen, b"late", (0, 2));
         screen.passed([(0, 3)].into());
         screen.flush();
         assert_eq!(*screen.shown(), [(0, 1)].into());
@@ -341,7 +354,7 @@ mod tests {
         let (mut screen, taken, _woken) = editing();
         let mut offset = 0;
         while screen.has_room() {
-            screen.message(b"bob", &[b'x'; 100], (0, offset));
+            message(&mut screen, &[b'x'; 100], (0, offset));
             screen.flush();
             offset += 1;
         }

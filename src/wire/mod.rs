@@ -99,6 +99,7 @@ pub(crate) mod code {
     pub(crate) const INVALID_REQUIRED_ACKS: ErrorCode = ErrorCode { number: 21 };
     pub(crate) const INVALID_GROUP_ID: ErrorCode = ErrorCode { number: 24 };
     pub(crate) const UNSUPPORTED_VERSION: ErrorCode = ErrorCode { number: 35 };
+    pub(crate) const INVALID_REQUEST: ErrorCode = ErrorCode { number: 42 };
     pub(crate) const UNSUPPORTED_FOR_MESSAGE_FORMAT: ErrorCode = ErrorCode { number: 43 };
     pub(crate) const POLICY_VIOLATION: ErrorCode = ErrorCode { number: 44 };
     pub(crate) const KAFKA_STORAGE_ERROR: ErrorCode = ErrorCode { number: 56 };
@@ -132,16 +133,27 @@ impl<'a> Request<'a> {
     ///
     /// Fails if it is not a request in a version that is spoken here; as with Kafka, it has no
     /// response then. Only an ApiVersions request may have any version, since its sender cannot
-    /// know better: of a newer one, only the header is read.
-    pub(crate) fn read(request: &'a mut [u8]) -> Result<(Header<'a>, Request<'a>)> {
+    /// know better: of a newer one, only the header is read. No other has bytes left over, which would be kept in
+    /// memory for as long as the request.
+    ///
+    /// It fails, too, if its arrays have more than `max_elements` together.
+    pub(crate) fn read(
+        request: &'a mut [u8],
+        max_elements: usize,
+    ) -> Result<(Header<'a>, Request<'a>)> {
         let mut r = Reader::new(request, 0);
+        r.elements = max_elements;
         let api_key = i16::read(&mut r)?;
         let header = Header::read(&mut r)?;
         if !header.is_spoken(api_key) && api_key != API_VERSIONS {
             return Err(Unreadable);
         }
         r.version = header.api_version;
-        Ok((header, Request::read_body(api_key, &mut r)?))
+        let request = Request::read_body(api_key, &mut r)?;
+        match r.bytes.is_empty() || api_key == API_VERSIONS {
+            true => Ok((header, request)),
+            false => Err(Unreadable),
+        }
     }
 
     /// Writes the request with its size.
@@ -184,18 +196,14 @@ pub(crate) fn read_response<'a, T: Wire<'a>>(
 }
 
 /// How much memory a frame takes before any of it has come in.
-const FIRST_CHUNK: usize = 16 * 1024;
+pub(crate) const FIRST_CHUNK: usize = 1024;
 
 /// Reads a frame: a size, and that many bytes, which are a request or a response.
 ///
 /// Memory is taken in steps of what has come in so far, not by what the size claims. Fails with
 /// [`ErrorKind::InvalidData`] if the size is negative or more than `max_bytes`.
 pub fn read_frame(from: &mut impl Read, max_bytes: usize) -> io::Result<Vec<u8>> {
-    let mut size = [0; 4];
-    from.read_exact(&mut size)?;
-    let size = usize::try_from(i32::from_be_bytes(size)).ok();
-    let size = size.filter(|size| *size <= max_bytes);
-    let size = size.ok_or(ErrorKind::InvalidData)?;
+    let size = read_size(from, max_bytes)?;
     let mut frame = Vec::new();
     while frame.len() < size {
         let received = frame.len();
@@ -204,4 +212,13 @@ pub fn read_frame(from: &mut impl Read, max_bytes: usize) -> io::Result<Vec<u8>>
         from.read_exact(&mut frame[received..])?;
     }
     Ok(frame)
+}
+
+/// Reads the size of a frame, and fails as [`read_frame`] does.
+pub(crate) fn read_size(from: &mut impl Read, max_bytes: usize) -> io::Result<usize> {
+    let mut size = [0; 4];
+    from.read_exact(&mut size)?;
+    let size = usize::try_from(i32::from_be_bytes(size)).ok();
+    let size = size.filter(|size| *size <= max_bytes);
+    Ok(size.ok_or(ErrorKind::InvalidData)?)
 }

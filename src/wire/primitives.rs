@@ -1,7 +1,7 @@
 //! The types that all messages are made of, and how a list of fields becomes a message.
 //!
 //! A length or a count on the wire allocates nothing: strings and record sets are slices of the
-//! message, and arrays grow as their elements are read.
+//! message, and arrays grow as their elements are read, up to a limit for all of them together.
 
 /// Bytes that are not a message in a version spoken here.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,11 +22,17 @@ pub(crate) trait Wire<'a>: Sized {
 pub(crate) struct Reader<'a> {
     pub(super) bytes: &'a mut [u8],
     pub(super) version: i16,
+    /// How many elements all arrays together may still have.
+    pub(super) elements: usize,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(bytes: &'a mut [u8], version: i16) -> Reader<'a> {
-        Reader { bytes, version }
+        Reader {
+            bytes,
+            version,
+            elements: usize::MAX,
+        }
     }
 
     pub(crate) fn take(&mut self, size: impl TryInto<usize>) -> Result<&'a mut [u8]> {
@@ -121,7 +127,11 @@ impl<'a> Wire<'a> for String {
 /// `RECORDS`: a message set, which can be changed in place.
 impl<'a> Wire<'a> for &'a mut [u8] {
     fn read(r: &mut Reader<'a>) -> Result<Self> {
-        let size = i32::read(r)?;
+        let size = match i32::read(r)? {
+            // Null, which is read as empty.
+            -1 => 0,
+            size => size,
+        };
         r.take(size)
     }
 
@@ -141,7 +151,12 @@ impl<'a, T: Wire<'a>> Wire<'a> for Option<Vec<T>> {
             -1 => Ok(None),
             ..0 => Err(Unreadable),
             count => {
-                let elements: Result<_> = (0..count).map(|_| T::read(r)).collect();
+                let elements: Result<_> = (0..count)
+                    .map(|_| {
+                        r.elements = r.elements.checked_sub(1).ok_or(Unreadable)?;
+                        T::read(r)
+                    })
+                    .collect();
                 elements.map(Some)
             }
         }

@@ -122,8 +122,7 @@ impl CommittedOffset {
     }
 }
 
-// Only tests read a Fetch response, or write one from its parts; see `fetch_response`.
-#[cfg(test)]
+// The small broker does not write a Fetch response from its parts; see `fetch_response`.
 messages! {
     FetchResponse<'a> {
         throttle_time_ms: i32 where version >= 1,
@@ -142,10 +141,10 @@ messages! {
 
 /// A whole Fetch response. `read` appends the messages of a partition to the response itself, so
 /// that they are not copied, and returns the error code and the high watermark.
-pub(crate) fn fetch_response(
+pub(crate) fn fetch_response<'a>(
     header: &Header<'_>,
-    topics: &[TopicData<'_, FetchPartition>],
-    mut read: impl FnMut(&str, &FetchPartition, &mut Vec<u8>) -> (ErrorCode, i64),
+    topics: &[TopicData<'a, FetchPartition>],
+    mut read: impl FnMut(&'a str, &FetchPartition, &mut Vec<u8>) -> (ErrorCode, i64),
 ) -> Vec<u8> {
     let mut w = start_response(header);
     if header.api_version >= 1 {

@@ -186,9 +186,9 @@ proptest! {
         let (size, request_bytes) = written.split_first_chunk_mut().unwrap();
         prop_assert_eq!(i32::from_be_bytes(*size) as usize, request_bytes.len());
         let mut copy = request_bytes.to_vec();
-        prop_assert_eq!(Request::read(&mut copy), Ok((header, request)));
+        prop_assert_eq!(Request::read(&mut copy, usize::MAX), Ok((header, request)));
         let cut = cut.index(request_bytes.len());
-        prop_assert_eq!(Request::read(&mut request_bytes[..cut]), Err(Unreadable));
+        prop_assert_eq!(Request::read(&mut request_bytes[..cut], usize::MAX), Err(Unreadable));
     }
 
     #[test]
@@ -230,10 +230,10 @@ proptest! {
     ) {
         let mut bytes = request_of(api_key, version, &[&body]);
         let size = bytes.len();
-        if let Ok((_, request)) = Request::read(&mut bytes) {
+        if let Ok((_, request)) = Request::read(&mut bytes, usize::MAX) {
             prop_assert!(elements(&request) * 2 <= size);
         }
-        let _ = Request::read(&mut body.clone());
+        let _ = Request::read(&mut body.clone(), usize::MAX);
         let _ = read_response::<MetadataResponse>(&header(version), &mut body.clone());
         let _ = read_response::<Topics<ListedPartition>>(&header(version), &mut body.clone());
         let _ = read_response::<ApiVersionsResponse>(&header(version), &mut body.clone());
@@ -253,10 +253,10 @@ proptest! {
             bytes[at] = value;
         }
         let size = bytes.len();
-        if let Ok((_, request)) = Request::read(&mut bytes) {
+        if let Ok((_, request)) = Request::read(&mut bytes, usize::MAX) {
             prop_assert!(elements(&request) * 2 <= size);
         }
-        let _ = Request::read(&mut bytes[..cut.index(size)]);
+        let _ = Request::read(&mut bytes[..cut.index(size)], usize::MAX);
     }
 
     #[test]
@@ -321,7 +321,7 @@ fn requests_are_written_as_the_specification_says() {
 #[test]
 fn only_api_versions_is_read_in_a_version_that_is_not_spoken() {
     let mut newer = request_of(API_VERSIONS, 3, &[b"\x0akcat\x00"]);
-    let read = Request::read(&mut newer);
+    let read = Request::read(&mut newer, usize::MAX);
     let expected = Request::ApiVersions(ApiVersionsRequest {});
     assert_eq!(read, Ok((header(3), expected)));
     for (key, version) in [
@@ -333,7 +333,7 @@ fn only_api_versions_is_read_in_a_version_that_is_not_spoken() {
     ] {
         let mut bytes = request_of(key, version, &[&[0; 64]]);
         assert_eq!(
-            Request::read(&mut bytes),
+            Request::read(&mut bytes, usize::MAX),
             Err(Unreadable),
             "{key} {version}"
         );
@@ -344,7 +344,7 @@ fn only_api_versions_is_read_in_a_version_that_is_not_spoken() {
 fn an_empty_list_means_all_topics_only_in_the_oldest_metadata_request() {
     let names = |version, topics: Option<Vec<&'static str>>| {
         let mut written = Request::Metadata(MetadataRequest { topics }).write(&header(version));
-        match Request::read(&mut written[4..]) {
+        match Request::read(&mut written[4..], usize::MAX) {
             Ok((_, Request::Metadata(body))) => body.names(version).map(|names| names.len()),
             other => panic!("{other:?}"),
         }
@@ -372,12 +372,20 @@ fn counts_and_lengths_beyond_the_request_are_refused() {
             ),
         ] {
             let copy = bytes.clone();
-            assert_eq!(Request::read(&mut bytes), Err(Unreadable), "{copy:?}");
+            assert_eq!(
+                Request::read(&mut bytes, usize::MAX),
+                Err(Unreadable),
+                "{copy:?}"
+            );
         }
     }
     for size in [i16::MAX, 6, -1, -2, i16::MIN] {
         let mut bytes = request_of(FIND_COORDINATOR, 0, &[&size.to_be_bytes(), b"group"]);
-        assert_eq!(Request::read(&mut bytes), Err(Unreadable), "{size}");
+        assert_eq!(
+            Request::read(&mut bytes, usize::MAX),
+            Err(Unreadable),
+            "{size}"
+        );
     }
 }
 
@@ -476,4 +484,23 @@ fn a_produce_response_grows_with_its_version() {
         let written = write_response(&header(version), &response);
         assert_eq!(written[8..], [&start, end].concat());
     }
+}
+
+/// As Kafka 3.9.1 answers with an error.
+#[test]
+fn records_that_are_null_are_read_as_empty() {
+    let mut response = [
+        &[0, 0, 0, 7, 0, 0, 0, 1, 0, 1, b'b', 0, 0, 0, 1, 0, 0, 0, 0][..],
+        &[0, 76],
+        &[255; 12],
+    ]
+    .concat();
+    let header = Header {
+        correlation_id: 7,
+        ..header(0)
+    };
+    let read = read_response::<FetchResponse>(&header, &mut response).unwrap();
+    let partition = &read.topics[0].partitions[0];
+    assert_eq!(partition.error_code, code::UNSUPPORTED_COMPRESSION_TYPE);
+    assert!(partition.records.is_empty());
 }

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::thread;
 
-use crate::support::{Kafka, Program, free_port, user};
+use crate::support::{Ended, Kafka, Program, free_port, user};
 
 #[test]
 fn bad_names_are_usage_errors() {
@@ -281,50 +281,30 @@ fn a_data_directory_that_cannot_be_written_is_named() {
         ]);
 }
 
-#[test]
-fn a_pipe_that_is_closed_ends_a_subscriber_with_success() {
+/// A subscriber of a topic of one sender's lines, which a shell runs as `"$0" "$@"`.
+fn subscriber_in_shell(script: &str, lines: &str) -> Ended {
     let on = Kafka::embedded();
     let (me, peer) = (user("alice"), user("bob"));
-    on.send(&me, &peer, "one\ntwo\nthree\n");
-    Program::other(
-        "bash",
-        &[
-            "-c",
-            "set -o pipefail; \"$0\" \"$@\" | head -1",
-            env!("CARGO_BIN_EXE_subscriber"),
-            &peer,
-            "--from",
-            "earliest",
-            &format!("--embedded={}", on.servers().rsplit(':').next().unwrap()),
-            "--data-dir",
-        ],
-    )
-    .arg(on.dir())
-    .run()
-    .code(0)
-    .prints("one\n");
+    on.send(&me, &peer, lines);
+    let subscriber = env!("CARGO_BIN_EXE_subscriber");
+    let embedded = format!("--embedded={}", on.servers().rsplit(':').next().unwrap());
+    Program::other("bash", &["-c", script, subscriber, &peer, &embedded])
+        .args(["--from", "earliest", "--data-dir"])
+        .arg(on.dir())
+        .run()
+}
+
+#[test]
+fn a_pipe_that_is_closed_ends_a_subscriber_with_success() {
+    let script = "set -o pipefail; \"$0\" \"$@\" | head -1";
+    subscriber_in_shell(script, "one\ntwo\nthree\n")
+        .code(0)
+        .prints("one\n");
 }
 
 #[test]
 fn output_to_a_full_disk_is_an_error() {
-    let on = Kafka::embedded();
-    let (me, peer) = (user("alice"), user("bob"));
-    on.send(&me, &peer, "one\n");
-    Program::other(
-        "bash",
-        &[
-            "-c",
-            "exec \"$0\" \"$@\" > /dev/full",
-            env!("CARGO_BIN_EXE_subscriber"),
-            &peer,
-            "--from",
-            "earliest",
-            &format!("--embedded={}", on.servers().rsplit(':').next().unwrap()),
-            "--data-dir",
-        ],
-    )
-    .arg(on.dir())
-    .run()
-    .code(1)
-    .says(&["cannot write to standard output"]);
+    subscriber_in_shell("exec \"$0\" \"$@\" > /dev/full", "one\n")
+        .code(1)
+        .says(&["cannot write to standard output"]);
 }

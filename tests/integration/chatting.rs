@@ -83,6 +83,7 @@ pub(crate) fn a_chat_asks_for_names_on_the_terminal(on: &Kafka) {
 
 pub(crate) fn unread_lines_are_shown_once_and_counted_for_their_sender(on: &Kafka) {
     let (me, peer) = (user("alice"), user("bob"));
+    let only_unread = ["--last", "0"];
     let alice = on.chat(&me, &peer);
     alice.line("one");
     alice.line("two");
@@ -92,17 +93,17 @@ pub(crate) fn unread_lines_are_shown_once_and_counted_for_their_sender(on: &Kafk
     alice.has_shown(&[&format!("2 lines not read by {peer} yet")]);
 
     let alice = on.chat(&me, &peer);
-    let bob = on.chat(&peer, &me);
+    let bob = on.chat_with(&peer, &me, &only_unread);
     bob.wait_for("2 lines (your position is not known)");
     bob.wait_for(&format!("{me}: two"));
     alice.wait_for(&format!("{peer} is here"));
     bob.keys(CTRL_D);
     bob.ends_with(0);
 
-    let bob = on.chat(&peer, &me);
+    let bob = on.chat_with(&peer, &me, &only_unread);
     alice.line("three");
     bob.wait_for(&format!("{me}: three"));
-    bob.has_not_shown("away");
+    bob.has_not_shown("1 line ");
     bob.has_not_shown("not known");
     bob.has_not_shown("two");
     bob.keys(CTRL_D);
@@ -110,8 +111,8 @@ pub(crate) fn unread_lines_are_shown_once_and_counted_for_their_sender(on: &Kafk
 
     alice.line("four");
     on.first_lines(&peer, 4);
-    let bob = on.chat(&peer, &me);
-    bob.wait_for("1 line while you were away");
+    let bob = on.chat_with(&peer, &me, &only_unread);
+    bob.wait_for("* 1 line ");
     bob.wait_for(&format!("{me}: four"));
     bob.has_not_shown("three");
     bob.keys(CTRL_D);

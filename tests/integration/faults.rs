@@ -5,10 +5,12 @@
 //! rounds; `full`, run by `scripts/test-faults`, has many, and real Kafkas.
 
 mod away;
+#[cfg(feature = "librdkafka")]
+mod chaos;
 mod check;
-mod full;
+pub(crate) mod full;
 mod load;
-mod proxy;
+pub(crate) mod proxy;
 #[cfg(target_os = "linux")]
 mod soak;
 
@@ -24,7 +26,8 @@ use kafka_chat::wire::{FETCH, PRODUCE};
 use self::check::{Report, check};
 use self::load::{Chance, Load, account};
 use self::proxy::{Fault, Proxy};
-use crate::support::{Kafka, PATIENCE, Running, poll_until, user};
+use crate::sealed::Secrets;
+use crate::support::{Kafka, PATIENCE, Program, Running, poll_until, user};
 
 /// How many publishers send at the same time.
 const SENDERS: usize = 4;
@@ -39,6 +42,8 @@ struct Plan {
     seed: u64,
     /// The deadline of the last acknowledgements.
     patience: Duration,
+    /// With these, lines are sealed.
+    secrets: Option<Secrets>,
 }
 
 impl Plan {
@@ -50,6 +55,24 @@ impl Plan {
             seed: seed(),
             // A publisher gives up by itself before that.
             patience: PATIENCE * 3,
+            secrets: None,
+        }
+    }
+
+    /// The same with sealed lines.
+    fn sealed(self) -> Plan {
+        Plan {
+            secrets: Some(Secrets::new()),
+            ..self
+        }
+    }
+
+    /// A program that writes or reads the lines.
+    fn program(&self, on: &Kafka, name: &str, arguments: &[&str]) -> Program {
+        let program = on.program(name, arguments);
+        match &self.secrets {
+            Some(secrets) => program.secret(secrets.ours()),
+            None => program,
         }
     }
 }
@@ -92,14 +115,16 @@ impl Round<'_> {
 }
 
 /// Has lines sent and read by way of `on`, lets `inject` cause a fault in each round, and compares the
-/// log with the senders' accounts, and with the output of the reader.
+/// log with the senders' accounts, and with the output of the reader. Of sealed lines, readers also say none that
+/// are missing or repeated: they would end with 1.
 fn run(on: &Kafka, plan: &Plan, mut inject: impl FnMut(Round<'_>)) -> Report {
     let topic = user("log");
     let each = plan.lines / SENDERS as u64;
     assert!(each >= 2 * plan.rounds, "too few lines for so many rounds");
-    let reader = on.program("subscriber", &[&topic, "--from", "earliest", "-s"]);
-    let reader = reader.start();
-    let load = Load::start(on, &topic, SENDERS, each, plan.seed);
+    let read = [&topic, "--from", "earliest", "-s"];
+    let reader = plan.program(on, "subscriber", &read).start();
+    let publisher = |name: &str| plan.program(on, "publisher", &[name, &topic]);
+    let load = Load::start(publisher, SENDERS, each, plan.seed);
     for number in 0..plan.rounds {
         inject(Round {
             number,
@@ -111,8 +136,8 @@ fn run(on: &Kafka, plan: &Plan, mut inject: impl FnMut(Round<'_>)) -> Report {
         });
     }
     let sent = load.end(plan.patience);
-    let log = on.program("subscriber", &[&topic, "--from", "earliest", "-e", "-s"]);
-    let log = log.start().wait_within(plan.patience).code(0).stdout;
+    let log = plan.program(on, "subscriber", &read).arg("-e").start();
+    let log = log.wait_within(plan.patience).code(0).stdout;
     let report = check(&sent, &log);
     reader.wait_for_bytes(log.len());
     assert!(
@@ -120,6 +145,8 @@ fn run(on: &Kafka, plan: &Plan, mut inject: impl FnMut(Round<'_>)) -> Report {
         "the reader has printed something else: {}\nthe log: {report}",
         check(&sent, &reader.stdout.bytes())
     );
+    reader.signal("INT");
+    reader.wait().code(0);
     report
 }
 
@@ -206,10 +233,18 @@ fn serves(port: u16) -> bool {
 
 #[test]
 fn no_line_is_lost_when_hosts_are_killed_while_lines_are_in_flight() {
+    hosts_are_killed(&Plan::small(4));
+}
+
+#[test]
+fn no_sealed_line_is_lost_when_hosts_are_killed_while_lines_are_in_flight() {
+    hosts_are_killed(&Plan::small(4).sealed());
+}
+
+fn hosts_are_killed(plan: &Plan) {
     let mut hosts = Hosts::new();
-    let plan = Plan::small(4);
     let mut chance = Chance::new(plan.seed);
-    let report = run(&hosts.clients(), &plan, |round| {
+    let report = run(&hosts.clients(), plan, |round| {
         round.allow_half();
         thread::sleep(chance.pause(30));
         hosts.stop();
@@ -237,6 +272,15 @@ fn no_line_is_lost_when_the_host_is_stopped_for_a_while() {
 
 #[test]
 fn no_line_is_lost_when_responses_are_lost_or_cut_off() {
+    responses_are_lost(&Plan::small(6));
+}
+
+#[test]
+fn no_sealed_line_is_lost_when_responses_are_lost_or_cut_off() {
+    responses_are_lost(&Plan::small(6).sealed());
+}
+
+fn responses_are_lost(plan: &Plan) {
     let hosts = Hosts::new();
     let proxy = Proxy::of(hosts.port);
     let faults = [
@@ -244,8 +288,7 @@ fn no_line_is_lost_when_responses_are_lost_or_cut_off() {
         Fault::ResetInAnswer(PRODUCE),
         Fault::ResetInAnswer(FETCH),
     ];
-    let plan = Plan::small(6);
-    let report = run(&Kafka::Real(proxy.server()), &plan, |round| {
+    let report = run(&Kafka::Real(proxy.server()), plan, |round| {
         proxy.arm(faults[round.number as usize % faults.len()]);
         round.allow_all();
         proxy.wait();

@@ -101,6 +101,31 @@ fn a_torn_last_record_is_set_aside_and_reported_once() {
     assert_eq!(on.log(&peer), "one\ntwo\nfour\n");
 }
 
+/// With and without librdkafka.
+#[test]
+fn a_reader_up_to_the_end_ends_where_the_last_line_turns_out_to_be_damaged() {
+    let on = Kafka::embedded();
+    let _host = on.host();
+    let options = [
+        &["--from", "earliest"][..],
+        #[cfg(feature = "librdkafka")]
+        &["--last", "3", "--json"],
+    ];
+    for options in options {
+        let (me, peer) = (user("alice"), user("bob"));
+        on.send(&me, &peer, "one\ntwo\nthree\n");
+        let segment = on.segment(&peer);
+        let mut bytes = fs::read(&segment).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&segment, bytes).unwrap();
+        let reader = on.program("subscriber", &[&peer, "-e"]).args(options);
+        let ended = reader.run().code(0);
+        let printed = String::from_utf8_lossy(&ended.stdout);
+        let (has_two, has_three) = (printed.contains("two"), printed.contains("three"));
+        assert!(has_two && !has_three, "{}", ended.report());
+    }
+}
+
 #[test]
 fn damage_is_reported_by_the_host_and_both_sides_go_on() {
     let on = Kafka::embedded();
@@ -134,16 +159,20 @@ fn damage_is_reported_by_the_host_and_both_sides_go_on() {
     ));
     on.send(&me, &peer, "after\n");
     host.wait_for(&format!("{expected}after\n"));
+    // What each reader misses is no matter of who runs the broker.
+    let gone = "up to 3 lines are gone from the topic (offsets 20 to 22): damaged";
+    host.wait_for_notice(gone);
     let guest = on.by_address();
-    assert_eq!(guest.log(&peer), format!("{expected}after\n"));
+    let chat = guest.chat(&peer, &me);
+    chat.wait_for(": after");
+    chat.has_shown(&["damaged in the broker's log"]);
+    let arguments = [&peer, "--from", "earliest", "-e"];
+    let reader = guest.program("subscriber", &arguments).run().code(0);
+    reader.says(&[gone]).prints(format!("{expected}after\n"));
     host.signal("INT");
     let host = host.wait();
-    assert_eq!(
-        host.stderr.matches("damaged").count(),
-        2,
-        "{}",
-        host.report()
-    );
+    let said = host.stderr.matches("are damaged, offsets").count();
+    assert_eq!(said, 2, "{}", host.report());
 }
 
 #[test]
@@ -270,4 +299,98 @@ fn a_writer_with_properties_is_refused_by_a_sentence() {
         .run()
         .code(0)
         .prints("");
+}
+
+/// Starts programs on a small broker, replaces that by one with another log, and checks that they stop before they show
+/// or write a line.
+fn check_that_programs_stop_at_another_log(subscribed: &[&str], shown: impl Fn(&str) -> String) {
+    let on = Kafka::embedded();
+    let (me, peer) = (user("alice"), user("bob"));
+    let other = Kafka::Embedded {
+        port: on.port(),
+        dir: tempfile::tempdir().unwrap(),
+    };
+    other.send(&me, &peer, "other\n".repeat(10));
+    let host = on.host();
+    on.send(&me, &peer, "one\n");
+    // Neither the server's address nor a third folder makes them hosts.
+    let third = Kafka::Embedded {
+        port: on.port(),
+        dir: tempfile::tempdir().unwrap(),
+    };
+    let mut programs = Vec::new();
+    for (n, guest) in [on.by_address(), third].into_iter().enumerate() {
+        let reader = guest.program(
+            "subscriber",
+            &[&[&peer, "--from", "earliest"], subscribed].concat(),
+        );
+        let reader = reader.start();
+        reader.wait_for("one");
+        let mut writer = guest.program("publisher", &[&me, &peer]).start();
+        writer.write(format!("from {n}\n"));
+        reader.wait_for(&format!("from {n}"));
+        let chat = guest.program("chat", &[&peer, &me]).start();
+        // Its first look at the peer.
+        chat.wait_for_notice("has not opened a chat");
+        programs.push((guest, reader, writer, chat));
+    }
+    host.signal("KILL");
+    host.wait();
+    let _other_host = other.host();
+    for (_guest, reader, mut writer, chat) in programs {
+        let reader = reader
+            .wait()
+            .code(1)
+            .says(&["another log is served there now"]);
+        let lines = String::from_utf8(reader.stdout).unwrap();
+        assert!(!lines.contains("other"), "{lines}");
+        assert!(lines.starts_with(&shown("one")), "{lines}");
+        let chat = chat.wait().code(1);
+        let chat = chat.says(&["another log is served there now"]);
+        chat.does_not_say("other\n");
+        // It may have stopped at its last line, if that was not acknowledged yet.
+        writer.try_write("three\n");
+        writer.wait().code(1).says(&[
+            "another log is served there now",
+            "start this program again",
+        ]);
+    }
+    assert_eq!(other.log(&peer), "other\n".repeat(10));
+}
+
+#[test]
+fn programs_stop_before_they_show_or_write_a_line_of_another_log() {
+    check_that_programs_stop_at_another_log(&[], |line| format!("{line}\n"));
+}
+
+#[test]
+#[cfg(feature = "librdkafka")]
+fn a_reader_in_full_stops_before_it_shows_a_line_of_another_log() {
+    check_that_programs_stop_at_another_log(&["--time"], |_| String::new());
+}
+
+#[test]
+fn where_no_topic_can_be_created_the_programs_and_the_host_say_so() {
+    let on = Kafka::embedded();
+    for n in 0..2000 {
+        fs::create_dir(on.dir().join(format!("user{n}-0"))).unwrap();
+    }
+    let host = on.program("subscriber", &["user0"]).start();
+    host.wait_for_notice("small broker of its own");
+    for program in ["publisher", "chat"] {
+        let guest = on.program(program, &["user1", "carol"]).input("x\n");
+        let guest = guest
+            .run()
+            .code(1)
+            .says(&["'carol'", "could not create it"]);
+        guest.does_not_say("kafka-topics");
+    }
+    #[cfg(feature = "librdkafka")]
+    on.by_address()
+        .program("subscriber", &["carol", "--json"])
+        .run()
+        .code(1)
+        .says(&["topic carol", "as many topics as it may have"])
+        .does_not_say("kafka-topics");
+    host.wait_for_notice("There are 2000 topics");
 }

@@ -12,10 +12,10 @@ use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 
-#[cfg(feature = "librdkafka")]
-use crate::reading;
 use crate::support::{Ended, Kafka, PATIENCE, Program, setting, user};
-use crate::{bad_input, chatting, one_way, others, presence};
+use crate::{bad_input, chatting, one_way, others, presence, sealed};
+#[cfg(feature = "librdkafka")]
+use crate::{earlier, idle, reading};
 
 macro_rules! on_kafka {
     ($($module:ident::$name:ident($($argument:expr),*);)*) => {
@@ -45,6 +45,15 @@ on_kafka! {
     others::our_chat_talks_with_the_tutorials_one_way_scripts();
     others::our_chat_talks_with_the_tutorials_chat_under_its_option();
     others::kcat_reads_our_lines_and_we_read_its();
+    sealed::sealed_lines_come_out_as_they_went_in_and_nobody_else_can_read_them();
+    sealed::a_reader_with_another_secret_says_so_and_shows_nothing();
+    sealed::a_writer_without_the_secret_has_no_line_shown_and_each_try_is_counted();
+    sealed::lines_that_are_dropped_or_reordered_are_said();
+    sealed::a_line_that_is_too_large_to_be_sealed_is_named_and_the_others_are_sent();
+    sealed::a_sealed_chat_says_so_and_its_lines_come_back_when_it_is_opened_again();
+    sealed::a_chat_without_the_secret_sends_nothing_to_a_peer_who_seals();
+    sealed::two_with_different_secrets_are_both_told();
+    sealed::bad_lines_leave_a_chat_as_it_is_and_the_line_that_is_typed_intact();
     chatting::lines_go_both_ways_at_once();
     chatting::ctrl_d_typed_between_two_lines_ends_a_chat_after_the_lines_before_it();
     chatting::unread_lines_are_shown_once_and_counted_for_their_sender();
@@ -62,11 +71,31 @@ on_kafka! {
 on_kafka! {
     reading::json_has_all_about_each_record();
     reading::a_name_on_a_pipe_makes_no_line_of_its_own();
+    earlier::so_many_earlier_lines_are_shown_as_are_asked_for();
+    earlier::a_user_who_is_asked_for_the_peer_sees_first_who_has_written();
+    earlier::a_pipe_gets_earlier_lines_only_if_it_asks_for_them();
+}
+
+/// With several brokers, a program asks them beside the one whose requests are counted.
+#[cfg(feature = "librdkafka")]
+mod one_broker {
+    use super::*;
+
+    on_kafka! {
+        idle::programs_in_which_nothing_happens_ask_rarely();
+    }
 }
 
 /// Runs `tests/cluster` on the cluster that `scripts/test-kafka` has started.
 pub(crate) fn cluster(arguments: &[&str]) {
     run(script(arguments, setting("KAFKA_CHAT_TEST_DIR")));
+}
+
+/// Creates a topic, whose name begins with `name`.
+pub(crate) fn new_topic(name: &str) -> String {
+    let topic = user(name);
+    cluster(&["topic", &topic]);
+    topic
 }
 
 /// `tests/cluster` for the cluster in a folder.
@@ -78,6 +107,39 @@ fn script(arguments: &[&str], dir: impl AsRef<OsStr>) -> Program {
 /// Runs the script to its end, for which it has a deadline of its own.
 fn run(script: Program) -> Ended {
     script.start().wait_within(PATIENCE * 3).code(0)
+}
+
+#[cfg(feature = "librdkafka")]
+#[test]
+#[ignore = "needs a real Kafka"]
+fn a_chat_opens_with_the_last_lines_of_both_sides_in_all_partitions() {
+    for partitions in [1, 6] {
+        earlier::a_chat_opens_with_the_last_lines_of_both_sides(&Kafka::real(), partitions);
+    }
+}
+
+#[cfg(feature = "librdkafka")]
+on_kafka! {
+    sealed::json_says_that_a_line_is_sealed_and_when_its_sender_sealed_it();
+    sealed::copies_of_lines_do_not_take_the_place_of_earlier_lines();
+    sealed::sealed_lines_are_in_the_partition_that_the_senders_name_has();
+}
+
+#[cfg(feature = "librdkafka")]
+#[test]
+#[ignore = "needs a real Kafka"]
+fn what_was_there_before_the_start_is_not_shown_when_it_is_repeated() {
+    for partitions in [1, 6] {
+        sealed::what_was_there_before_the_start_is_not_shown_when_it_is_repeated(
+            &Kafka::real(),
+            partitions,
+        );
+    }
+}
+
+#[cfg(all(target_os = "linux", feature = "librdkafka"))]
+on_kafka! {
+    sealed::a_flood_of_bad_lines_under_many_names_takes_no_memory(100_000);
 }
 
 #[cfg(feature = "librdkafka")]

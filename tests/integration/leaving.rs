@@ -1,6 +1,6 @@
 //! How a user clears a line, which lines are not sent, and how a chat is left.
 
-use crate::support::{Kafka, Program, user};
+use crate::support::{Kafka, Program, contains, user};
 use crate::tty::{CTRL_C, CTRL_D, CTRL_U, CTRL_Z, ENTER, LEFT, PASTE_END, PASTE_START, Tty, UP};
 
 /// A chat on the broker, and the name of its peer.
@@ -22,10 +22,8 @@ fn the_first_screen_and_the_help_say_how_to_leave() {
     let (chat, _) = chat(&on);
     chat.wait_for("* to leave: Ctrl-D, or Ctrl-C on an empty line");
     let help = on.program("chat", &["--help"]).run().code(0);
-    assert!(
-        help.report()
-            .contains("To leave: Ctrl-D, or Ctrl-C on an empty line")
-    );
+    let how = b"To leave: Ctrl-D, or Ctrl-C on an empty line";
+    assert!(contains(&help.stdout, how), "{}", help.report());
 }
 
 #[test]

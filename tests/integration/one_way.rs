@@ -123,7 +123,10 @@ pub(crate) fn a_line_that_is_too_long_with_its_key_is_named_and_the_others_are_s
         .input(input)
         .run()
         .code(1)
-        .says(&["1 of 1002 lines was not delivered", "line 2: too large"]);
+        .says(&[
+            "1 of 1002 lines was not delivered:\n  line 2: ",
+            "too large: a broker takes about 1 MB",
+        ]);
     assert_eq!(on.log(&peer), format!("first\n{rest}"));
 }
 

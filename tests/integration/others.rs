@@ -5,10 +5,16 @@ use crate::support::{Kafka, Program, is_kafka_4, setting, user};
 /// A script for kafka-python: the tutorial's version, or today's on Kafka 4, which refuses that one.
 pub(crate) fn python(script: &str, arguments: &[&str], on: &Kafka) -> Program {
     let is_new = matches!(on, Kafka::Real(_)) && is_kafka_4();
-    let python = setting(match is_new {
+    let python = match is_new {
         true => "KAFKA_CHAT_TEST_PYTHON_NEW",
         false => "KAFKA_CHAT_TEST_PYTHON",
-    });
+    };
+    python_of(python, script, arguments, on)
+}
+
+/// A script for the Python that this setting names.
+pub(crate) fn python_of(python: &str, script: &str, arguments: &[&str], on: &Kafka) -> Program {
+    let python = setting(python);
     let script = format!("{}/tests/python/{script}", env!("CARGO_MANIFEST_DIR"));
     let mut all = vec!["-u", &script];
     all.extend(arguments);

@@ -53,6 +53,7 @@ impl Program {
         let mut program = Program::other(path, arguments);
         program.command.env_remove("KAFKA_BOOTSTRAP_SERVERS");
         program.command.env_remove("KAFKA_CHAT_DATA_DIR");
+        program.command.env_remove("KAFKA_CHAT_SECRET_FILE");
         program
     }
 
@@ -247,6 +248,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // Where a test fails, the cause may be in another program than the one that it waited for.
+        if thread::panicking() {
+            println!("{}", self.report());
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,14 +1,14 @@
 //! What `subscriber` prints of a record, and where it starts, with records that only librdkafka can write.
 
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use kafka_chat::time::rfc_3339;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use crate::kafka::cluster;
-use crate::support::{Kafka, PATIENCE, poll_until, user};
+use crate::support::{Kafka, PATIENCE, poll_until, user, write_without_times};
 
 /// Central Europe: an hour after UTC, two in summer.
 const EUROPE: &str = "CET-1CEST,M3.5.0,M10.5.0/3";
@@ -124,7 +124,11 @@ pub(crate) fn a_name_on_a_pipe_makes_no_line_of_its_own(on: &Kafka) {
 
 /// The objects that `--json` prints of a topic, one a line.
 pub(crate) fn objects(on: &Kafka, topic: &str) -> Vec<serde_json::Value> {
-    let printed = on.log_bytes(topic, &["--json"]);
+    json_lines(&on.log_bytes(topic, &["--json"]))
+}
+
+/// The values of JSON, one a line.
+pub(crate) fn json_lines(printed: &[u8]) -> Vec<serde_json::Value> {
     let lines = printed.split_inclusive(|&byte| byte == b'\n');
     lines
         .map(|line| serde_json::from_slice(line).unwrap())
@@ -211,8 +215,8 @@ pub(crate) fn the_last_messages_are_read(on: &Kafka, partitions: i32) {
 #[test]
 fn messages_without_a_time_are_not_found_by_one_and_are_the_last_by_their_offset() {
     let on = Kafka::embedded();
+    write_without_times(&on, "bob", &["0", "1"]);
     let _host = on.host();
-    on.send("alice", "bob", "0\n1\n");
     assert!(numbers(&on, "bob", &["--from", "1h"]).is_empty());
     write(&on, [record("bob", now() - HOUR / 2, "2")]);
     on.send("alice", "bob", "3\n");
@@ -250,6 +254,7 @@ fn a_local_time_is_that_of_the_clock_on_the_wall_and_the_earlier_of_two() {
 #[test]
 fn times_are_those_on_the_wall_and_dashes_where_there_is_none() {
     let on = Kafka::embedded();
+    write_without_times(&on, "bob", &["old"]);
     let _host = on.host();
     write(
         &on,
@@ -259,13 +264,35 @@ fn times_are_those_on_the_wall_and_dashes_where_there_is_none() {
             record("bob", SECOND_HALF_PAST_TWO, "winter"),
         ],
     );
-    // Crate `kafka` writes no time.
-    on.send("alice", "bob", "hello\n");
-    let expected = "2026-10-25 01:30:00 summer\n2026-10-25 02:30:00 summer\n\
-                    2026-10-25 02:30:00 winter\n---------- -------- hello\n";
+    let expected = "---------- -------- old\n2026-10-25 01:30:00 summer\n\
+                    2026-10-25 02:30:00 summer\n2026-10-25 02:30:00 winter\n";
     let arguments = ["bob", "--from", "earliest", "--time", "-e"];
     let subscriber = on.program("subscriber", &arguments).env("TZ", EUROPE);
     subscriber.run().code(0).prints(expected);
+}
+
+#[test]
+fn lines_on_the_small_broker_have_the_time_of_its_clock_and_are_found_by_it() {
+    let on = Kafka::embedded();
+    let _host = on.host();
+    let read = |from: &str| {
+        let arguments = ["bob", "--from", from, "--json", "-e"];
+        let text = on.program("subscriber", &arguments).run().code(0).stdout;
+        let times = String::from_utf8(text).unwrap();
+        let times = times.lines().map(|line| {
+            let json: serde_json::Value = serde_json::from_str(line).unwrap();
+            json["timestamp"].as_i64().unwrap()
+        });
+        times.collect::<Vec<_>>()
+    };
+    let now = || UNIX_EPOCH.elapsed().unwrap().as_millis() as i64;
+    let before = now();
+    on.send("alice", "bob", "one\ntwo\n");
+    let after = now();
+    let times = read("earliest");
+    assert_eq!(times.len(), 2);
+    assert!(times.iter().all(|time| (before..=after).contains(time)));
+    assert_eq!(read("1h"), times);
 }
 
 #[test]

@@ -17,20 +17,37 @@ const PADDINGS: [(&str, usize); 7] = [
     ("e\u{301}", 1),
 ];
 
+/// A row without the time of the day at its start; nothing, if there is none.
+fn without_time(row: &str) -> &str {
+    let is_digit = |c: char| c.is_ascii_digit();
+    let time = row.strip_prefix(is_digit).and_then(|row| {
+        let row = row.strip_prefix(is_digit)?.strip_prefix(':')?;
+        let row = row.strip_prefix(is_digit)?.strip_prefix(is_digit)?;
+        row.strip_prefix(' ')
+    });
+    time.unwrap_or_default()
+}
+
 #[test]
 fn no_row_of_a_message_looks_like_anything_else_at_any_width() {
     let on = Kafka::embedded();
     let _host = on.host();
-    for (no_color, me, peer) in [("", "alice", "bob"), ("1", "anna", "ben")] {
+    for (no_color, me, peer, options) in [
+        ("", "alice", "bob", &[][..]),
+        ("1", "anna", "ben", &[]),
+        ("", "ada", "bert", &["--time"]),
+    ] {
         let chat = on.program("chat", &[me, peer]).env("NO_COLOR", no_color);
-        let chat = chat.on_a_terminal();
+        let chat = chat.args(options).on_a_terminal();
+        let has_times = !options.is_empty();
         // What it prints at the start is laid out for the size before.
         chat.wait_for("has not opened a chat with you yet");
         let mut writer = on.program("publisher", &[peer, me]).start();
         for columns in [57, 24, 200, 33, 100] {
             chat.resize(24, columns);
             for (n, (padding, width)) in PADDINGS.into_iter().enumerate() {
-                let head = format!("{peer}: I agree").len();
+                let time = if has_times { "14:02 " } else { "" };
+                let head = format!("{time}{peer}: I agree").len();
                 let times = (usize::from(columns) - head).div_ceil(width);
                 let padding = padding.repeat(times);
                 for claim in [
@@ -43,8 +60,10 @@ fn no_row_of_a_message_looks_like_anything_else_at_any_width() {
                 writer.write(format!("the end {columns} {n}\n"));
                 chat.wait_for(&format!("the end {columns} {n}"));
                 for row in chat.screen().lines() {
-                    let starts = [&*format!("{me}> "), &format!("{peer}: "), "* ", "  "];
-                    let is_known = starts.iter().any(|start| row.starts_with(start));
+                    let starts = [&*format!("{me}> "), "* ", "  "];
+                    let message = if has_times { without_time(row) } else { row };
+                    let is_known = starts.iter().any(|start| row.starts_with(start))
+                        || message.starts_with(&format!("{peer}: "));
                     let is_empty = row.is_empty() || row == format!("{me}>");
                     let is_claim = row.starts_with("* bob has left") || row.contains("> to pay");
                     assert!(

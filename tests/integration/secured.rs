@@ -150,6 +150,20 @@ fn heartbeats_that_may_not_be_looked_up_are_said_once() {
     chat.has_not_shown("not read by");
 }
 
+#[test]
+#[ignore = "needs a secured Kafka"]
+fn a_topic_that_may_not_be_read_is_named_once_as_why_own_lines_are_not_shown() {
+    let me = user("alice");
+    let publisher = listener("SASL_PLAINTEXT").program("publisher", &[&me, "unreadable"]);
+    let publisher = publisher.args(login("sasl_plaintext", "PLAIN", "alice", "alice-secret"));
+    publisher.input("hello\n").run().code(0);
+    let chat = chat_without_tls(&me, "unreadable");
+    chat.wait_for("* your own earlier lines are not shown: cannot read topic unreadable at ");
+    chat.keys(CTRL_D);
+    let chat = chat.ends_with(0);
+    chat.has_shown_times("unreadable at", 1);
+}
+
 #[cfg(feature = "tls")]
 mod tls {
     use std::io::Write as _;

@@ -72,6 +72,14 @@ impl Kafka {
         }
     }
 
+    /// The small broker's port.
+    pub(crate) fn port(&self) -> u16 {
+        match self {
+            Kafka::Embedded { port, .. } => *port,
+            Kafka::Real(servers) => panic!("{servers} is not a small broker"),
+        }
+    }
+
     /// The folder of the small broker's log.
     pub(crate) fn dir(&self) -> &Path {
         match self {
@@ -237,4 +245,23 @@ pub(crate) fn random_lines(seed: u64, count: usize, length: usize) -> Vec<u8> {
         lines.push(b'\n');
     }
     lines
+}
+
+/// Writes the log of a topic as earlier versions of the small broker did: what crate `kafka` sends has no time.
+pub(crate) fn write_without_times(on: &Kafka, topic: &str, lines: &[&str]) {
+    let folder = on.dir().join(format!("{topic}-0"));
+    fs::create_dir(&folder).unwrap();
+    let messages = (0..).zip(lines);
+    let messages = messages.map(|(offset, line)| message(offset, line.as_bytes()));
+    let segment = messages.collect::<Vec<_>>().concat();
+    fs::write(folder.join(format!("{:020}.log", 0)), segment).unwrap();
+}
+
+/// A message of magic 0 without a key.
+pub(crate) fn message(offset: i64, value: &[u8]) -> Vec<u8> {
+    let size = (value.len() as i32).to_be_bytes();
+    let body = [&[0, 0, 0xff, 0xff, 0xff, 0xff][..], &size, value].concat();
+    let sum = crc32fast::hash(&body).to_be_bytes();
+    let length = (4 + body.len() as i32).to_be_bytes();
+    [&offset.to_be_bytes()[..], &length, &sum, &body].concat()
 }

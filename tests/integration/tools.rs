@@ -1,12 +1,21 @@
-//! Other clients, and a full disk, on the small broker.
+//! Other clients, another implementation of sealed lines, other accounts, a full disk, and a minute of abuse, on the
+//! small broker; and the tour's chapters on a real Kafka.
+
+#[cfg(target_os = "linux")]
+mod accounts;
+
+use std::path::PathBuf;
 
 #[cfg(feature = "librdkafka")]
 use proptest::prelude::*;
 
 use crate::others;
-use crate::support::{Kafka, Program, free_port, random_lines};
 #[cfg(feature = "librdkafka")]
-use crate::{reading, support::setting};
+use crate::reading;
+use crate::sealed::Secrets;
+use crate::support::{Kafka, Program, free_port, random_lines, setting};
+#[cfg(feature = "librdkafka")]
+use crate::tour;
 
 macro_rules! on_the_small_broker {
     ($needs:literal: $($name:ident;)*) => {
@@ -31,6 +40,59 @@ on_the_small_broker! {
 on_the_small_broker! {
     "needs kcat":
     kcat_reads_our_lines_and_we_read_its;
+}
+
+/// A client that appends the lines of its input to the topic `bob`, lists that, and prints what it has.
+fn appends_lists_and_reads(client: impl FnOnce(&Kafka) -> Program) {
+    let on = Kafka::embedded();
+    let _host = on.host();
+    on.send("alice", "bob", "from us\n");
+    client(&on)
+        .input("xin chào\nsecond\n")
+        .run()
+        .code(0)
+        .prints("bob has 3 lines\nalice: from us\ncarol: xin chào\ncarol: second\n");
+    assert_eq!(on.log("bob"), "from us\nxin chào\nsecond\n");
+}
+
+#[test]
+#[ignore = "needs Go"]
+fn franz_go_appends_lists_and_reads_lines() {
+    let program = || setting("KAFKA_CHAT_TEST_FRANZ_GO");
+    appends_lists_and_reads(|on| Program::other(program(), &[&on.servers(), "bob"]));
+}
+
+#[test]
+#[ignore = "needs confluent-kafka"]
+fn confluent_kafka_appends_lists_and_reads_lines() {
+    appends_lists_and_reads(|on| {
+        let python = "KAFKA_CHAT_TEST_PYTHON_CONFLUENT";
+        others::python_of(python, "confluent.py", &["bob"], on)
+    });
+}
+
+#[test]
+#[ignore = "needs kafka-python"]
+fn a_current_kafka_python_appends_and_reads_lines() {
+    let on = Kafka::embedded();
+    let _host = on.host();
+    on.send("alice", "bob", "from us\n");
+    let python = |script: &str, arguments: &[&str]| {
+        others::python_of("KAFKA_CHAT_TEST_PYTHON_NEW", script, arguments, &on)
+    };
+    let write = python("write.py", &["bob", "carol"]);
+    write.input("xin chào\nsecond\n").run().code(0);
+    python("read.py", &["bob", "3", "--keys", "--seconds", "60"])
+        .run()
+        .code(0)
+        .prints("alice: from us\ncarol: xin chào\ncarol: second\n");
+}
+
+#[cfg(feature = "librdkafka")]
+#[test]
+#[ignore = "needs a real Kafka, which it starts"]
+fn every_command_of_the_tour_on_a_real_kafka_prints_what_the_tour_says() {
+    tour::on_kafka::every_command_prints_what_the_tour_says();
 }
 
 /// What Python's parser of JSON makes of each line: the key and the value, in hexadecimal.
@@ -80,6 +142,63 @@ proptest! {
             .code(0)
             .prints(expected.collect::<String>());
     }
+}
+
+/// `KAFKA_CHAT_TEST_ABUSE` is how many seconds (60).
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "needs a minute"]
+fn two_programs_talk_through_a_minute_of_abuse() {
+    let seconds = std::env::var("KAFKA_CHAT_TEST_ABUSE");
+    let seconds = seconds.map_or(60, |seconds| seconds.parse().unwrap());
+    crate::abuse::abuse(std::time::Duration::from_secs(seconds), None);
+}
+
+#[test]
+#[ignore = "needs Python"]
+fn another_implementation_of_sealed_lines_opens_ours_and_is_opened_by_ours() {
+    let (on, secrets) = (Kafka::embedded(), Secrets::new());
+    let _host = on.host();
+    let python_of = |sender: &str, action: &str, secret: PathBuf, input: &str| {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/sealed.py");
+        Program::other(setting("KAFKA_CHAT_TEST_PYTHON_SEALED"), &[script, action])
+            .arg(secret)
+            .args([sender, "bob"])
+            .input(input)
+            .run()
+    };
+    let python = |action: &str, secret, input: &str| python_of("alice", action, secret, input);
+    let ours = || secrets.ours();
+    let lines: String = (0..2000)
+        .map(|n| format!("{n} xin chào {}\n", "x".repeat(n % 50)))
+        .collect();
+    on.send(
+        "alice",
+        "bob",
+        python("seal", ours(), &lines).code(0).stdout,
+    );
+    secrets.reader(&on, "bob").run().code(0).prints(&lines);
+
+    let mut theirs = on.log("bob");
+    secrets.send(&on, "alice", "bob", &*lines);
+    let both = on.log("bob");
+    let values = both.strip_prefix(&theirs).unwrap();
+    python("open", ours(), values).code(0).prints(&lines);
+    // It refuses what is to be refused, too.
+    theirs.replace_range(60..61, "!");
+    let rest = &lines[lines.find('\n').unwrap() + 1..];
+    python("open", ours(), &theirs).code(1).prints(rest);
+
+    let page = include_str!("../../docs/sealed.md");
+    let vectors = page
+        .split('`')
+        .filter(|it| it.starts_with("sealed1:") && it.len() > 20);
+    let vectors: Vec<String> = vectors.map(|it| format!("{it}\n")).collect();
+    let secret = secrets.file("vectors", "a secret for test vectors");
+    let of_alice = python("open", secret.clone(), &vectors[..2].concat());
+    of_alice.code(0).prints("xin chào\n\n");
+    let of_nobody = python_of("", "open", secret, &vectors[2]);
+    of_nobody.code(0).prints("no name\n");
 }
 
 /// Fills a disk of 3 MB under the log, reads the log, and makes room.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::libc::O_NOCTTY;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::termios::{FlowArg, Termios, tcflow, tcgetattr};
+use nix::sys::termios::{FlowArg, LocalFlags, Termios, tcflow, tcgetattr};
 use nix::unistd::ttyname;
 use pty_process::Size;
 use pty_process::blocking::{Pty, open};
@@ -321,6 +321,16 @@ impl Tty {
         self.wait(&format!("{text:?} on the screen"), |screen| {
             shows(&contents(screen), text)
         });
+    }
+
+    /// Waits until what is typed is not echoed.
+    #[track_caller]
+    pub(crate) fn wait_for_no_echo(&self) {
+        let is_off = || {
+            let settings = tcgetattr(&*self.pty).unwrap();
+            (!settings.local_flags.contains(LocalFlags::ECHO)).then_some(())
+        };
+        poll_until(PATIENCE, || "without echo".into(), is_off);
     }
 
     /// Waits until the screen satisfies `enough`, which `what` describes.

@@ -31,15 +31,15 @@ fn a_kafka_that_needs_librdkafka_is_one_error_that_names_the_feature() {
 
 #[test]
 fn what_crate_kafka_cannot_tell_is_a_usage_error_and_starts_no_broker() {
-    for (options, named) in [
-        (&["--json"][..], "--json"),
-        (&["--time"], "--time"),
-        (&["--last", "3"], "--last"),
-        (&["--from", "3d"], "--from with a time"),
+    for (program, arguments, named) in [
+        ("subscriber", &["bob", "--json"][..], "--json"),
+        ("subscriber", &["bob", "--time"], "--time"),
+        ("subscriber", &["bob", "--last", "3"], "--last"),
+        ("subscriber", &["bob", "--from", "3d"], "--from with a time"),
+        ("chat", &["alice", "bob", "--last", "3"], "--last"),
     ] {
         let on = Kafka::embedded();
-        let subscriber = on.program("subscriber", &["bob"]).args(options);
-        let ended = subscriber.run().code(2);
+        let ended = on.program(program, arguments).run().code(2);
         let sentence = format!("{named} needs a build with the feature librdkafka");
         ended.says(&[&sentence]).does_not_say("small broker");
     }

@@ -12,7 +12,7 @@ PLOTTED = {
     "through": "Both at once",
     "once": "One line, whole process",
 }
-COLOURS = {"ours": "#1a7f37", "before": "#74c69d", "kcat": "#0969da", "Apache": "#bc4c00", "Python": "#8250df"}
+COLOURS = {"ours": "#1a7f37", "before": "#74c69d", "sealed": "#bf3989", "kcat": "#0969da", "Apache": "#bc4c00", "Python": "#8250df"}
 # In pixels: the labels' width, the axis, a line, and the space above them.
 LEFT, WIDTH, LINE, TOP = 310, 520, 22, 64
 
@@ -69,7 +69,7 @@ def plot(results):
     lines = []
     for job in PLOTTED:
         for (broker, what), tools in medians(results.get(job, {"rows": []})["rows"]).items():
-            if what != "memory":
+            if what not in ("memory", "processor time"):
                 title = PLOTTED[job] + (f", {what}" if what != "time" else "")
                 ratios = {tool: figure / tools["ours"] for tool, figure in tools.items()}
                 lines.append((f"{title}: {broker}", ratios))

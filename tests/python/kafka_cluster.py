@@ -1,6 +1,7 @@
 """Clusters of Kafka on 127.0.0.1, each in a folder of its own."""
 
 import base64
+import errno
 import os
 import shutil
 import signal
@@ -13,7 +14,15 @@ from pathlib import Path
 
 import kafka_security
 from kafka_programs import Failure, is_kraft, jars, java, read_properties, say, write_properties
-from kafka_wire import configure_topic, create_partitions, create_topics, delete_topic, metadata, topic_properties
+from kafka_wire import (
+    configure_topic,
+    create_partitions,
+    create_topics,
+    delete_topic,
+    host_and_port,
+    metadata,
+    topic_properties,
+)
 
 READY_TIMEOUT = 90  # seconds
 STOP_TIMEOUT = 10  # seconds, then the processes are killed
@@ -40,14 +49,32 @@ def free_port(taken):
 
 
 def connect(address):
-    host, port = address.rsplit(":", 1)
-    socket.create_connection((host, int(port)), timeout=5).close()
+    socket.create_connection(host_and_port(address), timeout=5).close()
 
 
 def command_line(pid):
     if Path("/proc/self/cmdline").exists():
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
     return subprocess.run(["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True).stdout
+
+
+def mount(*arguments):
+    subprocess.run(["mount", *arguments], check=True)
+
+
+def unmount(folder):
+    # Also while a process that ends has files open.
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(file):
+    """Writes to a file until its disk is full."""
+    try:
+        while True:
+            file.write(bytes(4096))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
 
 
 class Node:
@@ -58,6 +85,7 @@ class Node:
         self.folder = cluster.folder / (name if name == "zookeeper" else f"broker-{name}")
         self.properties = self.folder / "server.properties"
         self.log = self.folder / "log"
+        self.data = self.folder / "data"
 
     def pid(self):
         """Its process id, or None if it does not run. A process that reuses the id does not count."""
@@ -91,6 +119,31 @@ class Node:
         except ProcessLookupError:
             pass
         return bool(pid)
+
+    # ---- A disk of its own ----
+
+    def mount_disk(self, megabytes):
+        """Puts its data on a disk of this size, in memory."""
+        self.data.mkdir()
+        mount("-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", self.data)
+
+    def set_disk(self, state):
+        """Makes its disk `full`, `read-only`, or `usable` again."""
+        ballast = self.data / "ballast"
+        if state == "full":
+            with open(ballast, "wb", buffering=0) as file:
+                fill(file)
+        elif state == "read-only":
+            # Files that are open stay so, as on a disk that the system makes read-only.
+            mount("--bind", "-o", "ro", self.data, self.data)
+        elif ballast.exists():
+            ballast.unlink()
+        else:
+            unmount(self.data)
+
+    def unmount_disk(self):
+        while self.data.is_mount():
+            unmount(self.data)
 
     def log_tail(self, count=LOG_LINES):
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
@@ -140,13 +193,13 @@ class Cluster:
 
     # ---- Configuration ----
 
-    def choose_addresses(self, version, brokers, port, secure):
-        """Fills `info`. `port` is the first broker's; 0: any free ones."""
+    def choose_addresses(self, version, brokers, port, secure, ipv6):
+        """Fills `info`. `port` is the first broker's; 0: any free ones. `ipv6`: see tests/cluster."""
         taken = set(range(port, port + brokers)) if port else set()
         for one in sorted(taken):
             if not 0 < one <= 65_535 or not is_free(one):
                 raise Failure(f"port {one} is taken, perhaps by the small broker of a running chat; end it, or choose --port")
-        listeners = kafka_security.LISTENERS if secure else {"PLAINTEXT": "127.0.0.1"}
+        listeners = kafka_security.LISTENERS if secure else {"PLAINTEXT": "[::1]" if ipv6 else "127.0.0.1"}
         hosts = listeners | {"INTERNAL": "127.0.0.1"}
         if is_kraft(version):
             hosts["CONTROLLER"] = "127.0.0.1"
@@ -164,14 +217,15 @@ class Cluster:
         clients = self.info["listeners"].split(",")
         names = [name for name in (*clients, "INTERNAL", "CONTROLLER") if name in self.info]
         here = {name: self.addresses(name)[n - 1] for name in names}
-        advertised = {name: here[name] for name in (*clients, "INTERNAL")}
+        advertised = {name: here[name].replace("[::1]", "localhost") for name in (*clients, "INTERNAL")}
+        bound = {name: "[::1]" if at.startswith("[") else "127.0.0.1" for name, at in here.items()}
         if advertise:
             advertised[clients[0]] = advertise
         replicas = 3 if len(self.brokers()) >= 3 else 1
         in_sync = 2 if replicas == 3 else 1
         protocols = {"INTERNAL": "PLAINTEXT", "CONTROLLER": "PLAINTEXT"}
         properties = {
-            "listeners": ",".join(f"{name}://127.0.0.1:{at.rsplit(':', 1)[1]}" for name, at in here.items()),
+            "listeners": ",".join(f"{name}://{bound[name]}:{at.rsplit(':', 1)[1]}" for name, at in here.items()),
             "advertised.listeners": ",".join(f"{name}://{at}" for name, at in advertised.items()),
             "listener.security.protocol.map": ",".join(f"{name}:{protocols.get(name, name)}" for name in names),
             "inter.broker.listener.name": "INTERNAL",
@@ -185,7 +239,7 @@ class Cluster:
             "transaction.state.log.replication.factor": replicas,
             "transaction.state.log.min.isr": in_sync,
             "group.initial.rebalance.delay.ms": 0,
-            "log.dirs": self.folder / f"broker-{n}" / "data",
+            "log.dirs": self.node(str(n)).data,
         }
         if is_kraft(self.version):
             voters = enumerate(self.addresses("CONTROLLER"), 1)
@@ -198,11 +252,16 @@ class Cluster:
         else:
             zookeeper = self.info["zookeeper"]
             properties |= {"broker.id": n, "zookeeper.connect": zookeeper, "zookeeper.session.timeout.ms": 6000}
+            # By default the same, and then a broker on a busy machine ends at its start.
+            properties["zookeeper.connection.timeout.ms"] = 60000
         return properties | (kafka_security.broker_properties(self.folder) if secure else {})
 
-    def write_configuration(self, advertise, auto_create, secure):
+    def write_configuration(self, advertise, auto_create, secure, disks):
         for node in self.nodes():
             node.folder.mkdir(parents=True)
+        if disks:
+            for node in self.brokers():
+                node.mount_disk(disks)
         for node in self.zookeepers():
             properties = {
                 "dataDir": node.folder / "data",
@@ -300,10 +359,13 @@ class Cluster:
                     raise Failure(f"{what} was not ready within {READY_TIMEOUT} seconds: {error}{log}") from None
             time.sleep(0.1)
 
+    def replicas(self):
+        """How many replicas a new topic has."""
+        return 3 if len(self.addresses("INTERNAL")) >= 3 else 1
+
     def create_topics(self, names, partitions=1):
         """Creates topics, and returns when every broker knows the leaders of all their partitions."""
-        replicas = 3 if len(self.addresses("INTERNAL")) >= 3 else 1
-        self.change_topics(create_topics, names, partitions, replicas)
+        self.change_topics(create_topics, names, partitions, self.replicas())
         for name in names:
             self.wait_for_partitions(name, partitions)
 
@@ -331,16 +393,21 @@ class Cluster:
         self.change_topics(create_partitions, name, count)
         self.wait_for_partitions(name, count)
 
+    def delete_topic(self, name):
+        """Deletes a topic."""
+        self.change_topics(delete_topic, name)
+
     def recreate_topic(self, name):
-        """Deletes a topic and creates it again, with one partition."""
-        address = self.addresses("INTERNAL")[0]
+        """Deletes a topic, if that was not done, and creates it again, with one partition."""
+        address, replicas = self.addresses("INTERNAL")[0], self.replicas()
 
         def create():
-            refused = create_topics(address, [name], 1, 1)
-            if refused:  # it is still being deleted
+            refused = create_topics(address, [name], 1, replicas)
+            # With ZooKeeper, it is still being deleted. Without, a client was faster, and Kafka has created it for that.
+            if refused and not is_kraft(self.version):
                 raise OSError("\n".join(refused))
 
-        self.change_topics(delete_topic, name)
+        self.wait("the controller", [], lambda: delete_topic(address, name))
         self.wait("the new topic", [], create)
         self.wait_for_partitions(name, 1)
 
@@ -357,7 +424,7 @@ class Cluster:
         self.wait("the properties", [], check)
 
     def stop(self):
-        """Ends its processes, brokers before ZooKeeper, and returns when they are gone."""
+        """Ends its processes, brokers before ZooKeeper, and returns when they are gone. Disks of their own are lost."""
         for nodes in (self.brokers(), self.zookeepers()):
             for node in nodes:
                 node.send(signal.SIGTERM)
@@ -368,6 +435,8 @@ class Cluster:
                     for node in nodes:
                         node.send(signal.SIGKILL)
                 time.sleep(0.05)
+        for node in self.brokers():
+            node.unmount_disk()
 
     def delete(self):
         """Deletes its folder, if it is one: a folder without `info` is left alone."""
@@ -375,7 +444,7 @@ class Cluster:
             shutil.rmtree(self.folder)
 
 
-def start_cluster(folder, version, brokers=1, port=0, secure=False, auto_create=True, advertise=""):
+def start_cluster(folder, version, brokers=1, port=0, secure=False, auto_create=True, advertise="", ipv6=False, disks=0):
     """Starts a new cluster in this folder, and returns it when it is ready."""
     jars(version)
     if secure and not is_kraft(version):
@@ -383,9 +452,9 @@ def start_cluster(folder, version, brokers=1, port=0, secure=False, auto_create=
     cluster = Cluster(folder)
     if cluster.info:
         raise Failure(f"{cluster.folder} has a cluster already")
-    cluster.choose_addresses(version, brokers, port, secure)
-    cluster.write_configuration(advertise, auto_create, secure)
+    cluster.choose_addresses(version, brokers, port, secure, ipv6)
     try:
+        cluster.write_configuration(advertise, auto_create, secure, disks)
         if is_kraft(version):
             cluster.format(secure)
         cluster.start()

@@ -46,11 +46,16 @@ class Response:
         return [item() for _ in range(self.number("i"))]
 
 
+def host_and_port(address):
+    """`host:port` as two; an IPv6 address stands in brackets."""
+    host, port = address.rsplit(":", 1)
+    return host.strip("[]"), int(port)
+
+
 def send(address, api, body):
     """Sends one request to the broker at `host:port` and returns its response. OSError if none comes in time."""
-    host, port = address.rsplit(":", 1)
     message = struct.pack(">hhi", *api, 1) + string("kafka-chat") + body
-    with socket.create_connection((host, int(port)), timeout=TIMEOUT) as connection:
+    with socket.create_connection(host_and_port(address), timeout=TIMEOUT) as connection:
         connection.sendall(struct.pack(">i", len(message)) + message)
         with connection.makefile("rb") as stream:
             size = stream.read(4)

@@ -21,8 +21,8 @@
 //! can't be known is how many messages were in files that are gone from the end of a log.
 //!
 //! `topic` appends, reads and deletes, `recovery` finds what is on disk and what of it is damaged,
-//! `segment` is one file and its index, `walk` gets from one intact message to the next, `files` keeps
-//! files open. This module has the folder that they are in.
+//! `room` is how much the log may take of its disk, `segment` is one file and its index, `walk` gets from one
+//! intact message to the next, `files` keeps files open. This module has the folder that they are in.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -34,17 +34,19 @@ use std::sync::{Arc, Mutex};
 
 use nix::libc::{EMFILE, ENFILE};
 
-use super::files::{can_others_write, check_dir, create, create_dir};
+use super::files::{check_dir, create, create_dir, other_writers};
 use super::{Config, identity, lock};
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::wire::{ErrorCode, code};
 pub(super) use files::MAX_OPEN;
 use files::OpenFiles;
+use room::Room;
 pub(super) use topic::Topic;
 
 mod files;
 mod recovery;
+mod room;
 mod segment;
 #[cfg(test)]
 mod tests;
@@ -78,6 +80,7 @@ pub(super) struct Log {
     /// Locked for a look-up, and while a topic is created.
     topics: Mutex<BTreeMap<String, Arc<Topic>>>,
     open_files: Arc<OpenFiles>,
+    room: Arc<Room>,
 }
 
 /// What a client is answered if a file cannot be read or written.
@@ -135,10 +138,10 @@ impl Log {
         // For its owner only.
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700).create(dir)?;
-        if can_others_write(dir)? {
+        if let Some(others) = other_writers(dir, config.is_shared)? {
             config.report.say(format!(
                 "Others can write to the folder of the log, and so change what is read from it. \
-                 To end that: chmod go-w {}",
+                 To end that: chmod {others}-w {}",
                 dir.display()
             ));
         }
@@ -146,11 +149,20 @@ impl Log {
         lock_file.try_lock()?;
         lock_file.set_len(0)?;
         lock_file.write_all(address.as_bytes())?;
-        let id = match identity::stored(dir) {
+        let stored = match identity::read(dir) {
+            Ok(stored) => stored,
+            Err(error) => match error.kind() {
+                ErrorKind::NotFound | ErrorKind::InvalidData => None,
+                // It may have one.
+                _ => return Err(error),
+            },
+        };
+        let id = match stored {
             Some(id) => id,
             None => identity::create(dir)?,
         };
         let open_files = Arc::default();
+        let room = Arc::new(Room::new(dir, config.max_log_bytes));
         let mut topics = BTreeMap::new();
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
@@ -163,9 +175,16 @@ impl Log {
                         .say(format!("cannot use topic {name}: {error}"));
                     continue;
                 }
-                let topic = Topic::new(name, dir, config, &open_files);
+                let topic = Topic::new(name, dir, config, &open_files, &room);
                 topics.insert(name.to_string(), Arc::new(topic));
             }
+        }
+        if stored.is_none() && !topics.is_empty() {
+            config.report.say(format!(
+                "The identity of the log in {} was gone or damaged, and is a new one. Programs that used the log before \
+                 must be started again.",
+                dir.display()
+            ));
         }
         Ok(Log {
             dir: dir.to_path_buf(),
@@ -174,6 +193,7 @@ impl Log {
             lock_file,
             topics: Mutex::new(topics),
             open_files,
+            room,
         })
     }
 
@@ -187,6 +207,11 @@ impl Log {
     /// Another handle to the lock file: a descriptor that costs nothing else.
     pub(super) fn spare_descriptor(&self) -> io::Result<File> {
         self.lock_file.try_clone()
+    }
+
+    /// How many topics there are.
+    pub(super) fn topic_count(&self) -> usize {
+        lock(&self.topics).len()
     }
 
     /// The names of all topics, sorted.
@@ -209,9 +234,15 @@ impl Log {
             return Err(code::INVALID_TOPIC_EXCEPTION);
         }
         if topics.len() >= self.config.max_topics {
+            self.config.report.say(format!(
+                "There are {} topics, and the small broker creates no more. To make room, end all programs, and \
+                 delete folders of topics in {}",
+                topics.len(),
+                self.dir.display()
+            ));
             return Err(code::POLICY_VIOLATION);
         }
-        let topic = Topic::new(name, &self.dir, &self.config, &self.open_files);
+        let topic = Topic::new(name, &self.dir, &self.config, &self.open_files, &self.room);
         // An existing folder is another topic's, on a disk where `Bob` is `bob`.
         create_dir(topic.dir()).map_err(|error| {
             let folder = topic.dir().display();

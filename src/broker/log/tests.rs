@@ -15,6 +15,7 @@ use crate::broker::message::{
 };
 
 mod damage;
+mod folder;
 
 /// Small segments.
 fn small() -> Config {
@@ -44,7 +45,12 @@ fn read_from(topic: &Topic, mut offset: i64, max_bytes: usize) -> Vec<Vec<u8>> {
     let mut max_bytes = max_bytes;
     while offset < end {
         let mut set = Vec::new();
-        assert_eq!(topic.read(offset, max_bytes, &mut set).unwrap(), end);
+        assert_eq!(
+            topic
+                .read(offset, |all| all.min(max_bytes), &mut set)
+                .unwrap(),
+            end
+        );
         assert!(set.len() <= max_bytes);
         let before = offset;
         let mut rest = set.as_slice();
@@ -119,7 +125,7 @@ proptest! {
             }
             let mut out = Vec::new();
             for offset in [-1, all.len() as i64 + 1, i64::MAX, i64::MIN] {
-                let read = bob.read(offset, 100, &mut out);
+                let read = bob.read(offset, |all| all.min(100), &mut out);
                 prop_assert_eq!(read, Err(code::OFFSET_OUT_OF_RANGE));
             }
         }
@@ -150,10 +156,12 @@ fn a_message_torn_at_any_byte_is_set_aside_and_its_offset_is_not_given_again() {
         drop(log);
         let log = open(&dir, &small());
         let mut found = Vec::new();
-        bob(&log).read(next, 1000, &mut found).unwrap();
+        bob(&log)
+            .read(next, |all| all.min(1000), &mut found)
+            .unwrap();
         assert_eq!(found[8..], numbered(9)[8..], "cut at {cut}");
         let mut first = Vec::new();
-        bob(&log).read(0, 1000, &mut first).unwrap();
+        bob(&log).read(0, |all| all.min(1000), &mut first).unwrap();
         let expected = if kept > 0 { kept * size } else { size };
         assert_eq!(
             first.len(),
@@ -188,7 +196,7 @@ fn the_oldest_segments_are_deleted_when_a_topic_grows_too_large() {
     let name = format!("{:020}.log", kept.start);
     assert_eq!(files(&dir)[0].file_name().unwrap(), name.as_str());
     let mut out = Vec::new();
-    let below = bob(&log).read(kept.start - 1, 100, &mut out);
+    let below = bob(&log).read(kept.start - 1, |all| all.min(100), &mut out);
     assert_eq!(below, Err(code::OFFSET_OUT_OF_RANGE));
     drop(log);
     assert_eq!(bob(&open(&dir, &config)).offsets().unwrap(), kept);
@@ -221,7 +229,8 @@ fn the_index_finds_every_message() {
         let bob = bob(&log);
         for (offset, line) in lines.iter().enumerate() {
             let mut out = Vec::new();
-            bob.read(offset as i64, line.len(), &mut out).unwrap();
+            bob.read(offset as i64, |all| all.min(line.len()), &mut out)
+                .unwrap();
             assert_eq!(message::header(&out), Some((offset as i64, line.len())));
             assert_eq!(out[8..], line[8..]);
         }
@@ -338,7 +347,7 @@ fn after_a_file_was_deleted_or_cut_the_log_goes_on_without_a_hole() {
         let after = without_offset(&[numbered(3), numbered(4)]);
         assert_eq!(read_from(&bob(&log), 3, 1000), after);
         let mut kept = Vec::new();
-        bob(&log).read(0, 1000, &mut kept).unwrap();
+        bob(&log).read(0, |all| all.min(1000), &mut kept).unwrap();
         let first = numbered(if left.is_some() { 0 } else { 3 });
         assert_eq!(kept[8..first.len()], first[8..], "{left:?}");
 
@@ -348,7 +357,7 @@ fn after_a_file_was_deleted_or_cut_the_log_goes_on_without_a_hole() {
         assert_eq!(bob(&log).append(&mut numbered(5)).unwrap(), 5);
         if left.is_some() {
             let mut kept = Vec::new();
-            bob(&log).read(0, 1000, &mut kept).unwrap();
+            bob(&log).read(0, |all| all.min(1000), &mut kept).unwrap();
             assert_eq!(kept[8..], numbered(0)[8..]);
         }
     }
@@ -429,172 +438,14 @@ fn a_message_is_found_by_its_timestamp() {
         (491, None),
         (i64::MAX, None),
     ] {
-        assert_eq!(bob(&log).first_since(time).unwrap(), found, "{time}");
+        assert_eq!(
+            bob(&log).first_since(time, || Ok(())).unwrap(),
+            found,
+            "{time}"
+        );
     }
     assert_eq!(bob(&log).segments_until(0).unwrap(), Vec::<i64>::new());
     let all = bob(&log).segments_until(i64::MAX).unwrap();
     assert_eq!(all.last(), Some(&0));
     assert_eq!(all.len(), files(&dir).len());
-}
-
-#[test]
-fn topics_have_legal_names_and_exist_after_a_restart() {
-    let dir = TempDir::new().unwrap();
-    let config = Config {
-        max_topics: 3,
-        ..small()
-    };
-    let log = open(&dir, &config);
-    for name in [
-        "",
-        ".",
-        "..",
-        "a/b",
-        "../x",
-        "__x",
-        "tuấn",
-        &"n".repeat(250),
-    ] {
-        let created = log.create_topic(name);
-        assert_eq!(created, Err(code::INVALID_TOPIC_EXCEPTION), "{name}");
-    }
-    let long = "n".repeat(249);
-    for name in ["bob", "Alice.2_x-0", &long, "bob"] {
-        log.create_topic(name).unwrap();
-    }
-    assert_eq!(log.create_topic("more"), Err(code::POLICY_VIOLATION));
-    drop(log);
-    let log = open(&dir, &config);
-    assert_eq!(log.topic_names(), ["Alice.2_x-0", "bob", &long]);
-    assert!(log.topic("more").is_none());
-}
-
-#[test]
-fn a_log_has_one_broker_at_a_time_and_keeps_its_identity() {
-    let dir = TempDir::new().unwrap();
-    let below = dir.path().join("some/where");
-    assert_eq!(identity::stored(&below), None);
-    let log = Log::open(&below, "127.0.0.1:7", &Arc::new(small())).unwrap();
-    let first = identity::stored(&below).unwrap();
-    assert_eq!(log.id, first);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = fs::metadata(&below).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o700);
-    }
-    let second = Log::open(&below, "127.0.0.1:8", &Arc::new(small()))
-        .unwrap_err()
-        .to_string();
-    assert!(
-        second.contains("the broker at 127.0.0.1:7 is using it"),
-        "{second}"
-    );
-    assert!(second.contains("--data-dir"), "{second}");
-    log.release();
-    let log = Log::open(&below, "127.0.0.1:8", &Arc::new(small())).unwrap();
-    assert_eq!(log.id, first);
-}
-
-#[test]
-fn a_directory_that_cannot_be_used_is_named_with_the_remedy() {
-    let dir = TempDir::new().unwrap();
-    let file = dir.path().join("file");
-    fs::write(&file, "").unwrap();
-    for unusable in [file.join("log"), file.clone()] {
-        let error = Log::open(&unusable, "", &Arc::new(small()))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains(&format!("cannot use {}", unusable.display())),
-            "{error}"
-        );
-        let cause = format!("{} is not a folder", file.display());
-        assert!(error.contains(&cause), "{error}");
-        assert!(error.contains("--data-dir"), "{error}");
-    }
-}
-
-#[test]
-fn only_the_owner_can_use_the_folders_and_files_also_of_an_earlier_version() {
-    use std::os::unix::fs::PermissionsExt;
-    let dir = TempDir::new().unwrap();
-    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    let chmod = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
-    chmod(dir.path(), 0o755).unwrap();
-    let (tx, said) = mpsc::channel();
-    let config = Config {
-        report: Report::to(move |said| tx.send(said.to_string()).unwrap()),
-        ..small()
-    };
-    let everything = || {
-        let inside = fs::read_dir(dir.path()).unwrap();
-        let inside = inside.map(|entry| entry.unwrap().path());
-        inside.chain(files(&dir)).collect::<Vec<_>>()
-    };
-    bob(&open(&dir, &config)).append(&mut numbered(0)).unwrap();
-    for _ in 0..2 {
-        assert!(everything().len() >= 4);
-        for path in everything() {
-            let expected = if path.is_dir() { 0o700 } else { 0o600 };
-            assert_eq!(mode(&path), expected, "{}", path.display());
-            chmod(&path, expected | 0o055 & expected >> 3 | 0o044).unwrap();
-        }
-        bob(&open(&dir, &config)).append(&mut numbered(1)).unwrap();
-        // It is only read.
-        chmod(&dir.path().join("meta.properties"), 0o600).unwrap();
-    }
-    assert_eq!(said.try_recv(), Err(mpsc::TryRecvError::Empty));
-    chmod(dir.path(), 0o777).unwrap();
-    drop(open(&dir, &config));
-    let said = said.try_recv().unwrap();
-    assert!(
-        said.contains(&format!("chmod go-w {}", dir.path().display())),
-        "{said}"
-    );
-}
-
-#[test]
-fn nothing_is_opened_through_a_symbolic_link() {
-    use std::os::unix::fs::symlink;
-    let victim = TempDir::new().unwrap();
-    let file = victim.path().join("file");
-    fs::write(&file, "untouched").unwrap();
-    let target = victim.path().join("folder");
-    fs::create_dir(&target).unwrap();
-    for name in [
-        ".lock",
-        "meta.properties.new",
-        "bob-0",
-        "bob-0/00000000000000000000.log",
-    ] {
-        let dir = TempDir::new().unwrap();
-        let link = dir.path().join(name);
-        if let Some(topic) = name.strip_suffix("/00000000000000000000.log") {
-            fs::create_dir(dir.path().join(topic)).unwrap();
-        }
-        symlink(if name == "bob-0" { &target } else { &file }, &link).unwrap();
-        let (tx, said) = mpsc::channel();
-        let config = Config {
-            report: Report::to(move |said| tx.send(said.to_string()).unwrap()),
-            ..small()
-        };
-        let opened = Log::open(dir.path(), "127.0.0.1:9092", &Arc::new(config));
-        let refused = match &opened {
-            Err(error) => error.to_string(),
-            Ok(log) => {
-                if let Some(topic) = log.topic("bob") {
-                    topic.append(&mut numbered(0)).unwrap();
-                } else {
-                    assert!(log.create_topic("bob").is_err());
-                }
-                said.try_recv().unwrap()
-            }
-        };
-        let last = link.file_name().unwrap().to_str().unwrap();
-        assert!(refused.contains(last), "{name}: {refused}");
-        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        assert_eq!(fs::read(&file).unwrap(), b"untouched", "{name}");
-        assert_eq!(fs::read_dir(&target).unwrap().count(), 0, "{name}");
-    }
 }

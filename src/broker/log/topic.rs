@@ -12,6 +12,7 @@ use std::thread::{self, Thread, ThreadId};
 use super::PARTITION;
 use super::files::OpenFiles;
 use super::recovery::torn_path;
+use super::room::Room;
 use super::segment::{Lost, Segment, add_to_index, modified};
 use super::walk::{Walk, notes_path, to_notes, whole_notes};
 use crate::broker::files::{append_at, create, open_to_read};
@@ -31,6 +32,7 @@ pub(in crate::broker) struct Topic {
     /// The threads to wake up when messages are appended. Locked for a look at the list.
     watchers: Mutex<HashMap<ThreadId, Thread>>,
     pub(super) open_files: Arc<OpenFiles>,
+    room: Arc<Room>,
 }
 
 impl Topic {
@@ -39,6 +41,7 @@ impl Topic {
         dir: &Path,
         config: &Arc<Config>,
         open_files: &Arc<OpenFiles>,
+        room: &Arc<Room>,
     ) -> Topic {
         Topic {
             name: name.to_string(),
@@ -47,6 +50,7 @@ impl Topic {
             segments: Mutex::default(),
             watchers: Mutex::default(),
             open_files: Arc::clone(open_files),
+            room: Arc::clone(room),
         }
     }
 
@@ -92,10 +96,16 @@ impl Topic {
         error.into()
     }
 
-    /// Appends a message set in one write, after setting the offsets of its messages. Returns the
-    /// first offset.
+    /// Appends a message set in one write, after a check. Returns the first offset.
+    #[cfg(any(test, fuzzing))]
     pub(in crate::broker) fn append(&self, set: &mut [u8]) -> Result<i64, ErrorCode> {
         message::check_set(set)?;
+        self.append_checked(set)
+    }
+
+    /// Appends a checked message set in one write, after setting the offsets of its messages. Returns the
+    /// first offset.
+    pub(in crate::broker) fn append_checked(&self, set: &mut [u8]) -> Result<i64, ErrorCode> {
         let mut segments = self.segments()?;
         let size = set.len() as u64;
         let path = |segment: &Segment| segment.path(&self.dir);
@@ -124,9 +134,11 @@ impl Topic {
         let end = message::assign_offsets(set, base_offset, |offset, at| {
             add_to_index(index, offset, start + at as u64);
         });
-        let written = self
-            .note_lookalikes(active, set)
-            .and_then(|()| append_at(&file, &found, start, set));
+        let written = self.room.take(size).and_then(|()| {
+            let noted = self.note_lookalikes(active, set);
+            let written = noted.and_then(|()| append_at(&file, &found, start, set));
+            written.inspect_err(|_| self.room.give_back(size))
+        });
         if let Err(error) = written {
             active.index.get_or_insert_default().truncate(indexed);
             return Err(self.failed("write", &path(active), error));
@@ -172,6 +184,7 @@ impl Topic {
                 let _ = fs::remove_file(path);
             }
             total -= segments[0].len;
+            self.room.give_back(segments[0].len);
             segments.pop_front();
         }
     }
@@ -183,11 +196,12 @@ impl Topic {
     }
 
     /// Reads messages from `offset` on, or from the next one that is intact, and adds them to `out`:
-    /// at most `max_bytes`, so that the last message can be cut. Returns the end of the log.
+    /// as many bytes as `room` gives when asked for all that there are, so that the last message can be
+    /// cut. Returns the end of the log.
     pub(in crate::broker) fn read(
         &self,
         offset: i64,
-        max_bytes: usize,
+        mut room: impl FnMut(usize) -> usize,
         out: &mut Vec<u8>,
     ) -> Result<i64, ErrorCode> {
         let start = out.len();
@@ -206,7 +220,7 @@ impl Topic {
             drop(segments);
             let read = match found {
                 Ok(None) => return Ok(end),
-                Ok(Some(extent)) => extent.read(offset, max_bytes, out),
+                Ok(Some(extent)) => extent.read(offset, &mut room, out),
                 Err(error) => Err(error),
             };
             match read {
@@ -228,6 +242,15 @@ impl Topic {
                 }
             }
         }
+    }
+
+    /// Whether a read from `offset` on has so many bytes to look at, or fewer: it follows the end of the log.
+    pub(in crate::broker) fn reads_at_most(&self, offset: i64, bytes: u64) -> bool {
+        let segments = lock(&self.segments);
+        segments.back().is_some_and(|last| {
+            let (first, at) = last.newest;
+            first <= offset && last.len - at <= bytes
+        })
     }
 
     /// Where to read from `offset` on; `None` if no intact message is left there.
@@ -263,12 +286,18 @@ impl Topic {
     /// The first message whose timestamp is `time` (milliseconds since 1970) or later: its offset
     /// and its timestamp. Messages of magic 0 have none, and are never found.
     ///
-    /// Segments that were last written to before `time` are not read.
-    pub(in crate::broker) fn first_since(&self, time: i64) -> io::Result<Option<(i64, i64)>> {
+    /// Segments that were last written to before `time` are not read. Before each other, it calls `walk`, and keeps
+    /// the result until it has read that segment.
+    pub(in crate::broker) fn first_since<T>(
+        &self,
+        time: i64,
+        mut walk: impl FnMut() -> io::Result<T>,
+    ) -> io::Result<Option<(i64, i64)>> {
         for (base, limit, len, path) in self.files()? {
             if modified(&path)? < time {
                 continue;
             }
+            let _turn = walk()?;
             let file = open_to_read(&path)?;
             let mut walk = Walk::new(&file, &path, (base, 0), len, limit);
             while let Some((offset, _, message)) = walk.next()? {
@@ -327,7 +356,12 @@ struct Extent {
 
 impl Extent {
     /// Reads as [`Topic::read`] does. Returns false if it has to skip damage that is not known.
-    fn read(self, offset: i64, max_bytes: usize, out: &mut Vec<u8>) -> io::Result<bool> {
+    fn read(
+        self,
+        offset: i64,
+        room: &mut impl FnMut(usize) -> usize,
+        out: &mut Vec<u8>,
+    ) -> io::Result<bool> {
         let file = match self.file {
             Some(file) => file,
             None => Arc::new(open_to_read(&self.path)?),
@@ -342,11 +376,14 @@ impl Extent {
         };
         let start = out.len();
         let size = usize::try_from(self.len - at).unwrap_or(usize::MAX);
-        out.resize(start + size.min(max_bytes), 0);
+        drop(walk);
+        let wanted = room(size);
+        out.try_reserve_exact(wanted)?;
+        out.resize(start + wanted, 0);
         file.read_exact_at(&mut out[start..], at)?;
         let intact = message::intact_bytes(&out[start..], first);
         // At the end of the file nothing is cut.
-        if size <= max_bytes || !message::is_cut(&out[start + intact..]) {
+        if size <= wanted || !message::is_cut(&out[start + intact..]) {
             out.truncate(start + intact);
         }
         // Before its first message, it is another segment's damage.

@@ -1,26 +1,30 @@
 //! Which response a request gets.
 
+use std::collections::HashSet;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::Shared;
-use super::connection::Connection;
+use super::budget::{OWN_BYTES, Share};
+use super::buffer::Buffer;
+use super::connection::{Activity, Connection, ELEMENT_BYTES};
 use crate::broker::log::Topic;
 use crate::broker::{identity, lock, message};
 use crate::wire::{
     self, APIS, ApiVersionsResponse, CommittedOffset, CommittedPartition, EARLIEST, ErrorCode,
-    FetchRequest, FindCoordinatorResponse, Header, LATEST, ListOffsetsPartition, ListedPartition,
-    MetadataBroker, MetadataPartition, MetadataRequest, MetadataResponse, MetadataTopic, Node,
-    OffsetCommitPartition, OffsetFetchedPartition, ProducePartition, ProduceResponse,
-    ProducedPartition, Request, TopicData, code, write_response,
+    FetchPartition, FetchRequest, FindCoordinatorResponse, Header, LATEST, ListOffsetsPartition,
+    ListedPartition, MetadataBroker, MetadataPartition, MetadataRequest, MetadataResponse,
+    MetadataTopic, Node, OffsetCommitPartition, OffsetFetchedPartition, ProducePartition,
+    ProduceResponse, ProducedPartition, Request, TopicData, code, write_response,
 };
 
 /// The only partition that a topic has.
 const PARTITION: i32 = 0;
 
-/// How many bytes of messages a response has at most, over all partitions.
-const MAX_FETCH_BYTES: usize = 8 << 20;
+/// How many bytes of messages a response has at most, over all partitions: enough for any message.
+const MAX_FETCH_BYTES: usize = message::MAX_BYTES;
 
 /// How many bytes the metadata of a committed offset can have: Kafka's `offset.metadata.max.bytes`.
 const MAX_METADATA_BYTES: usize = 4096;
@@ -32,16 +36,24 @@ const MAX_GROUP_BYTES: usize = 1024;
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Shared {
-    /// The response to a request; `None` where the client expects none.
+    /// The response to a request; `None` where the client expects none. Fails if the client is gone, or
+    /// if there is no memory for the response.
     pub(super) fn answer(
         &self,
         node: &Node<'_>,
         header: &Header<'_>,
         request: Request<'_>,
         connection: &Connection,
-    ) -> Option<Vec<u8>> {
+        share: &Share<'_>,
+    ) -> io::Result<Option<Vec<u8>>> {
         let version = header.api_version;
-        Some(match request {
+        // A response repeats the names in its request.
+        share.take(match &request {
+            Request::Produce(body) => body.topics.iter().map(|topic| topic.name.len()).sum(),
+            _ => share.bytes(),
+        })?;
+        let mut seen = Seen::default();
+        Ok(Some(match request {
             Request::ApiVersions(_) => {
                 let response = ApiVersionsResponse {
                     error_code: match version {
@@ -52,11 +64,13 @@ impl Shared {
                 };
                 write_response(header, &response)
             }
-            Request::Metadata(body) => self.metadata(node, header, body),
+            Request::Metadata(body) => self.metadata(node, header, body, share)?,
             Request::Produce(body) => {
-                let topics = answers(body.topics, |name, p| self.append(body.acks, name, p));
+                let topics = answers(body.topics, |name, p| {
+                    self.append(body.acks, name, p, share)
+                });
                 if body.acks == 0 {
-                    return None;
+                    return Ok(None);
                 }
                 let response = ProduceResponse {
                     topics,
@@ -64,9 +78,23 @@ impl Shared {
                 };
                 write_response(header, &response)
             }
-            Request::Fetch(body) => return self.fetch(header, &body, connection),
+            Request::Fetch(body) => self.fetch(header, &body, connection, share)?,
             Request::ListOffsets(body) => {
-                let topics = answers(body.topics, |name, p| self.list_offsets(version, name, &p));
+                let mut is_gone = false;
+                let topics = answers(body.topics, |name, p| {
+                    is_gone = is_gone || connection.is_closed();
+                    let topic = match is_gone {
+                        true => Err(code::UNKNOWN_SERVER_ERROR),
+                        false => self.topic_once(&mut seen, name, p.partition),
+                    };
+                    list_offsets(version, topic, &p, || match connection.is_closed() {
+                        true => Err(ErrorKind::ConnectionAborted.into()),
+                        false => self.walk(connection),
+                    })
+                });
+                if is_gone {
+                    return Err(ErrorKind::ConnectionAborted.into());
+                }
                 write_response(header, &topics)
             }
             Request::FindCoordinator(_) => {
@@ -79,15 +107,34 @@ impl Shared {
             Request::OffsetCommit(body) => {
                 let topics = answers(body.topics, |name, p| CommittedPartition {
                     partition: p.partition,
-                    error_code: error_code(&self.commit(body.group, name, p)),
+                    error_code: error_code(
+                        &self
+                            .topic_once(&mut seen, name, p.partition)
+                            .and_then(|_| self.commit(body.group, name, p)),
+                    ),
                 });
                 write_response(header, &topics)
             }
             Request::OffsetFetch(body) => {
-                let topics = answers(body.topics, |name, p| self.committed(body.group, name, p));
+                let mut taken = Ok(());
+                let topics = answers(body.topics, |name, p| {
+                    let mut found = OffsetFetchedPartition {
+                        partition: p,
+                        committed: CommittedOffset::none(),
+                        error_code: code::NONE,
+                    };
+                    if p == PARTITION && taken.is_ok() {
+                        match seen.insert(name) {
+                            true => taken = self.committed(body.group, name, &mut found, share),
+                            false => found.error_code = code::INVALID_REQUEST,
+                        }
+                    }
+                    found
+                });
+                taken?;
                 write_response(header, &topics)
             }
-        })
+        }))
     }
 
     /// The topic, if it exists and has that partition.
@@ -96,17 +143,41 @@ impl Shared {
         topic.ok_or(code::UNKNOWN_TOPIC_OR_PARTITION)
     }
 
+    /// The topic, unless the request has named it before: that could cost any amount of work.
+    fn topic_once<'a>(
+        &self,
+        seen: &mut Seen<'a>,
+        name: &'a str,
+        partition: i32,
+    ) -> Result<Arc<Topic>, ErrorCode> {
+        let topic = self.topic(name, partition)?;
+        match seen.insert(name) {
+            true => Ok(topic),
+            false => Err(code::INVALID_REQUEST),
+        }
+    }
+
     /// Topics with one partition each, led by the only node, or the error codes of those that cannot
     /// be created.
-    fn metadata(&self, node: &Node<'_>, header: &Header<'_>, body: MetadataRequest<'_>) -> Vec<u8> {
+    fn metadata(
+        &self,
+        node: &Node<'_>,
+        header: &Header<'_>,
+        body: MetadataRequest<'_>,
+        share: &Share<'_>,
+    ) -> io::Result<Vec<u8>> {
         let all;
-        let names = match body.names(header.api_version) {
+        let mut names = match body.names(header.api_version) {
             Some(names) => names,
             None => {
+                // Its name is in memory twice.
+                share.take(self.log.topic_count() * 2 * ELEMENT_BYTES)?;
                 all = self.log.topic_names();
                 all.iter().map(String::as_str).collect()
             }
         };
+        let mut seen = Seen::default();
+        names.retain(|name| seen.insert(name));
         let topics = names.into_iter().map(|name| {
             let created = self.log.create_topic(name);
             let partition = |()| MetadataPartition {
@@ -131,13 +202,19 @@ impl Shared {
             controller_id: node.node_id,
             topics: topics.collect(),
         };
-        write_response(header, &response)
+        Ok(write_response(header, &response))
     }
 
-    fn append(&self, acks: i16, name: &str, p: ProducePartition<'_>) -> ProducedPartition {
+    fn append(
+        &self,
+        acks: i16,
+        name: &str,
+        p: ProducePartition<'_>,
+        share: &Share<'_>,
+    ) -> ProducedPartition {
         let topic = self.topic(name, p.partition);
         let appended = match acks {
-            -1..=1 => topic.and_then(|topic| topic.append(p.records)),
+            -1..=1 => topic.and_then(|topic| append_stamped(&topic, p.records, share)),
             _ => Err(code::INVALID_REQUIRED_ACKS),
         };
         ProducedPartition {
@@ -154,13 +231,15 @@ impl Shared {
     }
 
     /// Reads, and while that gives less than `min_bytes` and time is left, waits for more messages
-    /// and reads again. `None` if the client has closed the connection meanwhile.
+    /// and reads again. Fails if the client has closed the connection meanwhile.
     fn fetch(
         &self,
         header: &Header<'_>,
         request: &FetchRequest<'_>,
         connection: &Connection,
-    ) -> Option<Vec<u8>> {
+        share: &Share<'_>,
+    ) -> io::Result<Vec<u8>> {
+        let without_messages = share.bytes();
         let max_wait = Duration::from_millis(non_negative(request.max_wait_ms) as u64);
         // A client that is gone is not always noticed, so that no fetch outlasts the idle timeout.
         let deadline = Instant::now() + max_wait.min(self.config.idle_timeout);
@@ -172,30 +251,52 @@ impl Shared {
         let response = loop {
             // Registered before the read, so that no message is missed between the two.
             watched.iter().for_each(|topic| topic.watch());
-            let (mut bytes, mut failed) = (0, false);
+            let (mut bytes, mut is_full) = (0, false);
+            let (mut failed, mut taken) = (false, Ok(()));
+            let mut seen = Seen::default();
             let response = wire::fetch_response(header, &request.topics, |name, p, out| {
                 let start = out.len();
-                let max_bytes = non_negative(p.partition_max_bytes).min(MAX_FETCH_BYTES - bytes);
-                let topic = self.topic(name, p.partition);
-                let read = topic.and_then(|topic| topic.read(p.fetch_offset, max_bytes, out));
+                let topic = self.topic_once(&mut seen, name, p.partition);
+                let read = topic.and_then(|topic| match &taken {
+                    Ok(()) => {
+                        let read = self.read_messages(&topic, p, bytes, out, connection, share);
+                        read.unwrap_or_else(|error| {
+                            taken = Err(error);
+                            Err(code::UNKNOWN_SERVER_ERROR)
+                        })
+                    }
+                    Err(_) => Err(code::UNKNOWN_SERVER_ERROR),
+                });
                 // Timestamps came with version 2.
                 if header.api_version < 2 {
                     message::down_convert(out, start);
                 }
                 bytes += out.len() - start;
                 failed |= read.is_err();
-                (error_code(&read), read.unwrap_or(-1))
+                let error_code = error_code(&read);
+                let (end, is_cut) = read.unwrap_or((-1, false));
+                is_full |= is_cut;
+                (error_code, end)
             });
             let left = deadline.saturating_duration_since(Instant::now());
-            let enough = bytes >= non_negative(request.min_bytes);
+            // No wait makes a response larger that has no room for the messages that there are.
+            let enough = bytes >= non_negative(request.min_bytes) || (is_full && bytes > 0);
             if enough || failed || watched.is_empty() || left.is_zero() {
-                break Some(response);
+                break taken.map(|()| response);
             }
-            // A waiting fetch holds no memory.
+            // A waiting fetch holds no messages.
             drop(response);
+            share.shrink_to(without_messages);
+            // Its request is still in memory.
+            if let Err(error) = share.check() {
+                break Err(error);
+            }
             // Checked only after a wait, so that it delays no response.
             if waited && connection.is_closed() {
-                break None;
+                break Err(ErrorKind::ConnectionAborted.into());
+            }
+            if !waited {
+                *lock(&connection.activity) = Activity::Waiting(Instant::now());
             }
             thread::park_timeout(left.min(WATCH_INTERVAL));
             waited = true;
@@ -204,29 +305,57 @@ impl Shared {
         response
     }
 
-    fn list_offsets(&self, version: i16, name: &str, p: &ListOffsetsPartition) -> ListedPartition {
-        let listed = self.topic(name, p.partition).and_then(|topic| {
-            Ok(match p.timestamp {
-                LATEST => (-1, vec![topic.offsets()?.end]),
-                EARLIEST => (-1, vec![topic.offsets()?.start]),
-                time if version == 0 => (-1, topic.segments_until(time)?),
-                time => match topic.first_since(time)? {
-                    Some((offset, timestamp)) => (timestamp, vec![offset]),
-                    None => (-1, Vec::new()),
-                },
-            })
-        });
-        let error_code = error_code(&listed);
-        let (timestamp, mut offsets) = listed.unwrap_or((-1, Vec::new()));
-        let offset = offsets.first().copied().unwrap_or(-1);
-        offsets.truncate(non_negative(p.max_num_offsets));
-        ListedPartition {
-            partition: p.partition,
-            error_code,
-            old_style_offsets: offsets,
-            timestamp,
-            offset,
+    /// Reads messages, as many as the client asks for, as a response has room for beside `bytes` others, and as
+    /// there is memory for. If that is too little for the first message, it waits for memory, and fails if that
+    /// takes too long. Returns the end of the log, and whether there are more messages.
+    fn read_messages(
+        &self,
+        topic: &Topic,
+        p: &FetchPartition,
+        bytes: usize,
+        out: &mut Vec<u8>,
+        connection: &Connection,
+        share: &Share<'_>,
+    ) -> io::Result<Result<(i64, bool), ErrorCode>> {
+        let start = out.len();
+        let asked = non_negative(p.partition_max_bytes);
+        let most = asked.min(MAX_FETCH_BYTES - bytes);
+        let walk = || match topic.reads_at_most(p.fetch_offset, OWN_BYTES as u64) {
+            true => Ok(None),
+            false => self.walk(connection).map(Some),
+        };
+        let (mut given, mut wanted, mut is_cut) = (0, 0, false);
+        let room = |available: usize| {
+            wanted = available.min(most);
+            given = share.take_up_to(wanted);
+            is_cut = given < available;
+            given
+        };
+        let turn = walk()?;
+        let mut read = topic.read(p.fetch_offset, room, out);
+        drop(turn);
+        if given < wanted && bytes == 0 && !message::has_whole(&out[start..]) {
+            // No more than that message needs: what is large waits for longer.
+            let size = message::header(&out[start..]).map_or(wanted, |(_, size)| size);
+            let missing = size.min(wanted).saturating_sub(given);
+            out.truncate(start);
+            connection.wait(|| share.take(missing))?;
+            let room = |available: usize| available.min(given + missing);
+            let _turn = walk()?;
+            read = topic.read(p.fetch_offset, room, out);
         }
+        // Only what the client itself asked for may be cut.
+        if out.len() - start < asked {
+            message::remove_cut(out, start);
+        }
+        Ok(read.map(|end| (end, is_cut)))
+    }
+
+    /// Waits for the connection's turn to walk over messages, which ends when the result is dropped.
+    fn walk<'a>(&'a self, connection: &'a Connection) -> io::Result<Share<'a>> {
+        let walk = self.walks.share(&connection.is_ending);
+        connection.wait(|| walk.take(1))?;
+        Ok(walk)
     }
 
     fn commit(
@@ -250,21 +379,80 @@ impl Shared {
         lock(&self.group_offsets).commit(group, name, committed)
     }
 
-    fn committed(&self, group: &str, name: &str, partition: i32) -> OffsetFetchedPartition {
-        let committed = lock(&self.group_offsets).committed(group, name);
-        let committed = committed.filter(|_| partition == PARTITION);
-        OffsetFetchedPartition {
-            partition,
-            committed: committed.unwrap_or_else(CommittedOffset::none),
-            error_code: code::NONE,
+    /// Looks up what was committed. Fails if there is no memory for it.
+    fn committed(
+        &self,
+        group: &str,
+        name: &str,
+        found: &mut OffsetFetchedPartition,
+        share: &Share<'_>,
+    ) -> io::Result<()> {
+        if let Some(committed) = lock(&self.group_offsets).committed(group, name) {
+            // Once here, and once in the response.
+            share.take(2 * committed.metadata.len())?;
+            found.committed = committed;
         }
+        Ok(())
+    }
+}
+
+/// The topics that a request has named so far.
+type Seen<'a> = HashSet<&'a str>;
+
+/// Appends a message set, of which messages without a timestamp get that of the append.
+fn append_stamped(topic: &Topic, set: &mut [u8], share: &Share<'_>) -> Result<i64, ErrorCode> {
+    message::check_set(set)?;
+    let size = message::stamped_bytes(set);
+    if size == set.len() {
+        return topic.append_checked(set);
+    }
+    let before = share.bytes();
+    let mut stamped = Buffer::Small(Vec::new());
+    let taken = share.take(size).and_then(|()| stamped.grow(size));
+    taken.map_err(|_| code::UNKNOWN_SERVER_ERROR)?;
+    let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_millis();
+    message::stamp(set, now as i64, &mut stamped);
+    let appended = topic.append_checked(&mut stamped);
+    drop(stamped);
+    share.shrink_to(before);
+    appended
+}
+
+/// Lists offsets, for which it calls `walk` before it walks over the messages of a segment.
+fn list_offsets<T>(
+    version: i16,
+    topic: Result<Arc<Topic>, ErrorCode>,
+    p: &ListOffsetsPartition,
+    walk: impl FnMut() -> io::Result<T>,
+) -> ListedPartition {
+    let listed = topic.and_then(|topic| {
+        Ok(match p.timestamp {
+            LATEST => (-1, vec![topic.offsets()?.end]),
+            EARLIEST => (-1, vec![topic.offsets()?.start]),
+            time if version == 0 => (-1, topic.segments_until(time)?),
+            time => match topic.first_since(time, walk)? {
+                Some((offset, timestamp)) => (timestamp, vec![offset]),
+                None => (-1, Vec::new()),
+            },
+        })
+    });
+    let error_code = error_code(&listed);
+    let (timestamp, mut offsets) = listed.unwrap_or((-1, Vec::new()));
+    let offset = offsets.first().copied().unwrap_or(-1);
+    offsets.truncate(non_negative(p.max_num_offsets));
+    ListedPartition {
+        partition: p.partition,
+        error_code,
+        old_style_offsets: offsets,
+        timestamp,
+        offset,
     }
 }
 
 /// The answers for all topics of a request: one for each of their partitions.
 fn answers<'a, P, Q>(
     topics: Vec<TopicData<'a, P>>,
-    mut answer: impl FnMut(&str, P) -> Q,
+    mut answer: impl FnMut(&'a str, P) -> Q,
 ) -> Vec<TopicData<'a, Q>> {
     let topics = topics.into_iter().map(|TopicData { name, partitions }| {
         let partitions = partitions.into_iter().map(|p| answer(name, p)).collect();

@@ -1,6 +1,7 @@
 //! Sockets: accepts connections, as many as there is room for, and ends them.
 //!
-//! `connection` reads requests and writes responses, `answer` knows what a request is answered.
+//! `connection` reads requests and writes responses, `answer` knows what a request is answered, and `budget`
+//! how much memory all of them may take.
 //!
 //! | thread | waits for | ends when |
 //! |---|---|---|
@@ -10,20 +11,26 @@
 use std::collections::HashMap;
 use std::io;
 use std::mem;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, ThreadId};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use memmap2::MmapMut;
 
 use super::group_offsets::GroupOffsets;
 use super::log::{self, Log};
 use super::{Config, lock};
+use crate::account::{self, Account};
 use crate::error::{Error, Result};
+use budget::{Budget, OWN_BYTES};
 use connection::Connection;
 
 mod answer;
+mod budget;
+mod buffer;
 mod connection;
 #[cfg(test)]
 mod tests;
@@ -34,6 +41,12 @@ const STACK_BYTES: usize = 256 * 1024;
 /// How many file descriptors connections leave to the log: those that stay open, and those that
 /// are open for one operation.
 const SPARE_DESCRIPTORS: usize = log::MAX_OPEN + 16;
+
+/// How much address space connections leave beside the budget, of which a thousand may each take their own bytes.
+const SPARE_BYTES: usize = 1024 * OWN_BYTES;
+
+/// How many connections walk over messages at a time.
+const MAX_WALKS: usize = 8;
 
 /// How many more there have to be at the start: a chat's own connections have two each.
 const LEAST_CONNECTIONS: usize = 16;
@@ -58,6 +71,10 @@ struct Shared {
     log: Log,
     /// Locked during a commit, and for a look-up.
     group_offsets: Mutex<GroupOffsets>,
+    /// Memory for requests and responses.
+    budget: Budget,
+    /// How many connections can walk over messages, each with a message in memory and a file open.
+    walks: Budget,
     config: Arc<Config>,
     stopping: AtomicBool,
     /// Locked by the acceptor while it makes room for one more, by a
@@ -77,8 +94,8 @@ struct Running {
 impl Running {
     /// Makes the thread end once it has answered its current request.
     fn close(&self) {
-        let _ = self.connection.stream.shutdown(Shutdown::Both);
-        // A waiting fetch wakes up, and sees that its client is gone.
+        self.connection.close();
+        // A waiting fetch wakes up, and sees that.
         self.thread.thread().unpark();
     }
 }
@@ -96,6 +113,15 @@ impl Broker {
         let address = listener.local_addr().map_err(failed)?;
         // The caller may have made it non-blocking.
         listener.set_nonblocking(false).map_err(failed)?;
+        if !config.is_shared {
+            // Its own listener can be seen, unless none can: some kernels then find nothing, without an error.
+            let seen = account::of_listener(address).and_then(|owner| {
+                owner.ok_or_else(|| io::Error::other("the kernel does not show its socket"))
+            });
+            seen.map_err(|why| {
+                failed(why).hint("It cannot see which account connects. --shared admits all.")
+            })?;
+        }
         let config = Arc::new(config);
         let log = Log::open(dir, &address.to_string(), &config)?;
         let spare = spare_descriptors(&log, SPARE_DESCRIPTORS + LEAST_CONNECTIONS);
@@ -104,15 +130,31 @@ impl Broker {
                 .hint(log::TOO_FEW_DESCRIPTORS),
             false => failed(error),
         })?;
+        if !has_spare_memory(&config) {
+            let mebibytes = spare_memory(&config) >> 20;
+            let why = format!("it cannot reserve {mebibytes} MiB of memory");
+            let hint = "If its address space is limited, raise the limit: ulimit -v 200000";
+            return Err(Error::failed("cannot start the small broker", why).hint(hint));
+        }
         let offsets = dir.join("group-offsets");
+        // It is as old as the log.
+        if log.topic_count() > 0 && !offsets.exists() {
+            config.report.say(format!(
+                "{} is gone: lines that were read can count as unread again.",
+                offsets.display()
+            ));
+        }
         let group_offsets =
-            GroupOffsets::open(&offsets, config.max_group_offsets).map_err(|e| {
-                let doing = format_args!("cannot use {} for committed offsets", offsets.display());
-                Error::failed(doing, e)
-            })?;
+            GroupOffsets::open(&offsets, config.max_group_offset_bytes, &config.report);
+        let group_offsets = group_offsets.map_err(|e| {
+            let doing = format_args!("cannot use {} for committed offsets", offsets.display());
+            Error::failed(doing, e)
+        })?;
         let shared = Arc::new(Shared {
             log,
             group_offsets: Mutex::new(group_offsets),
+            budget: Budget::divided(config.max_memory, OWN_BYTES, config.request_timeout),
+            walks: Budget::new(MAX_WALKS, 0, config.request_timeout),
             config,
             stopping: AtomicBool::new(false),
             connections: Mutex::default(),
@@ -147,6 +189,8 @@ impl Drop for Broker {
     /// ended, and the address and the log are free for the next broker.
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
+        self.shared.budget.close();
+        self.shared.walks.close();
         let mut threads = Vec::new();
         loop {
             // Checked before the connections are, since the acceptor may be adding one just now.
@@ -177,6 +221,16 @@ fn spare_descriptors(log: &Log, count: usize) -> io::Result<()> {
     spare.map(drop)
 }
 
+/// How much memory must be free for requests and responses.
+fn spare_memory(config: &Config) -> usize {
+    config.max_memory + SPARE_BYTES
+}
+
+/// Whether that is free: an allocation that fails ends the process.
+fn has_spare_memory(config: &Config) -> bool {
+    MmapMut::map_anon(spare_memory(config)).is_ok()
+}
+
 impl Shared {
     fn accept(self: &Arc<Self>, listener: &TcpListener) {
         while !self.stopping.load(Ordering::SeqCst) {
@@ -190,13 +244,13 @@ impl Shared {
     }
 
     fn admit(self: &Arc<Self>, stream: TcpStream) -> io::Result<()> {
+        // Before a byte is read, and before another connection is closed to make room.
+        if !self.config.is_shared && !account::of_peer(&stream)?.is_some_and(Account::is_trusted) {
+            return Ok(());
+        }
         stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(self.config.request_timeout))?;
-        let connection = Arc::new(Connection {
-            stream,
-            idle_since: Mutex::new(Some(Instant::now())),
-            is_guest: AtomicBool::new(false),
-        });
+        stream.set_write_timeout(Some(self.tick()))?;
+        let connection = Arc::new(Connection::new(stream));
         // Locked until the connection is registered, so that it cannot end before.
         let Some(mut connections) = self.make_room() else {
             return Ok(());
@@ -221,20 +275,23 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes room for one more connection, if need be by closing the one that was idle for longest.
-    /// `None` if none is idle.
+    /// Makes room for one more connection, if need be by closing another: the first in the order of
+    /// [`Activity::rank`]. `None` if all are busy.
     fn make_room(&self) -> Option<MutexGuard<'_, HashMap<ThreadId, Running>>> {
+        let mut connections = lock(&self.connections);
+        let count = connections.len();
         let is_full = |connections: &mut HashMap<ThreadId, Running>| {
             let spare = spare_descriptors(&self.log, SPARE_DESCRIPTORS);
-            connections.len() >= self.config.max_connections || spare.is_err()
+            // The new one gets the memory of one that has ended, which the allocator keeps until then.
+            let is_short = || connections.len() >= count && !has_spare_memory(&self.config);
+            connections.len() >= self.config.max_connections || spare.is_err() || is_short()
         };
-        let mut connections = lock(&self.connections);
         if is_full(&mut connections) {
-            let idle = connections
+            let ranked = connections
                 .values()
-                .filter_map(|running| Some(((*lock(&running.connection.idle_since))?, running)));
-            let (_, longest) = idle.min_by_key(|(since, _)| *since)?;
-            longest.close();
+                .filter_map(|running| Some((lock(&running.connection.activity).rank()?, running)));
+            let (_, first) = ranked.min_by_key(|(rank, _)| *rank)?;
+            first.close();
             let waited = self
                 .ended
                 .wait_timeout_while(connections, END_TIMEOUT, is_full);

@@ -1,8 +1,8 @@
 //! One connection: a `KafkaClient` on its own thread, and calls to it with deadlines.
 
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use kafka::client::{GroupOffsetStorage, KafkaClient};
 use kafka::error::Error as KafkaError;
@@ -11,9 +11,6 @@ use super::errors::CallError;
 use crate::broker::identity;
 use crate::client::sentences::seconds;
 use crate::ending::spawn;
-
-/// How long the broker holds a fetch that finds nothing; a program can end between two fetches.
-pub(super) const LONG_POLL: Duration = Duration::from_millis(400);
 
 /// The most threads of one cluster. A chat has four connections; the others may be abandoned ones,
 /// each of which keeps its thread and its socket until crate `kafka` gives up, after 120 seconds.
@@ -39,8 +36,6 @@ impl Connection {
             let mut client = KafkaClient::new(vec![server]);
             client.set_client_id(identity::client_id().into());
             client.set_fetch_min_bytes(1);
-            // Fails only for a time that does not fit 32 bits of milliseconds.
-            let _ = client.set_fetch_max_wait_time(LONG_POLL);
             // A broker checks what is appended, and TCP what travels. librdkafka doesn't check it
             // again either, and here it would take longer than all else that reading does.
             client.set_fetch_crc_validation(false);
@@ -54,29 +49,57 @@ impl Connection {
         Ok(Connection { jobs })
     }
 
-    /// Runs `work` on the client, and waits at most `limit` for its result.
-    pub(super) fn call<T: Send + 'static>(
+    /// Starts to run `work` on the client, which may take at most `limit`.
+    pub(super) fn start<T: Send + 'static>(
         &self,
         limit: Duration,
         work: impl FnOnce(&mut KafkaClient) -> Result<T, KafkaError> + Send + 'static,
-    ) -> Result<T, CallError> {
-        let (tx, rx) = mpsc::sync_channel(1);
+    ) -> Call<T> {
+        let (tx, result) = mpsc::sync_channel(1);
         let job: Job = Box::new(move |client| {
             let _ = tx.send(work(client));
         });
-        // A failed send drops `tx`, which the next line sees.
+        // A failed send drops `tx`, which the wait for the result sees.
         let _ = self.jobs.send(job);
-        match rx.recv_timeout(limit) {
-            Ok(result) => result.map_err(CallError::from),
-            Err(RecvTimeoutError::Timeout) => Err(CallError::connection(format!(
-                "no answer within {}",
-                seconds(limit)
-            ))),
+        Call {
+            result,
+            limit,
+            deadline: Instant::now() + limit,
+        }
+    }
+}
+
+/// A call in progress.
+pub(super) struct Call<T> {
+    result: Receiver<Result<T, KafkaError>>,
+    limit: Duration,
+    deadline: Instant,
+}
+
+impl<T> Call<T> {
+    /// Waits for the result at most this long; `None` if it may still come.
+    pub(super) fn wait(&self, wait: Duration) -> Option<Result<T, CallError>> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        match self.result.recv_timeout(wait.min(left)) {
+            Ok(result) => Some(result.map_err(CallError::from)),
+            Err(RecvTimeoutError::Timeout) => {
+                (Instant::now() >= self.deadline).then(|| Err(self.timed_out()))
+            }
             // The thread panicked over the answer.
             Err(RecvTimeoutError::Disconnected) => {
-                Err(CallError::connection("the answer made no sense"))
+                Some(Err(CallError::connection("the answer made no sense")))
             }
         }
+    }
+
+    /// Waits for the result to the end.
+    pub(super) fn result(self) -> Result<T, CallError> {
+        let result = self.wait(self.limit);
+        result.unwrap_or_else(|| Err(self.timed_out()))
+    }
+
+    fn timed_out(&self) -> CallError {
+        CallError::connection(format!("no answer within {}", seconds(self.limit)))
     }
 }
 
@@ -98,8 +121,8 @@ mod tests {
         for _ in 0..3 * MAX_THREADS {
             if let Ok(connection) = open() {
                 let limit = Duration::from_millis(5);
-                let error = connection.call(limit, |client| client.load_metadata_all());
-                let error = error.unwrap_err();
+                let call = connection.start(limit, |client| client.load_metadata_all());
+                let error = call.result().unwrap_err();
                 assert!(matches!(error, CallError::Connection { .. }), "{error:?}");
                 abandoned += 1;
             }
@@ -122,7 +145,10 @@ mod tests {
         let server = silent.local_addr().unwrap().to_string();
         let connection = Connection::open(server, &Arc::default());
         let limit = Duration::from_millis(300);
-        let error = connection.and_then(|it| it.call(limit, |client| client.load_metadata_all()));
+        let error = connection.and_then(|it| {
+            let call = it.start(limit, |client| client.load_metadata_all());
+            call.result()
+        });
         let CallError::Connection { why, .. } = error.unwrap_err() else {
             panic!("not a connection error");
         };

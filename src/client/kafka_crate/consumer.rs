@@ -8,6 +8,7 @@ use kafka::client::FetchOffset;
 use kafka::client::fetch::Response;
 use kafka::error::KafkaCode;
 
+use super::connection::Call;
 use super::errors::CallError;
 use super::fetch::{FETCH_BYTES, MAX_FETCH_BYTES, ends_without_records, records};
 use super::topic_client::{FIRST_PAUSE, TopicClient};
@@ -15,11 +16,21 @@ use crate::client::position::{Fingerprint, Positions};
 use crate::client::{Consumer, Event, Offsets, Record, Start, needs_librdkafka};
 use crate::error::Result;
 
+/// How long the broker waits for records if it has none. No poll waits for that: a fetch goes on between two.
+const LONG_POLL: Duration = Duration::from_secs(8);
+
+/// The most compressed records that are reported together.
+const MAX_UNREADABLE: i64 = 1000;
+
 pub(super) struct KafkaCrateConsumer {
     client: TopicClient,
     positions: Positions,
     fetch_bytes: i32,
-    /// Fetched, and not all given yet, because `each` returned `Break`.
+    /// The size of the last batch that was compressed.
+    compressed_bytes: i32,
+    /// The fetch in progress.
+    fetching: Option<Call<Vec<Response>>>,
+    /// Fetched, and not all given yet: `each` returned `Break`, or an event comes first.
     pending: Vec<Response>,
     /// Not returned by a poll yet.
     events: Vec<Event>,
@@ -37,23 +48,74 @@ impl KafkaCrateConsumer {
             client,
             positions: Positions::new(offsets, start),
             fetch_bytes: FETCH_BYTES,
+            compressed_bytes: 0,
+            fetching: None,
             pending: Vec::new(),
             events: Vec::new(),
         })
     }
 
-    /// Fetches from all partitions, unless something fetched is still to be given.
-    fn fetch(&mut self) -> Result<(), CallError> {
+    /// Fetches from all partitions, unless something fetched is still to be given. Waits for that until `end`.
+    fn fetch(&mut self, end: Instant) -> Result<(), CallError> {
         if !self.pending.is_empty() {
             return Ok(());
         }
-        self.client.ensure_connected()?;
-        self.positions.set_partitions(&self.client.partitions);
-        self.pending = self
-            .client
-            .fetch(self.positions.offsets(), self.fetch_bytes)?;
-        self.events.extend(self.client.on_success());
+        let fetching = match self.fetching.take() {
+            Some(fetching) => fetching,
+            None => {
+                self.client.ensure_connected()?;
+                self.positions.set_partitions(&self.client.partitions);
+                // After a failure, any answer is news.
+                let max_wait = match self.client.has_failed() {
+                    true => Duration::ZERO,
+                    false => LONG_POLL,
+                };
+                let from = self.positions.offsets();
+                self.client.fetch(from, self.fetch_bytes, max_wait)?
+            }
+        };
+        let Some(fetched) = fetching.wait(end.saturating_duration_since(Instant::now())) else {
+            self.fetching = Some(fetching);
+            return Ok(());
+        };
+        self.pending = match self.client.settled(fetched) {
+            Err(CallError::Compressed) => self.fetch_readable()?,
+            Ok(fetched) if self.client.has_refused(&fetched) => self.fetch_readable()?,
+            fetched => fetched?,
+        };
         Ok(())
+    }
+
+    /// Fetches from each partition up to the first compressed record, and moves past such records.
+    fn fetch_readable(&mut self) -> Result<Vec<Response>, CallError> {
+        let mut all = Vec::new();
+        for (partition, start) in self.positions.offsets() {
+            let mut next = start;
+            while next - start < MAX_UNREADABLE {
+                let size = &mut self.compressed_bytes;
+                match self.client.fetch_readable(partition, next, size) {
+                    Ok(None) => next += 1,
+                    Ok(Some(fetched)) => {
+                        all.extend(fetched);
+                        break;
+                    }
+                    Err(CallError::Code(KafkaCode::OffsetOutOfRange)) if next == start => {
+                        self.reconcile(partition)?;
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            if next > start {
+                self.positions.skip_to(partition, next);
+                self.events.push(Event::Unreadable {
+                    topic: self.client.topic.clone(),
+                    partition,
+                    offsets: start..next,
+                });
+            }
+        }
+        Ok(all)
     }
 
     /// Gives what was fetched to `each`. Returns whether there was anything.
@@ -67,14 +129,23 @@ impl KafkaCrateConsumer {
         for record in records(&responses) {
             match record {
                 Err(error) => failed.push(error),
-                Ok(record) if self.positions.advance(&record) => {
+                Ok(record) => {
+                    if self.client.broker.is_small()
+                        && let Some(offsets) = self.positions.skip_gap(&record)
+                    {
+                        self.events.push(Event::Damaged { offsets });
+                        is_stopped = true;
+                        break;
+                    }
+                    if !self.positions.advance(&record) {
+                        continue;
+                    }
                     has_given = true;
                     is_stopped = each(record).is_break();
                     if is_stopped {
                         break;
                     }
                 }
-                Ok(_) => {}
             }
         }
         if is_stopped {
@@ -86,6 +157,9 @@ impl KafkaCrateConsumer {
                 CallError::Code(KafkaCode::OffsetOutOfRange) => self.reconcile(partition)?,
                 other => return Err(other),
             }
+        }
+        if !responses.is_empty() {
+            self.events.extend(self.client.on_success());
         }
         if has_given {
             self.fetch_bytes = FETCH_BYTES;
@@ -120,11 +194,15 @@ impl KafkaCrateConsumer {
         let end = self.client.offset(partition, FetchOffset::Latest)?;
         let event = self.positions.reconcile(partition, oldest..end, |offset| {
             let mut found = None;
-            self.client.read_again(partition, offset..end, |record| {
+            let again = self.client.read_again(partition, offset..end, |record| {
                 found = Some(Fingerprint::of(&record));
                 ControlFlow::Break(())
-            })?;
-            Ok::<_, CallError>(found)
+            });
+            match again {
+                // What was given was not compressed: it is another record.
+                Ok(()) | Err(CallError::Compressed) => Ok(found),
+                Err(error) => Err(error),
+            }
         })?;
         self.events.extend(event);
         Ok(())
@@ -139,7 +217,7 @@ impl Consumer for KafkaCrateConsumer {
     ) -> Result<Vec<Event>> {
         let end = Instant::now() + wait;
         loop {
-            match self.fetch().and_then(|()| self.give(each)) {
+            match self.fetch(end).and_then(|()| self.give(each)) {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(error) if error.is_fatal() => {
@@ -164,6 +242,10 @@ impl Consumer for KafkaCrateConsumer {
     }
 
     fn end_offsets(&mut self) -> Result<Offsets> {
+        // The broker would answer only after the fetch in progress.
+        if self.fetching.take().is_some() {
+            self.client.disconnect();
+        }
         self.client
             .retry_until_timeout(|client| client.offsets(FetchOffset::Latest))
     }

@@ -19,6 +19,8 @@ pub(super) enum CallError {
         why: String,
         hint: Option<&'static str>,
     },
+    /// A record is compressed, and nothing was read.
+    Compressed,
     /// Trying again can't help.
     Fatal(Error),
 }
@@ -42,6 +44,14 @@ impl CallError {
         )
     }
 
+    /// The small broker creates each topic that it is asked about, unless it can't.
+    pub(super) fn not_created(broker: &Broker, topic: &str) -> CallError {
+        CallError::Fatal(Error::failed(
+            format!("cannot use topic '{topic}' on {}", broker.server),
+            "the small broker could not create it; the program that runs it says why",
+        ))
+    }
+
     /// The cause, as half a sentence.
     pub(super) fn why(&self, broker: &Broker) -> String {
         match self {
@@ -51,6 +61,7 @@ impl CallError {
             }
             CallError::Code(code) => meaning(*code).into(),
             CallError::Connection { why, .. } => why.clone(),
+            CallError::Compressed => "a record is compressed".into(),
             CallError::Fatal(error) => error.to_string(),
         }
     }
@@ -65,7 +76,7 @@ impl CallError {
                     | KafkaCode::ClusterAuthorizationFailed
                     | KafkaCode::UnsupportedVersion
             ),
-            CallError::Connection { .. } => false,
+            CallError::Connection { .. } | CallError::Compressed => false,
             CallError::Fatal(_) => true,
         }
     }
@@ -98,13 +109,7 @@ impl From<KafkaError> for CallError {
             | KafkaError::TopicPartitionError {
                 error_code: code, ..
             } => CallError::Code(code),
-            KafkaError::UnsupportedCompression => CallError::Fatal(
-                Error::failed(
-                    "cannot read a message",
-                    "it is compressed, which this client can't read",
-                )
-                .hint("On a real Kafka, a build with the feature librdkafka reads it."),
-            ),
+            KafkaError::UnsupportedCompression => CallError::Compressed,
             KafkaError::ArcSelf(inner) => match &*inner {
                 KafkaError::Kafka(code) => CallError::Code(*code),
                 other => CallError::connection(other),

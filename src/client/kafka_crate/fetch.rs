@@ -1,12 +1,13 @@
 //! Fetches, and the records in their responses.
 
 use std::ops::{ControlFlow, Range};
+use std::time::Duration;
 
 use kafka::client::FetchPartition;
 use kafka::client::fetch::{Partition, Response};
-use kafka::error::Error as KafkaError;
+use kafka::error::{Error as KafkaError, KafkaCode};
 
-use super::connection::LONG_POLL;
+use super::connection::Call;
 use super::errors::CallError;
 use super::topic_client::{REQUEST_TIMEOUT, TopicClient};
 use crate::client::{Offsets, Record};
@@ -15,19 +16,37 @@ use crate::client::{Offsets, Record};
 pub(super) const FETCH_BYTES: i32 = 1 << 20;
 pub(super) const MAX_FETCH_BYTES: i32 = 1 << 28;
 
+/// How much longer than it may wait a fetch may take. Less than other requests: a broker that is silent for so long
+/// after a wait is asked again on another connection.
+const FETCH_GRACE: Duration = Duration::from_secs(2);
+
 impl TopicClient {
-    /// Fetches up to `max_bytes` of each partition, from these offsets on.
+    /// Starts to fetch up to `max_bytes` of each partition, from these offsets on. If there is nothing, the broker
+    /// waits for `max_wait`.
     pub(super) fn fetch(
         &mut self,
         from: Offsets,
         max_bytes: i32,
-    ) -> Result<Vec<Response>, CallError> {
+        max_wait: Duration,
+    ) -> Result<Call<Vec<Response>>, CallError> {
         let topic = self.topic.clone();
-        self.call(REQUEST_TIMEOUT + LONG_POLL, move |client| {
+        let limit = REQUEST_TIMEOUT.max(max_wait + FETCH_GRACE);
+        self.start(limit, move |client| {
+            client.set_fetch_max_wait_time(max_wait)?;
             client.fetch_messages(from.iter().map(|(&partition, &offset)| {
                 FetchPartition::new(&topic, partition, offset).with_max_bytes(max_bytes)
             }))
         })
+    }
+
+    /// As [`fetch`](Self::fetch), without a wait, to the end.
+    pub(super) fn fetch_now(
+        &mut self,
+        from: Offsets,
+        max_bytes: i32,
+    ) -> Result<Vec<Response>, CallError> {
+        let call = self.fetch(from, max_bytes, Duration::ZERO)?;
+        self.settled(call.result())
     }
 
     /// Reads these offsets of a partition again, as far as there are records, and gives each to
@@ -41,7 +60,8 @@ impl TopicClient {
         let mut size = FETCH_BYTES;
         while !offsets.is_empty() && size <= MAX_FETCH_BYTES {
             let before = offsets.start;
-            let responses = self.fetch(Offsets::from([(partition, before)]), size)?;
+            let from = Offsets::from([(partition, before)]);
+            let responses = self.fetch_now(from, size)?;
             for record in records(&responses) {
                 let record = record.map_err(|(_, error)| error)?;
                 if record.offset >= offsets.start {
@@ -80,6 +100,17 @@ pub(super) fn records(
             ..Record::default()
         });
         error.map(Err).into_iter().chain(records.map(Ok))
+    })
+}
+
+/// Whether some partition has an error that crate `kafka` does not know.
+pub(super) fn has_unknown_error(responses: &[Response]) -> bool {
+    partitions(responses).any(|part| {
+        let error = part.data().err().map(KafkaError::ArcSelf);
+        matches!(
+            error.map(CallError::from),
+            Some(CallError::Code(KafkaCode::Unknown))
+        )
     })
 }
 

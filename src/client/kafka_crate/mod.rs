@@ -9,13 +9,14 @@
 //!   partitions at first, so it is waited for (`topic_client`);
 //! - it cannot tell whether a batch was written when the acknowledgement is lost, so the log is read
 //!   back, and only what is missing is sent again (`producer`);
-//! - a record larger than a fetch comes back as no record, so the fetch is made larger (`consumer`).
+//! - a record larger than a fetch comes back as no record, so the fetch is made larger (`consumer`);
+//! - a compressed record spoils the whole fetch, so it is looked for, named, and left out (`compressed`).
 
+mod compressed;
 mod connection;
 mod consumer;
 mod errors;
 mod fetch;
-mod partitioner;
 mod producer;
 mod topic_client;
 
@@ -28,7 +29,9 @@ use kafka::client::CommitOffset;
 use self::consumer::KafkaCrateConsumer;
 use self::errors::CallError;
 use self::topic_client::{REQUEST_TIMEOUT, TopicClient};
-use super::{Cluster, Consumer, GroupOffsets, Offsets, Producer, Reports, Start, TakeOver};
+use super::{
+    Cluster, Consumer, GroupOffsets, Offsets, Partitioning, Producer, Reports, Start, TakeOver,
+};
 use crate::error::Result;
 use crate::name::Name;
 
@@ -46,11 +49,18 @@ struct Broker {
     server: String,
     /// For the small broker alone.
     take_over: Option<Weak<dyn Fn() -> Result<()> + Send + Sync>>,
+    /// The identity of the small broker's log.
+    log_id: Option<u32>,
     /// Each connection's thread has a clone, which counts it.
     threads: Arc<()>,
 }
 
 impl Broker {
+    /// Whether it is the small broker, which is all that this client serves beside librdkafka.
+    fn is_small(&self) -> bool {
+        self.take_over.is_some() || self.log_id.is_some()
+    }
+
     /// Makes sure that the small broker runs, before a new connection.
     fn take_over(&self) -> Result<(), CallError> {
         let Some(take_over) = &self.take_over else {
@@ -58,15 +68,24 @@ impl Broker {
         };
         let take_over = take_over.upgrade();
         let take_over = take_over.ok_or_else(|| CallError::connection("this program is ending"))?;
-        take_over().map_err(CallError::connection)
+        take_over().map_err(|error| match error.is_denied() {
+            true => CallError::Fatal(error),
+            false => CallError::connection(error),
+        })
     }
 }
 
 impl KafkaCrateCluster {
-    pub(super) fn new(server: String, take_over: Option<TakeOver>) -> KafkaCrateCluster {
+    /// For a small broker, `log_id` is the identity of its log.
+    pub(super) fn new(
+        server: String,
+        take_over: Option<TakeOver>,
+        log_id: Option<u32>,
+    ) -> KafkaCrateCluster {
         let broker = Broker {
             server,
             take_over: take_over.as_ref().map(Arc::downgrade),
+            log_id,
             threads: Arc::default(),
         };
         KafkaCrateCluster {
@@ -81,6 +100,7 @@ impl Cluster for KafkaCrateCluster {
         &self,
         sender: &Name,
         topic: &Name,
+        _always_fixed: Partitioning,
         delivery_timeout: Duration,
         reports: Reports,
     ) -> Result<Box<dyn Producer>> {
@@ -98,6 +118,17 @@ impl Cluster for KafkaCrateCluster {
             broker: Arc::clone(&self.broker),
             clients: BTreeMap::new(),
         }))
+    }
+
+    #[cfg(feature = "librdkafka")]
+    fn reader(&self) -> Box<dyn Cluster> {
+        super::librdkafka::small_broker(self.broker.server.clone(), self.broker.log_id)
+    }
+
+    #[cfg(not(feature = "librdkafka"))]
+    fn reader(&self) -> Box<dyn Cluster> {
+        let server = self.broker.server.clone();
+        Box::new(KafkaCrateCluster::new(server, None, self.broker.log_id))
     }
 }
 
@@ -153,7 +184,7 @@ mod tests {
             let _held = &held;
             Ok(())
         });
-        let cluster = KafkaCrateCluster::new("127.0.0.1:1".into(), Some(take_over));
+        let cluster = KafkaCrateCluster::new("127.0.0.1:1".into(), Some(take_over), None);
         let open = TopicClient::new(&cluster.broker, &"bob".parse().unwrap());
         assert!(open.broker.take_over().is_ok());
         drop(cluster);

@@ -9,8 +9,9 @@ use kafka::client::{FetchOffset, ProduceMessage, RequiredAcks};
 use kafka::error::KafkaCode;
 
 use super::errors::CallError;
-use super::partitioner::partition_for;
 use super::topic_client::{REQUEST_TIMEOUT, TopicClient};
+use crate::broker::lock;
+use crate::client::partitioner::partition_for;
 use crate::client::reports::ReportRun;
 use crate::client::{MAX_RECORD_BYTES, Producer, Report, Reports, sentences};
 use crate::ending::spawn;
@@ -119,13 +120,9 @@ struct Filling {
 }
 
 impl Queue {
-    fn lock(&self) -> MutexGuard<'_, Filling> {
-        self.filling.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn wait_while(&self, condition: impl FnMut(&mut Filling) -> bool) -> MutexGuard<'_, Filling> {
         self.changed
-            .wait_while(self.lock(), condition)
+            .wait_while(lock(&self.filling), condition)
             .unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -155,12 +152,12 @@ impl Queue {
     }
 
     fn close(&self) {
-        self.lock().is_closed = true;
+        lock(&self.filling).is_closed = true;
         self.changed.notify_all();
     }
 
     fn is_closed(&self) -> bool {
-        self.lock().is_closed
+        lock(&self.filling).is_closed
     }
 }
 
@@ -211,6 +208,11 @@ impl Delivery {
                     KafkaCode::RequestTimedOut | KafkaCode::NotEnoughReplicasAfterAppend,
                 ) => {
                     let error = CallError::several_brokers(&self.client.topic);
+                    return self.give_up(batch, range, error);
+                }
+                _ if error.is_fatal() && is_ambiguous => {
+                    let error = error.into_error(&self.client.broker, &self.client.topic);
+                    let error = CallError::Fatal(error.may_have_arrived());
                     return self.give_up(batch, range, error);
                 }
                 _ if error.is_fatal() => return self.give_up(batch, range, error),
@@ -361,7 +363,7 @@ mod tests {
     use super::*;
     use crate::broker::{Broker, Config};
     use crate::client::kafka_crate::KafkaCrateCluster;
-    use crate::client::{Cluster, DELIVERY_TIMEOUT};
+    use crate::client::{Cluster, DELIVERY_TIMEOUT, Partitioning};
 
     #[test]
     fn a_closed_queue_gives_no_batch_even_if_lines_wait() {
@@ -376,11 +378,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let broker = Broker::start(listener, dir.path(), Config::default()).unwrap();
-        let cluster = KafkaCrateCluster::new(broker.address().to_string(), None);
+        let cluster = KafkaCrateCluster::new(broker.address().to_string(), None, None);
         let (alice, bob) = ("alice".parse().unwrap(), "bob".parse().unwrap());
         let (tx, rx) = mpsc::channel::<Report>();
         let mut producer = cluster
-            .producer(&alice, &bob, DELIVERY_TIMEOUT, Reports::to(tx))
+            .producer(
+                &alice,
+                &bob,
+                Partitioning::ByKey,
+                DELIVERY_TIMEOUT,
+                Reports::to(tx),
+            )
             .unwrap();
         producer.send(1, b"delivered");
         let report = rx.recv_timeout(DELIVERY_TIMEOUT).unwrap();

@@ -1,6 +1,7 @@
 //! Requests about one topic, over a connection that is replaced when it breaks.
 
 use std::collections::BTreeSet;
+use std::slice;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,8 +10,9 @@ use kafka::client::{FetchOffset, KafkaClient};
 use kafka::error::{Error as KafkaError, KafkaCode};
 
 use super::Broker;
-use super::connection::Connection;
+use super::connection::{Call, Connection};
 use super::errors::CallError;
+use crate::broker::identity;
 use crate::client::{Event, Offsets, probe, sentences};
 use crate::error::Result;
 use crate::name::Name;
@@ -97,7 +99,7 @@ impl TopicClient {
     }
 
     /// Connects unless it is, and looks up the topic's partitions, which creates a missing topic if
-    /// the broker is set to.
+    /// the broker is set to. Fails if a small broker has another log than before.
     fn connect(&mut self) -> Result<(), CallError> {
         if self.connection.is_none() {
             self.broker.take_over()?;
@@ -107,15 +109,32 @@ impl TopicClient {
             self.refresh_at = Instant::now();
         }
         let topic = self.topic.clone();
-        let found: Vec<(i32, Option<String>)> = self.call(REQUEST_TIMEOUT, move |client| {
+        let (found, nodes) = self.call(REQUEST_TIMEOUT, move |client| {
             client.load_metadata(&[&topic])?;
             let topics = client.topics();
-            let partitions = topics.partitions(&topic);
-            let leaders = partitions.iter().flat_map(|all| all.iter());
-            Ok(leaders
-                .map(|p| (p.id(), p.leader().map(|leader| leader.host().to_string())))
-                .collect())
+            let (mut found, mut nodes) = (Vec::new(), Vec::new());
+            for partition in topics.partitions(&topic).iter().flat_map(|all| all.iter()) {
+                let leader = partition.leader();
+                nodes.extend(leader.map(|it| it.id()));
+                found.push((partition.id(), leader.map(|it| it.host().to_string())));
+            }
+            Ok((found, nodes))
         })?;
+        if let Some(log_id) = self.broker.log_id
+            && let Some(node) = nodes.iter().find(|it| **it != identity::node_id(log_id))
+        {
+            let server = &self.broker.server;
+            // A Kafka can have a node 0, too.
+            let ask = || probe::ask(slice::from_ref(server), REQUEST_TIMEOUT);
+            let is_earlier = *node == 0 && ask().is_ok_and(|it| it.is_small_broker());
+            return Err(CallError::Fatal(match is_earlier {
+                true => sentences::earlier_broker(server),
+                false => sentences::other_log(server),
+            }));
+        }
+        if found.is_empty() && self.broker.is_small() {
+            return Err(CallError::not_created(&self.broker, &self.topic));
+        }
         let leader = only_leader(&self.topic, &found)?;
         if self.leader.as_ref() != Some(leader) {
             self.check_advertised(leader)?;
@@ -124,6 +143,11 @@ impl TopicClient {
         self.partitions = found.iter().map(|(partition, _)| *partition).collect();
         self.refresh_at = Instant::now() + METADATA_AGE;
         Ok(())
+    }
+
+    /// Under which address the broker that leads the topic was reached.
+    pub(super) fn leader(&self) -> &str {
+        self.leader.as_ref().unwrap_or(&self.broker.server)
     }
 
     /// Fails if the broker advertises an address that can't be reached: crate kafka would try it for
@@ -145,10 +169,23 @@ impl TopicClient {
         limit: Duration,
         work: impl FnOnce(&mut KafkaClient) -> Result<T, KafkaError> + Send + 'static,
     ) -> Result<T, CallError> {
-        let Some(connection) = &self.connection else {
-            return Err(CallError::connection("not connected"));
-        };
-        let result = connection.call(limit, work);
+        let call = self.start(limit, work)?;
+        self.settled(call.result())
+    }
+
+    /// Starts to run `work` on the connection.
+    pub(super) fn start<T: Send + 'static>(
+        &mut self,
+        limit: Duration,
+        work: impl FnOnce(&mut KafkaClient) -> Result<T, KafkaError> + Send + 'static,
+    ) -> Result<Call<T>, CallError> {
+        let connection = self.connection.as_ref();
+        let connection = connection.ok_or_else(|| CallError::connection("not connected"))?;
+        Ok(connection.start(limit, work))
+    }
+
+    /// The result of a call. The connection is dropped if it broke or did not answer in time.
+    pub(super) fn settled<T>(&mut self, result: Result<T, CallError>) -> Result<T, CallError> {
         if let Err(CallError::Connection { .. }) = &result {
             self.connection = None;
         }
@@ -187,6 +224,11 @@ impl TopicClient {
         let left = end.saturating_duration_since(Instant::now());
         thread::sleep(pause.min(LONGEST_PAUSE).min(left));
         is_news.then_some(event)
+    }
+
+    /// Whether the last call has failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failures > 0
     }
 
     /// A call has succeeded: returns an event if an outage was reported before.

@@ -3,31 +3,29 @@
 use std::ops::ControlFlow;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Weak};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use rdkafka::config::ClientConfig;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::Offset;
 
 use super::LibrdkafkaCluster;
-use super::errors::{failed, failed_by_code};
+use super::clients::{Clients, NotRead, record};
+use super::errors::failed_by_code;
 use super::headers::headers;
-use super::reader::ReadClient;
-use super::topic::{ANSWER_TIMEOUT, TopicRequests, list};
-use crate::client::position::{Fingerprint, Positions};
+use super::topic::{ANSWER_TIMEOUT, TopicRequests};
+use crate::client::position::Positions;
+use crate::client::sentences;
 use crate::client::{Consumer, Event, Offsets, Record, Start};
 use crate::error::{Error, Result};
 use crate::name::Name;
 
 /// How often the topic's partitions are looked up …
-const METADATA_AGE: Duration = Duration::from_secs(5);
+const METADATA_AGE: Duration = Duration::from_secs(9);
 /// … and while the cluster is away, or the log does not have the position.
 const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long such a look may take. A broker may hold a fetch for half a second, and answers after it.
+/// How long such a look may take.
 const LOOK_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// How long the cluster may give no answer before a new client tries to get one.
@@ -39,32 +37,22 @@ const POLL_RECORDS: usize = 10_000;
 type WeakTakeOver = Weak<dyn Fn() -> Result<()> + Send + Sync>;
 
 pub(super) struct LibrdkafkaConsumer {
-    config: ClientConfig,
-    reader: ReadClient,
+    clients: Clients,
     requests: TopicRequests,
     events: Receiver<Event>,
     positions: Positions,
-    /// Reading has begun, with the first poll: from then on a broker answers other requests only
-    /// after each fetch, which it may hold for half a second.
-    is_assigned: bool,
     /// Starts the small broker again where its host has ended. Weak, as the broker ends with the cluster.
     take_over: Option<WeakTakeOver>,
     /// The log of some partition no longer has the offset that is to be read next.
     is_out_of_range: bool,
     /// The topic was created again, and the old one is still assigned.
     is_recreated: bool,
-    /// At the last look, librdkafka took the cluster's answer for outdated.
+    /// The reader takes the cluster's answers for outdated.
     is_outdated: bool,
+    last_record: Instant,
     last_refresh: Instant,
     /// The first of the looks, without a break, that were not answered.
     unanswered_since: Option<Instant>,
-}
-
-/// A record could not be read again.
-enum NotRead {
-    /// No answer came in time.
-    Unanswered,
-    Failed(Error),
 }
 
 impl LibrdkafkaConsumer {
@@ -77,48 +65,67 @@ impl LibrdkafkaConsumer {
         let (tx, events) = mpsc::channel();
         // Nobody listens any more once the consumer is dropped.
         let status = cluster.status(move |event| drop(tx.send(event)));
-        let config = LibrdkafkaCluster::following_topic(cluster.reader_config());
-        let reader = ReadClient::create(&config, &status)?;
+        let clients = Clients::new(cluster, &status)?;
+        let reader = &clients.reader;
         let doing = format!("cannot read topic {topic} at {}", status.servers());
         let pause = |pause| drop(reader.serve(pause));
         let requests = TopicRequests::new(&status, doing, topic, reader.client(), &pause)
             .map_err(|error| cluster.explain(&status, topic, error))?;
         let offsets = match start {
-            Start::Latest => requests.list_offsets(&reader, Offset::End, &pause),
-            Start::Since(time) => requests.offsets_since(&reader, time, &pause),
-            Start::Earliest | Start::At(_) => {
-                requests.list_offsets(&reader, Offset::Beginning, &pause)
-            }
+            Start::Latest => requests.list_offsets(reader, Offset::End),
+            Start::Since(time) => requests.offsets_since(reader, time),
+            Start::Earliest | Start::At(_) => requests.list_offsets(reader, Offset::Beginning),
         }?;
+        if status.is_another_log() {
+            return Err(sentences::other_log(&status.servers()));
+        }
         status.on_started();
         Ok(LibrdkafkaConsumer {
-            config,
-            reader,
+            clients,
             requests,
             events,
             positions: Positions::new(offsets, start),
-            is_assigned: false,
             take_over: cluster.take_over.as_ref().map(Arc::downgrade),
             is_out_of_range: false,
             is_recreated: false,
             is_outdated: false,
+            last_record: Instant::now(),
             last_refresh: Instant::now(),
             unanswered_since: None,
         })
     }
 
-    /// Starts reading at the position of each partition, or does so again.
-    fn assign(&mut self) -> Result<()> {
-        assign(&self.reader, &self.requests, &self.positions.offsets())?;
-        self.is_assigned = true;
-        Ok(())
+    /// Reads on at the position of each partition, with a new client.
+    fn read_on(&mut self) -> Result<()> {
+        let (offsets, is_patient) = (self.positions.offsets(), self.may_be_patient());
+        self.clients.read_on(&self.requests, &offsets, is_patient)
+    }
+
+    /// Whether one long fetch after another delays nothing.
+    ///
+    /// librdkafka has one fetch in progress at each broker. With several partitions, one that is left out of it
+    /// for a moment, because enough of its records are queued, waits for its end.
+    fn may_be_patient(&self) -> bool {
+        self.requests.leaders.len() == 1 && self.last_record.elapsed() >= METADATA_AGE
+    }
+
+    /// Starts the small broker again if its host has ended. If that fails, the cluster stays away, and the next
+    /// refresh tries again; it is an error only if another account serves there that may not be used.
+    fn take_over(&self) -> Result<()> {
+        let take_over = self.take_over.as_ref().and_then(Weak::upgrade);
+        match take_over.map_or(Ok(()), |take_over| take_over()) {
+            Err(error) if error.is_denied() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Looks now and then whether a lost cluster is back, which partitions there are, and where
     /// a log continues that does not have the position. Returns positions that were moved.
     fn refresh(&mut self) -> Result<Vec<Event>> {
-        self.is_recreated |= self.requests.status.take_recreated();
-        let is_urgent = self.requests.status.is_away()
+        self.is_recreated |= self.requests.status.topic().take_recreated();
+        self.is_outdated |= self.requests.status.topic().take_outdated();
+        let is_away = self.requests.status.is_away();
+        let is_urgent = is_away
             || self.is_out_of_range
             || self.is_recreated
             || self.is_outdated
@@ -131,79 +138,72 @@ impl LibrdkafkaConsumer {
             return Ok(Vec::new());
         }
         self.last_refresh = Instant::now();
-        if self.requests.status.is_away()
-            && let Some(take_over) = self.take_over.as_ref().and_then(Weak::upgrade)
-        {
-            // If that fails, the cluster stays away, and the next refresh tries again.
-            _ = take_over();
+        if is_away {
+            self.take_over()?;
         }
-        if !self.requests.refresh(&self.reader, LOOK_TIMEOUT) {
+        let leaders = self.requests.leaders.clone();
+        if !self.requests.refresh(self.clients.asker()?, LOOK_TIMEOUT) {
             let since = *self.unanswered_since.get_or_insert(self.last_refresh);
             if since.elapsed() >= REPLACE_AFTER {
-                self.replace()?;
+                // The clients may have forgotten their brokers, as a [producer's](super::producer) may.
+                self.unanswered_since = None;
+                self.clients.asker = None;
+                self.read_on()?;
             }
             return Ok(Vec::new());
         }
         self.unanswered_since = None;
         // The look itself may have shown it.
-        self.is_recreated |= self.requests.status.take_recreated();
+        self.is_recreated |= self.requests.status.topic().take_recreated();
         if self.is_recreated {
             return self.restart();
         }
-        // One broker may lag behind for a moment. If it is always so, the topic is another one.
-        let was_outdated =
-            std::mem::replace(&mut self.is_outdated, self.requests.status.take_outdated());
-        if was_outdated && self.is_outdated {
-            self.replace()?;
+        let existing = self.requests.partitions();
+        self.positions.set_partitions(&existing);
+        if self.is_out_of_range {
+            return self.reconcile();
         }
-        let existing = self.requests.leaders.keys().copied().collect();
-        if self.positions.set_partitions(&existing) {
-            self.assign()?;
+        // The reader notices a leader that hangs only at the end of its fetch, and after an outage it may have
+        // forgotten its brokers.
+        if leaders != self.requests.leaders
+            || is_away
+            || std::mem::take(&mut self.is_outdated)
+            || self.may_be_patient() && !self.clients.is_patient
+        {
+            self.read_on()?;
         }
-        match self.is_out_of_range {
-            true => self.reconcile(),
-            false => Ok(Vec::new()),
-        }
+        // What the clients have called back by now is older than the answer.
+        self.clients.serve_asker();
+        self.requests.status.on_answer();
+        Ok(Vec::new())
     }
 
-    /// Goes on at the beginning of the new topic, with a new client. If the cluster does not answer, the next
-    /// refresh tries again.
+    /// Goes on at the beginning of the new topic. If the cluster does not answer, the next refresh tries again.
     fn restart(&mut self) -> Result<Vec<Event>> {
-        let reader = ReadClient::create(&self.config, &self.requests.status)?;
-        if !self.requests.refresh(&reader, ANSWER_TIMEOUT) {
-            return Ok(Vec::new());
-        }
+        let asker = self.clients.asker()?;
         let answer = self
             .requests
-            .ask_offsets(&reader, Offset::End, ANSWER_TIMEOUT);
+            .ask_offsets(asker, Offset::End, ANSWER_TIMEOUT);
         let Some(ends) = self.requests.settled(answer)? else {
             return Ok(Vec::new());
         };
         self.is_recreated = false;
+        self.is_outdated = false;
         self.is_out_of_range = false;
-        self.reader = reader;
         let start = ends.keys().map(|&partition| (partition, 0)).collect();
         self.positions = Positions::new(start, Start::Earliest);
-        self.assign()?;
+        self.read_on()?;
         let topic = self.requests.topic.clone();
         Ok(vec![Event::Recreated { topic, ends }])
-    }
-
-    /// Goes on with a new client: this one may have forgotten its brokers, as a
-    /// [producer's](super::producer) may.
-    fn replace(&mut self) -> Result<()> {
-        self.unanswered_since = None;
-        self.is_outdated = false;
-        self.reader = ReadClient::create(&self.config, &self.requests.status)?;
-        self.assign()
     }
 
     /// Moves the positions that the log does not have. If the cluster can't say for now where to, the
     /// next refresh asks again.
     fn reconcile(&mut self) -> Result<Vec<Event>> {
+        let asker = self.clients.asker()?;
         let timeout = RECONNECT_INTERVAL / 2;
         let ask = |which| {
-            let answer = self.requests.ask_offsets(&self.reader, which, timeout);
+            let answer = self.requests.ask_offsets(asker, which, timeout);
             self.requests.settled(answer)
         };
         let (Some(oldest), Some(ends)) = (ask(Offset::Beginning)?, ask(Offset::End)?) else {
@@ -215,15 +215,15 @@ impl LibrdkafkaConsumer {
             let Some(&end) = ends.get(&partition) else {
                 continue;
             };
-            let (reader, requests) = (&self.reader, &self.requests);
-            let read = |offset| read_again(reader, requests, partition, offset);
+            let (clients, requests) = (&self.clients, &self.requests);
+            let read = |offset| clients.read_again(requests, partition, offset);
             match self.positions.reconcile(partition, start..end, read) {
                 Ok(event) => moved.extend(event),
                 Err(NotRead::Unanswered) => self.is_out_of_range = true,
                 Err(NotRead::Failed(error)) => return Err(error),
             }
         }
-        self.assign()?;
+        self.read_on()?;
         Ok(moved)
     }
 
@@ -232,12 +232,22 @@ impl LibrdkafkaConsumer {
     fn skip_to_end(&mut self, partition: i32) {
         // The offset that librdkafka itself has come to; the broker's answer would be too late, as
         // there may be more records by then. It has none where nothing came since the assignment.
-        if let Ok(list) = self.reader.position()
+        if let Ok(list) = self.clients.reader.position()
             && let Some(found) = list.find_partition(&self.requests.topic, partition)
             && let Offset::Offset(passed) = found.offset()
         {
             self.positions.skip_to(partition, passed);
         }
+    }
+
+    /// Fails if the small broker serves another log now, or another account does that may not be used.
+    fn check_log(&self) -> Result<()> {
+        let status = &self.requests.status;
+        if !status.is_another_log() {
+            return Ok(());
+        }
+        self.take_over()?;
+        Err(sentences::other_log(&status.servers()))
     }
 
     /// Handles an error that came in place of a record.
@@ -271,17 +281,20 @@ impl Consumer for LibrdkafkaConsumer {
         let end = Instant::now() + wait;
         let mut left = wait;
         let mut given = 0;
-        if !self.is_assigned {
-            self.assign()?;
-        }
+        self.clients
+            .begin(&self.requests, &self.positions.offsets())?;
+        self.clients.serve_asker();
         self.requests.status.report_lasting();
+        self.check_log()?;
         let moved = self.refresh()?;
+        self.check_log()?;
         if !moved.is_empty() {
             return Ok(self.events.try_iter().chain(moved).collect());
         }
         while given < POLL_RECORDS {
-            match self.reader.poll(left) {
+            match self.clients.reader.poll(left) {
                 Some(Ok(message)) => {
+                    self.check_log()?;
                     let headers = headers(&message);
                     let record = Record {
                         headers: &headers,
@@ -298,6 +311,7 @@ impl Consumer for LibrdkafkaConsumer {
                     }
                 }
                 Some(Err(error)) => {
+                    self.check_log()?;
                     match error {
                         KafkaError::PartitionEOF(partition) => self.skip_to_end(partition),
                         error => self.handle(error.rdkafka_error_code().unwrap_or(Code::Fail))?,
@@ -309,6 +323,7 @@ impl Consumer for LibrdkafkaConsumer {
         }
         if given > 0 {
             self.requests.status.on_answer();
+            self.last_record = Instant::now();
         }
         Ok(self.events.try_iter().collect())
     }
@@ -318,48 +333,10 @@ impl Consumer for LibrdkafkaConsumer {
     }
 
     fn end_offsets(&mut self) -> Result<Offsets> {
-        // Handling callbacks meanwhile, by polling, would lose records.
-        let pause = thread::sleep;
-        self.requests
-            .list_offsets(&self.reader, Offset::End, &pause)
-    }
-}
-
-fn assign(reader: &ReadClient, requests: &TopicRequests, offsets: &Offsets) -> Result<()> {
-    list(&requests.topic, offsets)
-        .and_then(|list| reader.assign(&list))
-        .map_err(|error| failed(&requests.doing, &error))
-}
-
-/// Reads the first record at `offset` or later, for which this partition alone is assigned.
-fn read_again(
-    reader: &ReadClient,
-    requests: &TopicRequests,
-    partition: i32,
-    offset: i64,
-) -> Result<Option<Fingerprint>, NotRead> {
-    let from = Offsets::from([(partition, offset)]);
-    assign(reader, requests, &from).map_err(NotRead::Failed)?;
-    let start = Instant::now();
-    while start.elapsed() < ANSWER_TIMEOUT {
-        match reader.poll(RECONNECT_INTERVAL / 2) {
-            Some(Ok(it)) if it.partition() == partition && it.offset() >= offset => {
-                return Ok(Some(Fingerprint::of(&record(&it))));
-            }
-            Some(Err(KafkaError::PartitionEOF(at))) if at == partition => return Ok(None),
-            _ => {}
-        }
-    }
-    Err(NotRead::Unanswered)
-}
-
-fn record<'a>(message: &'a BorrowedMessage<'_>) -> Record<'a> {
-    Record {
-        partition: message.partition(),
-        offset: message.offset(),
-        timestamp: message.timestamp().to_millis(),
-        key: message.key(),
-        value: message.payload(),
-        headers: &[],
+        let ends = self
+            .requests
+            .list_offsets(self.clients.asker()?, Offset::End)?;
+        self.check_log()?;
+        Ok(ends)
     }
 }

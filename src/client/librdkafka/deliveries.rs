@@ -18,12 +18,11 @@ use crate::client::reports::ReportRun;
 use crate::client::{Offsets, Reports, sentences};
 use crate::error::Error;
 
-/// A line smaller than this that is refused as too large was in a batch that is: librdkafka's batches
-/// have at most 1,000,000 bytes, and it does not split one that is refused.
-const SMALL_LINE_BYTES: usize = 500_000;
-
 /// How long one wait for reports takes, while lines are taken back.
 const POLL_TIME: Duration = Duration::from_millis(1);
+
+/// How often lines are taken out of the queue meanwhile: a batch that is tried again returns to it.
+const PURGE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A client that lines are handed to.
 pub(super) type Base = BaseProducer<Context<Arc<Deliveries>>>;
@@ -44,8 +43,14 @@ struct Gathered {
     acknowledged: u64,
     /// The offset after the last of them, by partition.
     ends: Offsets,
-    /// The lines that are taken back from a client, while they are.
-    taken_back: Option<Vec<Unsettled>>,
+    /// Lines that a client gave back without an outcome.
+    returned: Vec<Unsettled>,
+    /// The lines of a batch that was refused as too large.
+    refused: Vec<Unsettled>,
+    /// The topic may not be written to.
+    is_denied: bool,
+    /// Since when some of the returned lines are without a partition.
+    stranded_since: Option<Instant>,
 }
 
 impl Deliveries {
@@ -57,7 +62,10 @@ impl Deliveries {
                 run: ReportRun::new(reports),
                 acknowledged: 0,
                 ends: Offsets::new(),
-                taken_back: None,
+                returned: Vec::new(),
+                refused: Vec::new(),
+                is_denied: false,
+                stranded_since: None,
             }),
         }
     }
@@ -91,16 +99,60 @@ impl Deliveries {
     /// Takes all lines without an outcome back from `producer`. Returns them in their order, and the offset after
     /// the last line that was acknowledged, by partition.
     pub(super) fn take_back(&self, producer: &Base) -> (Vec<Unsettled>, Offsets) {
-        lock(&self.gathered).taken_back = Some(Vec::new());
-        producer.purge(PurgeConfig::default().queue().inflight());
-        let end = Instant::now() + ANSWER_TIMEOUT;
-        while producer.in_flight_count() > 0 && Instant::now() < end {
-            producer.poll(POLL_TIME);
-        }
+        self.drain(producer, PurgeConfig::default().queue().inflight());
         let mut gathered = lock(&self.gathered);
-        let mut lines = gathered.taken_back.take().unwrap_or_default();
+        let mut lines = gathered.take_returned();
         lines.sort_by_key(|it| it.line);
         (lines, gathered.ends.clone())
+    }
+
+    /// Waits until a producer that has stopped has no line any more: the broker may be about to answer for some.
+    pub(super) fn wait_for_last(&self, producer: &Base) {
+        self.drain(producer, PurgeConfig::default().queue());
+    }
+
+    fn drain(&self, producer: &Base, what: PurgeConfig) {
+        producer.purge(what);
+        let mut purged = Instant::now();
+        let end = purged + ANSWER_TIMEOUT;
+        while producer.in_flight_count() > 0 && Instant::now() < end {
+            producer.poll(POLL_TIME);
+            if purged.elapsed() >= PURGE_INTERVAL {
+                producer.purge(what);
+                purged = Instant::now();
+            }
+        }
+    }
+
+    /// Keeps lines that a client does not take now, for the next one.
+    pub(super) fn put_back(&self, lines: impl IntoIterator<Item = Unsettled>) {
+        lock(&self.gathered).returned.extend(lines);
+    }
+
+    /// Whether a batch was refused as too large.
+    pub(super) fn has_refused(&self) -> bool {
+        !lock(&self.gathered).refused.is_empty()
+    }
+
+    /// The lines of a batch that was refused as too large.
+    pub(super) fn take_refused(&self) -> Vec<Unsettled> {
+        std::mem::take(&mut lock(&self.gathered).refused)
+    }
+
+    /// Whether a line was refused because the topic may not be written to, since the last call.
+    pub(super) fn take_denied(&self) -> bool {
+        std::mem::take(&mut lock(&self.gathered).is_denied)
+    }
+
+    /// Since when lines have been without a partition: the topic was created again, with fewer.
+    pub(super) fn stranded_since(&self) -> Option<Instant> {
+        lock(&self.gathered).stranded_since
+    }
+
+    /// A client has stopped for good, or nobody takes its lines any more: gives up those that it gave back.
+    pub(super) fn fail_returned(&self, code: Code, status: &ClusterStatus) {
+        let lines = lock(&self.gathered).take_returned();
+        self.fail_all(lines, &self.reason(code, status));
     }
 
     /// Lines were given up, for which `why` holds.
@@ -111,30 +163,27 @@ impl Deliveries {
         }
     }
 
-    /// A line that has `bytes` bytes with its key was given up.
-    pub(super) fn fail(
-        &self,
-        line: u64,
-        value: &[u8],
-        bytes: usize,
-        code: Code,
-        status: &ClusterStatus,
-    ) {
-        let why = match code {
-            Code::MessageSizeTooLarge if bytes < SMALL_LINE_BYTES => Error::too_large().hint(
-                "The line is not large, its batch may be: -X batch.size=BYTES makes batches smaller.",
-            ),
-            Code::MessageSizeTooLarge => Error::too_large(),
+    /// A line was given up.
+    pub(super) fn fail(&self, line: u64, value: &[u8], why: Error) {
+        lock(&self.gathered).run.failed(line, value, why);
+    }
+
+    /// Why a line was given up.
+    pub(super) fn reason(&self, code: Code, status: &ClusterStatus) -> Error {
+        match code {
             Code::MessageTimedOut => {
                 let cause = status.cause();
                 sentences::not_acknowledged(&self.doing, self.timeout, cause.as_deref())
             }
-            Code::PurgeQueue | Code::PurgeInflight => {
-                Error::unacknowledged(&self.doing, "ended before it was acknowledged")
-            }
             code => failed_by_code(&self.doing, code),
-        };
-        lock(&self.gathered).run.failed(line, value, why);
+        }
+    }
+}
+
+impl Gathered {
+    fn take_returned(&mut self) -> Vec<Unsettled> {
+        self.stranded_since = None;
+        std::mem::take(&mut self.returned)
     }
 }
 
@@ -153,14 +202,32 @@ impl ProducerContext for Context<Arc<Deliveries>> {
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
                 let value = message.payload().unwrap_or_default();
-                if let Code::PurgeQueue | Code::PurgeInflight = code
-                    && let Some(lines) = &mut lock(&self.role.gathered).taken_back
-                {
-                    let value = value.to_vec();
-                    return lines.push(Unsettled { line, value });
+                let unsettled = || Unsettled {
+                    line,
+                    value: value.to_vec(),
+                };
+                let gathered = &self.role.gathered;
+                match code {
+                    Code::PurgeQueue | Code::PurgeInflight => {
+                        lock(gathered).returned.push(unsettled());
+                    }
+                    // The second is what a partition that is gone says of lines that were being tried again.
+                    Code::UnknownPartition | Code::BrokerDestroy => {
+                        let mut gathered = lock(gathered);
+                        gathered.returned.push(unsettled());
+                        gathered.stranded_since.get_or_insert_with(Instant::now);
+                    }
+                    Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => {
+                        lock(gathered).refused.push(unsettled());
+                    }
+                    code => {
+                        if code == Code::TopicAuthorizationFailed {
+                            lock(gathered).is_denied = true;
+                        }
+                        let why = self.role.reason(code, &self.status);
+                        self.role.fail(line, value, why);
+                    }
                 }
-                let bytes = value.len() + message.key().map_or(0, <[u8]>::len);
-                self.role.fail(line, value, bytes, code, &self.status);
             }
         }
     }
@@ -178,25 +245,20 @@ mod tests {
         let (tx, rx) = mpsc::channel::<Report>();
         let timeout = Duration::from_millis(1500);
         let deliveries = Deliveries::new(Reports::to(tx), "cannot write".into(), timeout);
-        let status = ClusterStatus::new(Vec::new(), false, drop);
-        for (code, bytes, said) in [
+        let status = ClusterStatus::new(Vec::new(), false, None, drop);
+        for (code, said) in [
             (
                 Code::MessageTimedOut,
-                9,
                 "cannot write: not acknowledged within 1.5 seconds",
             ),
-            (Code::MessageSizeTooLarge, 9, "too large"),
-            (Code::MessageSizeTooLarge, 9, "-X batch.size"),
-            (Code::MessageSizeTooLarge, 600_000, "too large"),
-            (Code::TopicAuthorizationFailed, 9, "not allowed"),
+            (Code::TopicAuthorizationFailed, "not allowed"),
         ] {
-            deliveries.fail(1, b"text", bytes, code, &status);
+            deliveries.fail(1, b"text", deliveries.reason(code, &status));
             deliveries.flush();
             let Ok(Report::Failed { why, .. }) = rx.try_recv() else {
                 panic!("{code:?} is not reported");
             };
             assert!(why.to_string().contains(said), "{why}");
-            assert!(bytes < SMALL_LINE_BYTES || !why.to_string().contains("batch.size"));
         }
     }
 }

@@ -65,6 +65,10 @@ pub(super) fn failed_by_code(doing: &str, code: Code) -> Error {
         Code::UnknownMemberId | Code::IllegalGeneration | Code::RebalanceInProgress => {
             return Error::failed(doing, sentences::GROUP_IN_USE);
         }
+        Code::PolicyViolation => {
+            let why = "the broker has a policy against it, or as many topics as it may have";
+            return Error::failed(doing, why);
+        }
         code => return Error::failed(doing, meaning(code)),
     };
     Error::denied(doing, why).hint(format!(

@@ -34,7 +34,7 @@ pub(super) struct LibrdkafkaGroupOffsets {
 
 impl LibrdkafkaGroupOffsets {
     pub(super) fn new(cluster: &LibrdkafkaCluster) -> LibrdkafkaGroupOffsets {
-        let mut config = cluster.reader_config();
+        let mut config = cluster.reader_config(&[]);
         // How long a commit waits for a group's coordinator. No group is joined, so there is no session.
         let timeout = ANSWER_TIMEOUT.as_millis().to_string();
         config.set("session.timeout.ms", timeout);

@@ -6,9 +6,11 @@
 //!
 //! Settings and their defaults: <https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md>
 
+mod clients;
 mod consumer;
 mod deliveries;
 mod errors;
+mod followed_log;
 mod group_offsets;
 mod headers;
 mod poller;
@@ -16,7 +18,9 @@ mod producer;
 mod read_back;
 mod reader;
 mod recreation;
+mod stall;
 mod status;
+mod too_large;
 mod topic;
 mod topic_settings;
 
@@ -28,12 +32,17 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel}
 use rdkafka::consumer::Consumer as _;
 
 use self::consumer::LibrdkafkaConsumer;
+use self::followed_log::FollowedLog;
 use self::group_offsets::LibrdkafkaGroupOffsets;
 use self::reader::ReadClient;
 use self::status::{ClusterStatus, Context};
 use self::topic::{ANSWER_TIMEOUT, metadata};
 use super::properties;
-use super::{Cluster, Consumer, Event, GroupOffsets, Options, Producer, Reports, Start, TakeOver};
+use super::{
+    Cluster, Consumer, Event, GroupOffsets, Options, Partitioning, Producer, Reports, Start,
+    TakeOver,
+};
+use crate::broker::identity;
 use crate::ending::say;
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -96,12 +105,16 @@ const FIXED_CONSUMER_SETTINGS: &[(&str, &str)] = &[
 /// seconds: a connection only to try would double what a short-lived program takes to start.
 ///
 /// The small broker has no idempotence, without which nothing is written here.
-pub(super) fn connect(options: &Options, is_small_broker: bool) -> Result<Box<dyn Cluster>> {
+pub(super) fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
+    // Before librdkafka does it: unlike that, this has nothing undone when the program exits, at which librdkafka's
+    // threads would crash.
+    #[cfg(feature = "tls")]
+    openssl_sys::init();
     let cluster = LibrdkafkaCluster {
         servers: options.servers.clone(),
         properties: options.properties.clone(),
         take_over: options.take_over.clone(),
-        is_small_broker,
+        log_id: options.log_id,
     };
     cluster
         .config(&[], &[])
@@ -113,22 +126,34 @@ pub(super) fn connect(options: &Options, is_small_broker: bool) -> Result<Box<dy
     Ok(Box::new(cluster))
 }
 
+/// The small broker with this log, for this process to read from.
+pub(super) fn small_broker(server: String, log_id: Option<u32>) -> Box<dyn Cluster> {
+    // As a client of this process it is no guest of the broker.
+    let client_id = ("client.id".into(), identity::client_id().into());
+    Box::new(LibrdkafkaCluster {
+        servers: vec![server],
+        properties: vec![client_id],
+        take_over: None,
+        log_id,
+    })
+}
+
+#[derive(Clone)]
 struct LibrdkafkaCluster {
     servers: Vec<String>,
     properties: Vec<(String, String)>,
     /// For the small broker alone. The only strong reference: see `KafkaCrateCluster`.
     take_over: Option<TakeOver>,
-    is_small_broker: bool,
+    /// The identity of the small broker's log, if it is one.
+    log_id: Option<u32>,
 }
 
 impl LibrdkafkaCluster {
     /// The same, for other clients; it does not keep a small broker running.
     fn as_client(&self) -> LibrdkafkaCluster {
         LibrdkafkaCluster {
-            servers: self.servers.clone(),
-            properties: self.properties.clone(),
             take_over: None,
-            is_small_broker: self.is_small_broker,
+            ..self.clone()
         }
     }
 
@@ -153,20 +178,25 @@ impl LibrdkafkaCluster {
         config
     }
 
-    /// Settings with which a client's log says what happens to its topic.
-    fn following_topic(mut config: ClientConfig) -> ClientConfig {
+    /// Settings with which a client's log says what happens to its topic, and which log a small broker serves.
+    fn following_topic(&self, mut config: ClientConfig) -> ClientConfig {
+        let ours = match self.log_id {
+            Some(_) => "topic,feature",
+            None => "topic",
+        };
         let debug = match config.get("debug") {
-            Some(theirs) => format!("{theirs},topic"),
-            None => "topic".to_string(),
+            Some(theirs) => format!("{theirs},{ours}"),
+            None => ours.to_string(),
         };
         config.set("debug", debug);
         config.set_log_level(RDKafkaLogLevel::Debug);
         config
     }
 
-    /// Settings of a client that reads.
-    fn reader_config(&self) -> ClientConfig {
-        self.config(CONSUMER_SETTINGS, FIXED_CONSUMER_SETTINGS)
+    /// Settings of a client that reads, with more of ours.
+    fn reader_config(&self, ours: &[(&str, &str)]) -> ClientConfig {
+        let ours = [CONSUMER_SETTINGS, ours].concat();
+        self.config(&ours, FIXED_CONSUMER_SETTINGS)
     }
 
     /// Whether the user wants librdkafka's debug lines.
@@ -177,7 +207,13 @@ impl LibrdkafkaCluster {
     /// The status of a new client, whose events go to `notify`.
     fn status(&self, notify: impl Fn(Event) + Send + Sync + 'static) -> Arc<ClusterStatus> {
         let prints_log = self.has_debug() && !io::stderr().is_terminal();
-        Arc::new(ClusterStatus::new(self.servers.clone(), prints_log, notify))
+        let log = self.log_id.map(FollowedLog::new);
+        Arc::new(ClusterStatus::new(
+            self.servers.clone(),
+            prints_log,
+            log,
+            notify,
+        ))
     }
 
     /// Explains why a certificate was refused, if that is why a request about `topic` failed.
@@ -221,10 +257,11 @@ impl Cluster for LibrdkafkaCluster {
         &self,
         sender: &Name,
         topic: &Name,
+        partitioning: Partitioning,
         delivery_timeout: Duration,
         reports: Reports,
     ) -> Result<Box<dyn Producer>> {
-        if self.is_small_broker {
+        if self.log_id.is_some() {
             return Err(Error::usage(
                 "-X and -F cannot be used to write to the small broker: leave them out",
             ));
@@ -232,7 +269,7 @@ impl Cluster for LibrdkafkaCluster {
         if let Some(warning) = properties::weakness(&self.properties) {
             say(warning);
         }
-        producer::start(self, sender, topic, delivery_timeout, reports)
+        producer::start(self, sender, topic, partitioning, delivery_timeout, reports)
     }
 
     fn consumer(&self, topic: &Name, start: Start) -> Result<Box<dyn Consumer>> {
@@ -241,6 +278,10 @@ impl Cluster for LibrdkafkaCluster {
 
     fn group_offsets(&self) -> Result<Box<dyn GroupOffsets>> {
         Ok(Box::new(LibrdkafkaGroupOffsets::new(self)))
+    }
+
+    fn reader(&self) -> Box<dyn Cluster> {
+        Box::new(self.as_client())
     }
 }
 
@@ -277,14 +318,11 @@ mod tests {
 
     fn cluster(server: &str, properties: &[(&str, &str)]) -> Result<Box<dyn Cluster>> {
         let owned = |&(name, value): &(&str, &str)| (name.to_string(), value.to_string());
-        connect(
-            &Options {
-                servers: vec![server.to_string()],
-                properties: properties.iter().map(owned).collect(),
-                ..Options::default()
-            },
-            false,
-        )
+        connect(&Options {
+            servers: vec![server.to_string()],
+            properties: properties.iter().map(owned).collect(),
+            ..Options::default()
+        })
     }
 
     fn produce(server: &str, properties: &[(&str, &str)]) -> String {
@@ -292,6 +330,7 @@ mod tests {
             cluster.producer(
                 &"alice".parse()?,
                 &"bob".parse()?,
+                Partitioning::ByKey,
                 Duration::from_secs(1),
                 Reports::to(mpsc::channel::<Report>().0),
             )
@@ -327,7 +366,7 @@ mod tests {
                 ("auto.offset.reset".into(), "earliest".into()),
             ],
             take_over: None,
-            is_small_broker: false,
+            log_id: None,
         };
         let config = cluster.config(&[("linger.ms", "5")], FIXED_CONSUMER_SETTINGS);
         assert_eq!(config.get("linger.ms"), Some("8"));

@@ -1,29 +1,30 @@
 //! The thread that polls a producer's client for delivery reports, and looks after the client.
 
+use std::mem::{replace, take};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode as Code;
-use rdkafka::metadata::Metadata;
 use rdkafka::producer::Producer as _;
 
-use super::deliveries::{Base, Deliveries};
+use super::create;
+use super::deliveries::Base;
 use super::errors::is_transient;
-use super::producer::{QUEUE_FULL_PAUSE, Slot, enqueue};
+use super::producer::{CurrentClient, QUEUE_FULL_PAUSE, Shared, fatal_code};
 use super::read_back::{Search, Unsettled, Witness};
-use super::status::ClusterStatus;
+use super::stall::{self, Explained};
+use super::too_large::{BatchLimit, refusal, smaller_batch};
 use super::topic::metadata;
-use super::topic_settings::{self, TopicSettings};
-use super::{LibrdkafkaCluster, create};
+use super::topic_settings::TopicSettings;
 use crate::broker::lock;
+use crate::client::partitioner::partition_for;
 use crate::client::{Event, Offsets};
 use crate::error::{Error, Result};
-use crate::name::Name;
 
 /// How long the thread sleeps while lines are under way, and while none are.
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
@@ -42,27 +43,22 @@ const LOOK_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long lines may wait for their acknowledgement before the cluster is asked why.
 const STALLED_AFTER: Duration = Duration::from_secs(2);
 
+/// How long they may wait before that is reported without a cause: a cluster that has just started, or is busy, can
+/// be slow.
+const REPORTED_AFTER: Duration = Duration::from_secs(15);
+
 /// How long the client may be without a connection before another one tries to get one.
 const REPLACE_AFTER: Duration = Duration::from_secs(5);
 
 /// What came of a request for metadata.
 enum Look {
-    Answered(Metadata),
+    Answered {
+        /// How many partitions the topic has; 0 if it is not there.
+        partitions: usize,
+    },
     Unanswered,
     /// The client had no connection that it could have asked on.
     NoConnection,
-}
-
-/// What it takes to make another client like this one.
-pub(super) struct Setup {
-    pub(super) cluster: LibrdkafkaCluster,
-    pub(super) config: ClientConfig,
-    pub(super) status: Arc<ClusterStatus>,
-    pub(super) deliveries: Arc<Deliveries>,
-    pub(super) sender: Name,
-    pub(super) topic: Name,
-    /// When the producer was started, since 1970.
-    pub(super) started: Duration,
 }
 
 /// Polls for delivery reports on its own thread, until the producer is dropped.
@@ -70,17 +66,17 @@ pub(super) struct Setup {
 /// The crate's own poll with a timeout can't be ended early, and is busy for its last millisecond.
 /// So this only ever takes what has arrived, and sleeps in between.
 pub(super) struct Poller {
-    setup: Setup,
+    shared: Arc<Shared>,
+    /// For the next client.
+    config: ClientConfig,
     /// The one in the slot, which only this thread replaces.
     producer: Arc<Base>,
-    slot: Arc<Slot>,
     wake: Receiver<()>,
-    is_asleep: Arc<AtomicBool>,
     /// The topic's settings, as far as they are known, and where they come from.
     settings: TopicSettings,
     described: Receiver<TopicSettings>,
-    /// They were asked for again while the lines of now wait.
-    has_asked: bool,
+    /// Why lines wait, while that is being found out.
+    explained: Option<Receiver<Explained>>,
     /// Some line has had an outcome.
     has_reported: bool,
     /// Since when lines have waited without an outcome; if none are under way, the time of the last poll.
@@ -90,37 +86,37 @@ pub(super) struct Poller {
     patience: Duration,
     /// The first of the looks, without a break, that found no connection.
     alone_since: Option<Instant>,
-    /// The client has taken news of the topic for outdated since lines wait.
+    /// While lines wait: the client has taken news of the topic for outdated since the last look, and between the two
+    /// looks before.
     is_outdated: bool,
+    was_outdated: bool,
     /// How many lines had been acknowledged when it was reported that lines wait.
     stalled_at: Option<u64>,
 }
 
 impl Poller {
-    /// For the client in `slot`. `wake` ends a sleep, and when it is disconnected, the thread.
+    /// For the client in the slot, which has this configuration. `wake` ends a sleep, and when it is disconnected, the
+    /// thread.
     pub(super) fn new(
-        setup: Setup,
-        slot: Arc<Slot>,
+        shared: &Arc<Shared>,
+        config: ClientConfig,
         wake: Receiver<()>,
-        is_asleep: Arc<AtomicBool>,
     ) -> Result<Poller> {
-        let producer = Arc::clone(&lock(&slot));
-        let described = topic_settings::ask(&setup.cluster, &setup.topic)?;
         Ok(Poller {
-            setup,
-            producer,
-            slot,
+            shared: Arc::clone(shared),
+            config,
+            producer: Arc::clone(&lock(&shared.slot).client),
             wake,
-            is_asleep,
             settings: TopicSettings::default(),
-            described,
-            has_asked: false,
+            described: shared.ask_settings()?,
+            explained: None,
             has_reported: false,
             waiting_since: Instant::now(),
             last_look: Instant::now(),
             patience: FIRST_LINE_TIMEOUT,
             alone_since: None,
             is_outdated: false,
+            was_outdated: false,
             stalled_at: None,
         })
     }
@@ -128,7 +124,16 @@ impl Poller {
     pub(super) fn run(mut self) {
         loop {
             self.producer.poll(Duration::ZERO);
-            let is_news = self.setup.deliveries.flush();
+            match fatal_code(&self.producer) {
+                Some(Code::GaplessGuarantee) => self.on_refusal(),
+                Some(code) => {
+                    let status = &self.shared.status;
+                    self.shared.deliveries.fail_returned(code, status);
+                }
+                None if self.shared.deliveries.has_refused() => self.on_refusal(),
+                None => self.replace_if_stranded(),
+            }
+            let is_news = self.shared.deliveries.flush();
             if self.sleep(is_news).is_break() {
                 return;
             }
@@ -142,8 +147,13 @@ impl Poller {
             if let Ok(settings) = self.described.try_recv() {
                 self.on_settings(settings);
             }
-            self.setup.status.report_lasting();
-            self.is_outdated |= self.setup.status.take_outdated();
+            match self.explained.as_ref().map(Receiver::try_recv) {
+                Some(Ok(explained)) => self.on_explained(explained),
+                Some(Err(TryRecvError::Disconnected)) => self.explained = None,
+                Some(Err(TryRecvError::Empty)) | None => {}
+            }
+            self.shared.status.report_lasting();
+            self.is_outdated |= self.shared.status.topic().take_outdated();
             if self.is_look_due() {
                 self.look_after_client();
             }
@@ -154,19 +164,25 @@ impl Poller {
     fn on_progress(&mut self) {
         self.waiting_since = Instant::now();
         self.is_outdated = false;
-        self.has_asked = false;
+        self.was_outdated = false;
         if let Some(before) = self.stalled_at.take()
-            && self.setup.deliveries.acknowledged() > before
+            && self.shared.deliveries.acknowledged() > before
         {
-            self.setup.status.report(Event::Flowing);
+            self.shared.status.report(Event::Flowing);
         }
     }
 
     fn on_settings(&mut self, settings: TopicSettings) {
-        let was_compacted = std::mem::replace(&mut self.settings, settings).is_compacted;
+        // How large a compressed line is shows only when it is sent.
+        let codec = self.config.get("compression.codec");
+        let limit = settings
+            .max_batch_bytes
+            .filter(|_| codec.is_none_or(|it| it == "none"));
+        lock(&self.shared.slot).limit = limit.map(BatchLimit::new);
+        let was_compacted = replace(&mut self.settings, settings).is_compacted;
         if self.settings.is_compacted && !was_compacted {
-            let topic = self.setup.topic.to_string();
-            self.setup.status.report(Event::Compacted { topic });
+            let topic = self.shared.destination.topic.to_string();
+            self.shared.status.report(Event::Compacted { topic });
         }
     }
 
@@ -176,18 +192,22 @@ impl Poller {
         let is_first_due =
             !self.has_reported && self.producer.in_flight_count() > 0 && elapsed >= self.patience;
         let is_silent =
-            self.setup.status.is_away() || self.waiting_since.elapsed() >= STALLED_AFTER;
+            self.shared.status.is_away() || self.waiting_since.elapsed() >= STALLED_AFTER;
         is_first_due || is_silent && elapsed >= LOOK_INTERVAL
     }
 
     fn look_after_client(&mut self) {
         self.last_look = Instant::now();
-        self.patience *= 2;
+        if self.waiting_since.elapsed() >= STALLED_AFTER {
+            self.ask_why();
+        }
+        // A cluster may be away for days.
+        self.patience = self.patience.saturating_mul(2);
         match self.look() {
-            Look::Answered(metadata) => {
+            Look::Answered { partitions } => {
                 self.alone_since = None;
                 if self.waiting_since.elapsed() >= STALLED_AFTER {
-                    self.on_stall(&metadata);
+                    self.on_stall(partitions);
                 }
             }
             Look::Unanswered => self.alone_since = None,
@@ -209,12 +229,14 @@ impl Poller {
     fn look(&self) -> Look {
         match metadata(
             self.producer.client(),
-            self.setup.topic.as_str(),
+            self.shared.destination.topic.as_str(),
             LOOK_TIMEOUT,
         ) {
             Ok(metadata) => {
-                self.setup.status.on_answer();
-                Look::Answered(metadata)
+                self.shared.status.on_answer();
+                let topic = metadata.topics().first();
+                let partitions = topic.map_or(0, |it| it.partitions().len());
+                Look::Answered { partitions }
             }
             Err(error) => match error.rdkafka_error_code() {
                 Some(Code::BrokerTransportFailure) => Look::NoConnection,
@@ -223,61 +245,117 @@ impl Poller {
         }
     }
 
-    /// Lines wait, although the cluster answers.
-    fn on_stall(&mut self, metadata: &Metadata) {
-        // A broker may lag behind for a moment. If the client takes this answer for outdated, too, the topic is
-        // another one.
-        let was_outdated = std::mem::take(&mut self.is_outdated);
-        if was_outdated && self.setup.status.take_outdated() {
-            if let Some(witness) = self.witness() {
-                self.replace(&witness);
-            }
-        } else if self.stalled_at.is_none() {
-            match self.cause_of_stall(metadata) {
-                Some(why) => {
-                    self.stalled_at = Some(self.setup.deliveries.acknowledged());
-                    self.setup.status.report(Event::Stalled { why });
-                }
-                None => self.ask_settings(),
-            }
+    /// Lines wait, although the cluster answers, and says that the topic has so many partitions.
+    fn on_stall(&mut self, partitions: usize) {
+        let known = self.shared.status.topic().partition_count();
+        self.is_outdated |= (1..known).contains(&partitions);
+        // A broker may lag behind for a moment. If the client takes the answers to two looks for outdated, the topic is
+        // another one. What it says of an answer in its log is called back only by later polls, one line by each: so
+        // this look knows of the last one.
+        let is_outdated = take(&mut self.is_outdated);
+        if replace(&mut self.was_outdated, is_outdated)
+            && is_outdated
+            && let Some(witness) = self.witness()
+        {
+            self.replace(&witness);
         }
     }
 
-    /// What the partitions of this sender lack to take lines, as far as the cluster says it.
-    fn cause_of_stall(&self, metadata: &Metadata) -> Option<String> {
-        let ours = self.setup.deliveries.partitions();
-        let partitions = metadata.topics().first()?.partitions().iter();
-        let mut partitions = partitions.filter(|it| ours.is_empty() || ours.contains(&it.id()));
-        partitions.find_map(|partition| {
-            let (id, in_sync) = (partition.id(), partition.isr().len());
-            if partition.leader() < 0 {
-                return Some(format!("no broker leads partition {id}"));
-            }
-            let required = self.settings.min_in_sync;
-            (in_sync < required).then(|| {
-                format!("too few replicas of partition {id} are in sync ({in_sync} of {required} required)")
-            })
-        })
+    /// Asks why lines wait, unless that was reported or is being found out.
+    fn ask_why(&mut self) {
+        if self.stalled_at.is_some() || self.explained.is_some() {
+            return;
+        }
+        let Shared {
+            cluster,
+            deliveries,
+            destination,
+            ..
+        } = &*self.shared;
+        // Without a thread for it, the next look tries again.
+        self.explained = stall::ask(cluster, &destination.topic, deliveries.partitions()).ok();
     }
 
-    /// Asks for the topic's settings again: they may have changed.
-    fn ask_settings(&mut self) {
-        match self.described.try_recv() {
-            Ok(settings) => self.on_settings(settings),
-            Err(TryRecvError::Disconnected) if !self.has_asked => {
-                self.has_asked = true;
-                let asked = topic_settings::ask(&self.setup.cluster, &self.setup.topic);
-                // Without an answer, no more is known than before.
-                self.described = asked.unwrap_or_else(|_| mpsc::channel().1);
-            }
-            Err(_) => {}
+    fn on_explained(&mut self, explained: Explained) {
+        if let Some(settings) = explained.settings {
+            self.on_settings(settings);
         }
+        let waited = self.waiting_since.elapsed();
+        if waited < STALLED_AFTER || self.shared.status.is_away() {
+            return;
+        }
+        let why = match explained.cause {
+            Some(cause) => cause,
+            None if waited >= REPORTED_AFTER => "the cluster does not say why".into(),
+            // The next look asks again.
+            None => return,
+        };
+        self.stalled_at = Some(self.shared.deliveries.acknowledged());
+        self.shared.status.report(Event::Stalled { why });
     }
 
     /// Another client that finds the cluster.
     fn witness(&self) -> Option<Witness> {
-        let Setup { cluster, topic, .. } = &self.setup;
-        Witness::of(cluster, &self.setup.deliveries.doing, topic, LOOK_INTERVAL)
+        let (shared, topic) = (&self.shared, &self.shared.destination.topic);
+        Witness::of(
+            &shared.cluster,
+            &shared.deliveries.doing,
+            topic,
+            LOOK_INTERVAL,
+        )
+    }
+
+    /// A batch was refused as too large, and the client has stopped: gives up the batch's only line, or goes on with
+    /// smaller batches.
+    fn on_refusal(&mut self) {
+        let deliveries = &self.shared.deliveries;
+        deliveries.wait_for_last(&self.producer);
+        let refused = deliveries.take_refused();
+        if refused.is_empty() && deliveries.take_denied() {
+            // What waits would be refused, too.
+            deliveries.fail_returned(Code::TopicAuthorizationFailed, &self.shared.status);
+            return self.renew(|_, lines, _| lines);
+        }
+        // The limit may be new.
+        if let Ok(asked) = self.shared.ask_settings() {
+            self.described = asked;
+        }
+        if let Ok(settings) = self.described.recv_timeout(LOOK_INTERVAL) {
+            self.on_settings(settings);
+        }
+        let limit = self.settings.max_batch_bytes;
+        let destination = &self.shared.destination;
+        if let [Unsettled { line, value }] = &refused[..] {
+            let bytes = destination.record_bytes(value);
+            let why = refusal(bytes, &destination.topic, limit);
+            self.shared.deliveries.fail(*line, value, why);
+        } else if !refused.is_empty() {
+            let bytes = refused.iter().map(|it| destination.record_bytes(&it.value));
+            let bytes = bytes.sum();
+            let config = &mut self.config;
+            let smaller = smaller_batch(config.get("batch.size"), bytes, limit);
+            config.set("batch.size", smaller.to_string());
+            self.shared.deliveries.put_back(refused);
+        }
+        self.renew(|_, lines, _| lines);
+    }
+
+    /// Replaces a client that gave back lines because their partition is gone. Lines that it has sent to another one
+    /// meanwhile are before them.
+    fn replace_if_stranded(&mut self) {
+        let Shared {
+            status, deliveries, ..
+        } = &*self.shared;
+        let Some(since) = deliveries.stranded_since() else {
+            return;
+        };
+        match self.witness() {
+            Some(witness) => self.replace(&witness),
+            None if since.elapsed() >= deliveries.timeout => {
+                deliveries.fail_returned(Code::MessageTimedOut, status);
+            }
+            None => {}
+        }
     }
 
     /// Replaces the client by a new one, and hands it the lines that the log does not have.
@@ -287,34 +365,65 @@ impl Poller {
     /// servers again, <https://github.com/confluentinc/librdkafka/issues/5301>. And what it learns of a topic that
     /// was created again, it may take for [outdated](super::recreation).
     fn replace(&mut self, witness: &Witness) {
-        let Setup {
-            config,
+        let (sender, there) = (&self.shared.destination.sender, witness.partitions());
+        let mut slot = lock(&self.shared.slot);
+        if slot.partition.is_some_and(|it| !there.contains(&it)) {
+            slot.partition = Some(partition_for(sender.as_bytes(), &there));
+        }
+        drop(slot);
+        self.renew(|poller, lines, ends| poller.unwritten(witness, lines, ends));
+    }
+
+    /// Replaces the client by a new one, and hands it what `unwritten` returns of the lines without an outcome.
+    /// `unwritten` is given the offsets after the last line that was acknowledged, too, by partition.
+    fn renew(
+        &mut self,
+        unwritten: impl FnOnce(&Poller, Vec<Unsettled>, Offsets) -> Vec<Unsettled>,
+    ) {
+        let shared = Arc::clone(&self.shared);
+        let Shared {
             status,
             deliveries,
-            sender,
-            topic,
+            destination,
             ..
-        } = &self.setup;
-        let Ok(producer) = create(config, status, Arc::clone(deliveries)) else {
+        } = &*shared;
+        let Ok(producer) = create(&self.config, status, Arc::clone(deliveries)) else {
             return;
         };
-        let mut slot = lock(&self.slot);
+        let mut slot = lock(&shared.slot);
         let (lines, ends) = deliveries.take_back(&self.producer);
         // The connections of the client that was there before end with this.
         self.producer = Arc::new(producer);
-        *slot = Arc::clone(&self.producer);
-        for Unsettled { line, value } in self.unwritten(witness, lines, ends) {
-            let again = || enqueue(&self.producer, topic, sender, line, &value);
+        *slot = CurrentClient::new(Arc::clone(&self.producer), slot.limit, slot.partition);
+        let mut lines = unwritten(self, lines, ends).into_iter();
+        while let Some(it) = lines.next() {
+            if let Some(why) = slot.refusal(destination, &it.value) {
+                deliveries.fail(it.line, &it.value, why);
+                continue;
+            }
+            let mut again = || slot.enqueue(destination, it.line, &it.value);
             while let Err(code) = again() {
-                if code != Code::QueueFull {
-                    let bytes = sender.as_bytes().len() + value.len();
-                    deliveries.fail(line, &value, bytes, code, status);
-                    break;
+                match code {
+                    Code::QueueFull => self.producer.poll(QUEUE_FULL_PAUSE),
+                    // It has stopped already: the next one takes the rest.
+                    Code::GaplessGuarantee => {
+                        deliveries.put_back(std::iter::once(it).chain(lines));
+                        return;
+                    }
+                    code => {
+                        let why = deliveries.reason(code, status);
+                        deliveries.fail(it.line, &it.value, why);
+                        break;
+                    }
                 }
-                self.producer.poll(QUEUE_FULL_PAUSE);
             }
         }
         status.on_answer();
+        self.is_outdated = false;
+        self.was_outdated = false;
+        // It asks for a producer's id, as the first one did.
+        self.has_reported = false;
+        self.patience = FIRST_LINE_TIMEOUT;
     }
 
     /// Reports those of `lines` that are in the log as acknowledged, and returns the others. Where that can't be
@@ -325,11 +434,11 @@ impl Poller {
         if lines.is_empty() {
             return lines;
         }
-        let deliveries = &self.setup.deliveries;
+        let deliveries = &self.shared.deliveries;
         let search = Search {
-            key: self.setup.sender.as_bytes(),
+            key: self.shared.destination.sender.as_bytes(),
             ends,
-            since: self.setup.started.as_millis() as i64,
+            since: self.shared.started.as_millis() as i64,
             deadline: Instant::now() + deliveries.timeout,
         };
         loop {
@@ -365,12 +474,12 @@ impl Poller {
         } else if is_busy() {
             BUSY_PAUSE
         } else {
-            self.is_asleep.store(true, Ordering::SeqCst);
+            self.shared.is_asleep.store(true, Ordering::SeqCst);
             // A line may have been handed over just before.
             if is_busy() { BUSY_PAUSE } else { IDLE_PAUSE }
         };
         let woken = self.wake.recv_timeout(pause);
-        self.is_asleep.store(false, Ordering::SeqCst);
+        self.shared.is_asleep.store(false, Ordering::SeqCst);
         match woken {
             Err(RecvTimeoutError::Disconnected) => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),

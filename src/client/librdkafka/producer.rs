@@ -1,27 +1,34 @@
 //! Hands lines to librdkafka, and reports what became of them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::{BaseRecord, Producer as _};
 
 use super::deliveries::{Base, Deliveries};
-use super::poller::{Poller, Setup};
+use super::poller::Poller;
 use super::status::ClusterStatus;
+use super::too_large::{BatchLimit, refusal};
 use super::topic::TopicRequests;
+use super::topic_settings::{self, TopicSettings};
 use super::{LibrdkafkaCluster, create};
 use crate::broker::lock;
-use crate::client::{MAX_RECORD_BYTES, Producer, Report, Reports};
+use crate::client::partitioner::partition_for;
+use crate::client::properties::is_true;
+use crate::client::{MAX_RECORD_BYTES, Partitioning, Producer, Report, Reports};
 use crate::ending::spawn;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::name::Name;
 
 /// How long a line waits before it is tried again while librdkafka's queue is full.
 pub(super) const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(2);
+
+/// How long the others wait for the outcome of a client's first line.
+const FIRST_LINE_ALONE: Duration = Duration::from_secs(1);
 
 const SETTINGS: &[(&str, &str)] = &[
     ("enable.idempotence", "true"),
@@ -39,15 +46,140 @@ const SETTINGS: &[(&str, &str)] = &[
     ("message.max.bytes", "1048588"),
 ];
 
-/// The client that lines are handed to. Locked by the caller's thread for each line, and by the polling thread
-/// while it replaces the client: then lines wait until the log has been read.
-pub(super) type Slot = Mutex<Arc<Base>>;
+/// Only an idempotent producer can stop at a batch that is [refused](super::too_large).
+const STOPS_AT_GAPS: (&str, &str) = ("enable.gapless.guarantee", "true");
+
+/// Where lines go, and under which name.
+pub(super) struct Destination {
+    /// The key of every record.
+    pub(super) sender: Name,
+    pub(super) topic: Name,
+}
+
+impl Destination {
+    /// How many bytes a line has with its key.
+    pub(super) fn record_bytes(&self, value: &[u8]) -> usize {
+        self.sender.as_bytes().len() + value.len()
+    }
+}
+
+/// What a producer shares with the thread that polls for it.
+pub(super) struct Shared {
+    /// For other clients.
+    pub(super) cluster: LibrdkafkaCluster,
+    pub(super) status: Arc<ClusterStatus>,
+    pub(super) deliveries: Arc<Deliveries>,
+    pub(super) destination: Destination,
+    /// When the producer was started, since 1970.
+    pub(super) started: Duration,
+    pub(super) slot: Slot,
+    /// The polling thread sleeps for longer than a moment.
+    pub(super) is_asleep: AtomicBool,
+}
+
+impl Shared {
+    /// Asks for the topic's settings.
+    pub(super) fn ask_settings(&self) -> Result<Receiver<TopicSettings>> {
+        topic_settings::ask(&self.cluster, &self.destination.topic)
+    }
+}
+
+/// The client that lines are handed to now. Locked by the caller's thread for each line, and by the polling thread while
+/// it replaces the client: then lines wait until the log has been read.
+pub(super) type Slot = Mutex<CurrentClient>;
+
+pub(super) struct CurrentClient {
+    pub(super) client: Arc<Base>,
+    /// What the topic takes, if that is known and lines are sent as they are, not compressed.
+    pub(super) limit: Option<BatchLimit>,
+    /// None where librdkafka chooses it.
+    pub(super) partition: Option<i32>,
+    first: First,
+}
+
+/// The first line of a client goes alone. Of a producer that it does not know, a broker takes a batch even after a gap:
+/// one that librdkafka has prepared when the batch before it is refused would be written too early.
+enum First {
+    Unsent,
+    /// Since when it is under way. The others don't wait for a broker that does not answer.
+    Sent(Instant),
+    Settled,
+}
+
+impl CurrentClient {
+    pub(super) fn new(
+        client: Arc<Base>,
+        limit: Option<BatchLimit>,
+        partition: Option<i32>,
+    ) -> CurrentClient {
+        CurrentClient {
+            client,
+            limit,
+            partition,
+            first: First::Unsent,
+        }
+    }
+
+    /// Why a line is certainly too large, if it is.
+    pub(super) fn refusal(&self, destination: &Destination, value: &[u8]) -> Option<Error> {
+        let bytes = destination.record_bytes(value);
+        let limit = self.limit.filter(|limit| limit.refuses(bytes));
+        (bytes > MAX_RECORD_BYTES || limit.is_some()).then(|| {
+            let limit = limit.map(|limit| limit.bytes);
+            refusal(bytes, &destination.topic, limit)
+        })
+    }
+
+    /// Hands over a line, under its number. It fails with `QueueFull` if there is no room for it yet, and with
+    /// `GaplessGuarantee` if the client has stopped at a refused batch: another one takes its place soon.
+    pub(super) fn enqueue(
+        &mut self,
+        destination: &Destination,
+        line: u64,
+        value: &[u8],
+    ) -> Result<(), Code> {
+        if let First::Sent(since) = self.first {
+            if self.client.in_flight_count() > 0 && since.elapsed() < FIRST_LINE_ALONE {
+                return Err(Code::QueueFull);
+            }
+            self.first = First::Settled;
+        }
+        let topic = destination.topic.as_str();
+        let mut record = BaseRecord::with_opaque_to(topic, line as usize)
+            .key(destination.sender.as_bytes())
+            .payload(value);
+        record.partition = self.partition;
+        let code = |error: &KafkaError| error.rdkafka_error_code();
+        let sent = match self.client.send(record) {
+            Err((error, mut record)) if code(&error) == Some(Code::UnknownPartition) => {
+                // The topic was created again, with fewer partitions: librdkafka chooses one.
+                record.partition = None;
+                self.client.send(record)
+            }
+            sent => sent,
+        };
+        sent.map_err(|(error, _)| match code(&error) {
+            Some(Code::Fatal) => fatal_code(&self.client).unwrap_or(Code::Fatal),
+            code => code.unwrap_or(Code::Fail),
+        })?;
+        if let First::Unsent = self.first {
+            self.first = First::Sent(Instant::now());
+        }
+        Ok(())
+    }
+}
+
+/// Why a client has stopped for good, if it has.
+pub(super) fn fatal_code(client: &Base) -> Option<Code> {
+    client.client().fatal_error().map(|(code, _)| code)
+}
 
 /// Connects, and starts the thread that polls for delivery reports.
 pub(super) fn start(
     cluster: &LibrdkafkaCluster,
     sender: &Name,
     topic: &Name,
+    partitioning: Partitioning,
     delivery_timeout: Duration,
     reports: Reports,
 ) -> Result<Box<dyn Producer>> {
@@ -56,7 +188,10 @@ pub(super) fn start(
     let doing = format!("cannot write to topic {topic} at {}", status.servers());
     let timeout = delivery_timeout.as_millis().to_string();
     let ours = [SETTINGS, &[("delivery.timeout.ms", &timeout)]].concat();
-    let config = LibrdkafkaCluster::following_topic(cluster.config(&ours, &[]));
+    let mut config = cluster.following_topic(cluster.config(&ours, &[]));
+    if config.get("enable.idempotence").is_some_and(is_true) {
+        config.set(STOPS_AT_GAPS.0, STOPS_AT_GAPS.1);
+    }
     // A user's own setting may have replaced ours.
     let timeout = match config.get("delivery.timeout.ms").map(str::parse) {
         Some(Ok(millis)) => Duration::from_millis(millis),
@@ -69,80 +204,63 @@ pub(super) fn start(
     let requests = TopicRequests::new(&status, doing, topic, producer.client(), &pause)
         .map_err(|error| cluster.explain(&status, topic, error))?;
     requests.reach_leader(producer.client(), &pause)?;
-    status.on_started();
-    let producer = Arc::new(producer);
-    let slot = Arc::new(Slot::new(Arc::clone(&producer)));
-    let (wake, rx) = mpsc::sync_channel(1);
-    let is_asleep = Arc::new(AtomicBool::new(false));
-    let setup = Setup {
-        cluster: cluster.as_client(),
-        config,
-        status: Arc::clone(&status),
-        deliveries: Arc::clone(&deliveries),
+    let destination = Destination {
         sender: sender.clone(),
         topic: topic.clone(),
-        started,
     };
-    let poller = Poller::new(setup, Arc::clone(&slot), rx, Arc::clone(&is_asleep))?;
-    spawn("producer", move || poller.run())?;
-    Ok(Box::new(LibrdkafkaProducer {
-        slot,
+    let partition = (partitioning == Partitioning::Fixed)
+        .then(|| partition_for(sender.as_bytes(), &requests.partitions()));
+    let client = CurrentClient::new(Arc::new(producer), None, partition);
+    status.on_started();
+    let shared = Arc::new(Shared {
+        cluster: cluster.as_client(),
         status,
         deliveries,
-        sender: sender.clone(),
-        topic: topic.clone(),
-        is_asleep,
-        wake,
-    }))
-}
-
-/// Hands a line to `producer`, under its number.
-pub(super) fn enqueue(
-    producer: &Base,
-    topic: &Name,
-    sender: &Name,
-    line: u64,
-    value: &[u8],
-) -> Result<(), Code> {
-    let record = BaseRecord::with_opaque_to(topic.as_str(), line as usize)
-        .key(sender.as_bytes())
-        .payload(value);
-    let result = producer.send(record);
-    result.map_err(|(error, _)| error.rdkafka_error_code().unwrap_or(Code::Fail))
+        destination,
+        started,
+        slot: Slot::new(client),
+        is_asleep: AtomicBool::new(false),
+    });
+    let (wake, rx) = mpsc::sync_channel(1);
+    let poller = Poller::new(&shared, config, rx)?;
+    spawn("producer", move || poller.run())?;
+    Ok(Box::new(LibrdkafkaProducer { shared, wake }))
 }
 
 struct LibrdkafkaProducer {
     /// Dropped before `wake`, whose end makes the poller drop its own: what librdkafka takes to close
     /// is the poller's time.
-    slot: Arc<Slot>,
-    status: Arc<ClusterStatus>,
-    deliveries: Arc<Deliveries>,
-    /// The key of every record.
-    sender: Name,
-    topic: Name,
-    /// The poller sleeps for longer than a moment.
-    is_asleep: Arc<AtomicBool>,
+    shared: Arc<Shared>,
     wake: SyncSender<()>,
 }
 
 impl Producer for LibrdkafkaProducer {
     fn send(&mut self, line: u64, value: &[u8]) {
-        let bytes = self.sender.as_bytes().len() + value.len();
-        let fail = |code| {
-            self.deliveries.fail(line, value, bytes, code, &self.status);
-            self.deliveries.flush();
-        };
-        if bytes > MAX_RECORD_BYTES {
-            return fail(Code::MessageSizeTooLarge);
-        }
-        let hand_over = || enqueue(&lock(&self.slot), &self.topic, &self.sender, line, value);
-        while let Err(code) = hand_over() {
-            match code {
-                Code::QueueFull => thread::sleep(QUEUE_FULL_PAUSE),
-                code => return fail(code),
+        let Shared {
+            status,
+            deliveries,
+            destination,
+            ..
+        } = &*self.shared;
+        let given_up = loop {
+            let mut client = lock(&self.shared.slot);
+            if let Some(why) = client.refusal(destination, value) {
+                break Some(why);
             }
+            match client.enqueue(destination, line, value) {
+                Ok(()) => break None,
+                Err(Code::QueueFull | Code::GaplessGuarantee) => {}
+                Err(code) => break Some(deliveries.reason(code, status)),
+            }
+            drop(client);
+            thread::sleep(QUEUE_FULL_PAUSE);
+        };
+        if let Some(why) = given_up {
+            deliveries.fail(line, value, why);
+            deliveries.flush();
+            return;
         }
-        if self.is_asleep.swap(false, Ordering::SeqCst) {
+        if self.shared.is_asleep.swap(false, Ordering::SeqCst) {
             // A full channel has woken it already.
             let _ = self.wake.try_send(());
         }

@@ -51,12 +51,17 @@ impl Witness {
     ) -> Option<Witness> {
         // What happens to its connections is not reported: it is only asked.
         let status = cluster.status(drop);
-        let reader = ReadClient::create(&cluster.reader_config(), &status).ok()?;
+        let reader = ReadClient::create(&cluster.reader_config(&[]), &status).ok()?;
         metadata(reader.client(), topic.as_str(), timeout).ok()?;
         let pause = |pause| drop(reader.serve(pause));
         let doing = doing.to_string();
         let requests = TopicRequests::new(&status, doing, topic, reader.client(), &pause).ok()?;
         Some(Witness { reader, requests })
+    }
+
+    /// The topic's partitions.
+    pub(super) fn partitions(&self) -> BTreeSet<i32> {
+        self.requests.partitions()
     }
 
     /// Reads to the present end of the topic, and calls `on_found` with each of `lines` that is there: its number,
@@ -102,7 +107,7 @@ impl Witness {
         start: &TopicPartitionList,
     ) -> KafkaResult<Found<'l>> {
         let mut found = Found::new(lines);
-        let mut unread: BTreeSet<i32> = self.requests.leaders.keys().copied().collect();
+        let mut unread = self.partitions();
         self.reader.assign(start)?;
         while !unread.is_empty() {
             if Instant::now() >= search.deadline {

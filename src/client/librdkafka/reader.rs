@@ -36,6 +36,12 @@ impl ReadClient {
             }
         }
     }
+
+    /// Handles the callbacks that have arrived; as [`serve`](ReadClient::serve), for a client without assigned
+    /// partitions.
+    pub(super) fn serve_all(&self) {
+        while self.poll(Duration::ZERO).is_some() {}
+    }
 }
 
 impl Deref for ReadClient {

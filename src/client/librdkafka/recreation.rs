@@ -3,7 +3,7 @@
 //! It goes on with the offsets of the old topic, and after a broker's restart with its leader epoch as well. The
 //! epoch of a new topic starts anew, so librdkafka takes all that it learns of the new one for outdated, and neither
 //! reads nor writes any more: <https://github.com/confluentinc/librdkafka/issues/4898>. Topics have ids from
-//! Kafka 2.8 on.
+//! Kafka 2.8 on. Of one without, librdkafka never takes note that it has fewer partitions than before.
 
 use std::mem::take;
 
@@ -20,6 +20,7 @@ pub(super) struct Incarnations {
     ids: Vec<String>,
     is_recreated: bool,
     is_outdated: bool,
+    partition_count: usize,
 }
 
 impl Incarnations {
@@ -27,6 +28,11 @@ impl Incarnations {
     pub(super) fn on_log(&mut self, line: &str) {
         if line.contains("]: ignoring outdated metadata update") {
             self.is_outdated = true;
+        }
+        if let Some((_, counts)) = line.split_once(" partition count changed from ")
+            && let Some((_, count)) = counts.split_once(" to ")
+        {
+            self.partition_count = count.trim_end().parse().unwrap_or(0);
         }
         let Some((_, ids)) = line.split_once(" changed id from ") else {
             return;
@@ -48,6 +54,11 @@ impl Incarnations {
     /// Whether the topic was created again since the last call.
     pub(super) fn take_recreated(&mut self) -> bool {
         take(&mut self.is_recreated)
+    }
+
+    /// How many partitions librdkafka takes the topic to have; 0 if it does not know.
+    pub(super) fn partition_count(&self) -> usize {
+        self.partition_count
     }
 
     /// Whether librdkafka has taken news of the topic for outdated since the last call.
@@ -82,6 +93,17 @@ mod tests {
     fn a_broker_that_lags_behind_does_not_create_it_again() {
         let ids = [(NO_ID, "a"), ("a", "b"), ("b", "a"), ("a", "b")];
         assert_eq!(recreated(&ids), [false, true, false, false]);
+    }
+
+    #[test]
+    fn the_number_of_partitions_is_the_one_that_was_logged_last() {
+        let mut topic = Incarnations::default();
+        for count in [2, 6, 1] {
+            topic.on_log(&format!(
+                "[thrd:main]: Topic bob partition count changed from 0 to {count}"
+            ));
+            assert_eq!(topic.partition_count(), count);
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::errors::Cause;
+use super::followed_log::FollowedLog;
 use super::recreation::Incarnations;
 use crate::broker::lock;
 use crate::client::{Event, sentences};
@@ -49,6 +50,8 @@ pub(super) struct ClusterStatus {
     observed: Mutex<Observed>,
     /// The topic that the client reads or writes, if its log is followed. Locked for a moment, as that.
     topic: Mutex<Incarnations>,
+    /// The small broker's log. Locked for a moment, as that.
+    log: Option<Mutex<FollowedLog>>,
 }
 
 #[derive(Default)]
@@ -80,15 +83,15 @@ struct Observed {
 /// How a server failed that the user named.
 struct ServerFailure {
     why: String,
+    /// What to do, if it does not speak as this client is set to; otherwise empty.
     hint: &'static str,
-    /// It does not speak as this client is set to.
-    is_misfit: bool,
 }
 
 impl ClusterStatus {
     pub(super) fn new(
         servers: Vec<String>,
         prints_log: bool,
+        log: Option<FollowedLog>,
         notify: impl Fn(Event) + Send + Sync + 'static,
     ) -> ClusterStatus {
         ClusterStatus {
@@ -98,21 +101,18 @@ impl ClusterStatus {
             is_away: AtomicBool::new(false),
             observed: Mutex::default(),
             topic: Mutex::default(),
+            log: log.map(Mutex::new),
         }
     }
 
-    fn topic(&self) -> MutexGuard<'_, Incarnations> {
+    /// What is known of the topic. To be held for a moment.
+    pub(super) fn topic(&self) -> MutexGuard<'_, Incarnations> {
         lock(&self.topic)
     }
 
-    /// Whether the topic was created again since the last call.
-    pub(super) fn take_recreated(&self) -> bool {
-        self.topic().take_recreated()
-    }
-
-    /// Whether librdkafka has taken news of the topic for outdated since the last call.
-    pub(super) fn take_outdated(&self) -> bool {
-        self.topic().take_outdated()
+    /// Whether the small broker serves another log than at the start. Known before anything of that is read.
+    pub(super) fn is_another_log(&self) -> bool {
+        self.log.as_ref().is_some_and(|log| lock(log).is_another())
     }
 
     /// The bootstrap servers, `host:port,…`.
@@ -209,10 +209,7 @@ impl ClusterStatus {
         observed.is_untrusted |= code == Code::SSL && refusal.is_some();
         observed.cause = Some(cause.clone());
         if !observed.is_started {
-            let misfit = match observed.has_answered {
-                true => None,
-                false => Self::misfit(code, reason),
-            };
+            let misfit = Self::misfit(code, reason).filter(|_| !observed.has_answered);
             let misfit = match self.servers.len() {
                 1 => misfit.map(|(why, hint)| Error::failed(self.cannot_reach(), why).hint(hint)),
                 _ => {
@@ -302,7 +299,6 @@ impl ClusterStatus {
             let failure = ServerFailure {
                 why: why.to_string(),
                 hint,
-                is_misfit: misfit.is_some(),
             };
             observed.failures.insert(cause.broker, failure);
         }
@@ -311,7 +307,7 @@ impl ClusterStatus {
     /// What is wrong with the servers, if none of them speaks as this client is set to.
     fn common_misfit(&self, observed: &Observed) -> Option<Error> {
         let mut failures = self.servers.iter().map(|it| observed.failures.get(it));
-        let are_misfits = failures.all(|it| it.is_some_and(|it| it.is_misfit));
+        let are_misfits = failures.all(|it| it.is_some_and(|it| !it.hint.is_empty()));
         are_misfits.then(|| self.no_server(observed))
     }
 
@@ -447,7 +443,13 @@ impl<R: Send + Sync> ClientContext for Context<R> {
                     .map_or(message, |(_, reason)| reason);
                 self.status.on_failure(Code::BrokerTransportFailure, reason);
             }
-            "METADATA" | "BROKER" => self.status.topic().on_log(message),
+            "APIVERSION" => {
+                if let Some(log) = &self.status.log {
+                    // The address of this context, which is its client's alone.
+                    lock(log).on_log(std::ptr::from_ref(self).addr(), message);
+                }
+            }
+            "METADATA" | "BROKER" | "PARTCNT" => self.status.topic().on_log(message),
             _ => {}
         }
     }
@@ -482,7 +484,8 @@ mod tests {
     fn status() -> (ClusterStatus, mpsc::Receiver<Event>) {
         let (tx, rx) = mpsc::channel();
         let notify = move |event| tx.send(event).unwrap();
-        (ClusterStatus::new(vec!["k:9093".into()], false, notify), rx)
+        let servers = vec!["k:9093".into()];
+        (ClusterStatus::new(servers, false, None, notify), rx)
     }
 
     /// What a request without an answer ends with.

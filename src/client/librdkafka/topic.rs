@@ -1,5 +1,6 @@
 //! Waiting for a topic and its leaders, and asking for its offsets.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,9 +64,10 @@ impl TopicRequests {
         let mut rest = CREATION_PAUSE;
         let found = status.retry_for(TOPIC_TIMEOUT, pause, |timeout| match answer.clone() {
             Ok(leaders) => Ok(Some(leaders)),
-            Err(code @ (Code::TopicAuthorizationFailed | Code::InvalidTopic)) => {
-                Err(failed_by_code(&doing, code))
-            }
+            Err(
+                code
+                @ (Code::TopicAuthorizationFailed | Code::InvalidTopic | Code::PolicyViolation),
+            ) => Err(failed_by_code(&doing, code)),
             Err(_) => {
                 // Each request for a missing topic asks the controller to create it, which logs a warning
                 // for each after the first.
@@ -89,6 +91,11 @@ impl TopicRequests {
         })
     }
 
+    /// The partitions that there are.
+    pub(super) fn partitions(&self) -> BTreeSet<i32> {
+        self.leaders.keys().copied().collect()
+    }
+
     /// Makes sure that a leader can be reached under the address that it is advertised under. One
     /// stands for all; an address that the user named has answered already.
     pub(super) fn reach_leader<R: Send + Sync>(
@@ -109,27 +116,20 @@ impl TopicRequests {
         })
     }
 
-    /// The oldest (`Offset::Beginning`) or the next (`Offset::End`) offset of each partition.
-    pub(super) fn list_offsets(
-        &self,
-        reader: &ReadClient,
-        which: Offset,
-        pause: &dyn Fn(Duration),
-    ) -> Result<Offsets> {
-        self.ask(pause, |timeout| self.ask_offsets(reader, which, timeout))
+    /// The oldest (`Offset::Beginning`) or the next (`Offset::End`) offset of each partition. `reader` has no partitions
+    /// assigned.
+    pub(super) fn list_offsets(&self, reader: &ReadClient, which: Offset) -> Result<Offsets> {
+        let pause = |pause| drop(reader.serve(pause));
+        self.ask(&pause, |timeout| self.ask_offsets(reader, which, timeout))
     }
 
     /// The offset of the first record of this time, in milliseconds, or of a later one; the end of a partition that
-    /// has none.
-    pub(super) fn offsets_since(
-        &self,
-        reader: &ReadClient,
-        time: i64,
-        pause: &dyn Fn(Duration),
-    ) -> Result<Offsets> {
+    /// has none. `reader` has no partitions assigned.
+    pub(super) fn offsets_since(&self, reader: &ReadClient, time: i64) -> Result<Offsets> {
+        let pause = |pause| drop(reader.serve(pause));
         // First the ends: what is written in between is found by its time.
-        let mut all = self.list_offsets(reader, Offset::End, pause)?;
-        all.extend(self.ask(pause, |timeout| {
+        let mut all = self.list_offsets(reader, Offset::End)?;
+        all.extend(self.ask(&pause, |timeout| {
             offsets(&reader.offsets_for_times(self.all_at(Offset::Offset(time))?, timeout)?)
         })?);
         Ok(all)

@@ -184,6 +184,7 @@ fn a_reader_of_a_topic_that_was_deleted_and_recreated_prints_all_of_the_new_one(
 #[track_caller]
 fn has_read_on(reader: &Running) {
     reader.wait_for("four\n");
+    reader.wait_for_notice("missed");
     let printed = String::from_utf8(reader.stdout.bytes()).unwrap();
     assert_eq!(printed, "one\ntwo\nthree\nfour\n", "{}", reader.report());
     let notices = String::from_utf8(reader.stderr.bytes()).unwrap();

@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::check::{Sent, named_undelivered};
-use crate::support::{Ended, Kafka, PATIENCE, Running, user};
+use crate::support::{Ended, PATIENCE, Program, Running, user};
 
 /// Pseudo-random numbers, the same for the same seed (SplitMix64).
 #[derive(Clone)]
@@ -53,8 +53,13 @@ struct GateState {
 }
 
 impl Load {
-    /// Starts so many publishers to a topic. Without [`Load::allow`] they are given nothing to send.
-    pub(crate) fn start(on: &Kafka, topic: &str, senders: usize, lines: u64, seed: u64) -> Load {
+    /// Starts so many publishers, each with a name. Without [`Load::allow`] they are given nothing to send.
+    pub(crate) fn start(
+        publisher: impl Fn(&str) -> Program,
+        senders: usize,
+        lines: u64,
+        seed: u64,
+    ) -> Load {
         let gate = Arc::new(Gate {
             state: Mutex::new(GateState {
                 allowed: 0,
@@ -65,7 +70,7 @@ impl Load {
         let feeders = (0..senders)
             .map(|n| {
                 let name = user(&format!("s{n}"));
-                let publisher = on.program("publisher", &[&name, topic]).start();
+                let publisher = publisher(&name).start();
                 let chance = Chance::new(seed ^ (n as u64 + 1).wrapping_mul(0x5851_f42d_4c95_7f2d));
                 let gate = gate.clone();
                 thread::spawn(move || feed(n, name, publisher, lines, chance, &gate))

@@ -1,9 +1,9 @@
-//! A proxy between clients and one broker, which breaks things.
+//! A proxy between clients and one broker, which breaks things, and counts requests.
 //!
 //! Of the protocol it knows frames only, and that a request begins with its API key. A broker answers
 //! in order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,11 +55,18 @@ struct State {
     /// How many answers listed no broker since that was armed.
     without_broker: usize,
     connections: Vec<Arc<Connection>>,
+    /// How many connections there have been.
+    opened: usize,
+    requests: Requests,
     ended: bool,
 }
 
+/// How many requests have been sent, by the number of their connection and their API key.
+pub(crate) type Requests = BTreeMap<(usize, i16), u64>;
+
 /// A client, and the connection made for it to the broker.
 struct Connection {
+    number: usize,
     client: TcpStream,
     broker: TcpStream,
     /// The API keys of requests that are not answered yet.
@@ -99,6 +106,24 @@ impl Proxy {
     /// Its address.
     pub(crate) fn server(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The requests so far.
+    pub(crate) fn requests(&self) -> Requests {
+        self.shared.state.lock().unwrap().requests.clone()
+    }
+
+    /// Waits until the requests so far satisfy `enough`.
+    pub(crate) fn wait_for_requests(&self, enough: impl Fn(&Requests) -> bool) {
+        let state = self.shared.state.lock().unwrap();
+        let (state, _) = self
+            .shared
+            .changed
+            .wait_timeout_while(state, PATIENCE, |state| !enough(&state.requests))
+            .unwrap();
+        let requests = state.requests.clone();
+        drop(state);
+        assert!(enough(&requests), "{requests:?}");
     }
 
     /// Makes this happen at the next opportunity.
@@ -177,18 +202,18 @@ impl Shared {
         for stream in [&client, &broker] {
             stream.set_nodelay(true).unwrap();
         }
+        let mut state = self.state.lock().unwrap();
+        state.opened += 1;
         let connection = Arc::new(Connection {
+            number: state.opened,
             client,
             broker,
             asked: Mutex::default(),
             frozen: AtomicBool::new(false),
             reset: AtomicBool::new(false),
         });
-        self.state
-            .lock()
-            .unwrap()
-            .connections
-            .push(connection.clone());
+        state.connections.push(connection.clone());
+        drop(state);
         let (shared, theirs) = (self.clone(), connection.clone());
         thread::spawn(move || {
             let _ = theirs.requests(&shared);
@@ -208,6 +233,12 @@ impl Shared {
         state
             .connections
             .retain(|other| !Arc::ptr_eq(other, connection));
+    }
+
+    fn count(&self, connection: usize, api: i16) {
+        let mut state = self.state.lock().unwrap();
+        *state.requests.entry((connection, api)).or_default() += 1;
+        self.changed.notify_all();
     }
 
     /// Takes the fault that is armed, if it is for a request of this API.
@@ -247,6 +278,7 @@ impl Connection {
                 let at = frame.len() - 8;
                 frame[at] ^= 1;
             }
+            shared.count(self.number, api);
             if !self.frozen.load(Ordering::SeqCst) {
                 self.asked.lock().unwrap().push_back(api);
                 (&self.broker).write_all(&frame)?;

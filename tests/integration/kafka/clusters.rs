@@ -1,13 +1,21 @@
 //! Clusters with settings that surprise people, each for one test.
 
+#[cfg(feature = "librdkafka")]
+use std::fs;
 use std::fs::OpenOptions;
 use std::path::Path;
 
 use tempfile::TempDir;
 
 use super::{run, script};
+#[cfg(feature = "librdkafka")]
+use crate::faults::full::leader_of_three;
 use crate::presence;
+#[cfg(feature = "librdkafka")]
+use crate::support::PATIENCE;
 use crate::support::{Kafka, Program, find_file, free_port, setting, user};
+#[cfg(feature = "librdkafka")]
+use crate::tty::CTRL_D;
 
 /// A cluster of the test's own, of this run's version; it ends with the test.
 struct Cluster {
@@ -156,6 +164,31 @@ fn a_topic_that_is_created_again_is_read_and_written_by_programs_that_stay_open(
     assert_eq!(on.log(&peer), "three\nfour\nfive\n");
 }
 
+#[cfg(feature = "librdkafka")]
+#[test]
+#[ignore = "needs a real Kafka"]
+fn lines_for_a_partition_that_is_gone_are_written_to_another() {
+    let cluster = Cluster::start(&["--no-auto-create"]);
+    let on = &cluster.kafka;
+    let peer = user("bob");
+    cluster.run(&["topic", &peer, "2"]);
+    // Her lines are in partition 1, which the new topic does not have.
+    let mut publisher = on.program("publisher", &["alice", &peer]).start();
+    publisher.write("one\n");
+    on.first_lines(&peer, 1);
+    cluster.run(&["delete", &peer]);
+    publisher.write("two\n");
+    cluster.run(&["recreate", &peer]);
+    publisher.write("three\n");
+    publisher.close();
+    publisher.wait().code(0);
+    // The client may have sent the later line to the new partition before it gave back the other.
+    let log = on.log(&peer);
+    let mut lines: Vec<&str> = log.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["three", "two"], "{log:?}");
+}
+
 #[test]
 #[ignore = "needs a real Kafka"]
 fn nobody_is_gone_because_the_broker_was_away() {
@@ -165,4 +198,172 @@ fn nobody_is_gone_because_the_broker_was_away() {
         || cluster.run(&["signal", "KILL", "1"]),
         || cluster.run(&["start-node", "1"]),
     );
+}
+
+#[cfg(feature = "librdkafka")]
+#[test]
+#[ignore = "needs a real Kafka and root"]
+fn a_broker_whose_disk_is_full_or_read_only_loses_no_line_and_programs_go_on_once_it_is_back() {
+    let cluster = Cluster::start(&["--disks", "64"]);
+    let on = &cluster.kafka;
+    let (me, peer) = (user("alice"), user("bob"));
+    let mut publisher = on.program("publisher", &[&me, &peer]).start();
+    publisher.write("first\n");
+    on.first_lines(&peer, 1);
+    let reader = on.reader(&peer);
+    let bob = on.chat(&peer, &me);
+    let mut expected = "first\n".to_string();
+    for (times, state) in (1..).zip(["full", "read-only"]) {
+        let [before, during] = ["before", "while"].map(|when| format!("{when} it is {state}"));
+        publisher.write(format!("{before}\n"));
+        reader.wait_for(&before);
+        bob.wait_for(&format!("{me}: {before}"));
+        cluster.run(&["disk", state, "1"]);
+        // Kafka ends a broker that has no folder left to write to.
+        let count = |bytes: &[u8]| String::from_utf8_lossy(bytes).matches(" lost (").count();
+        for program in [&publisher, &reader] {
+            let is_told = program.stderr.wait(PATIENCE, |bytes| count(bytes) >= times);
+            assert!(is_told, "{}", program.report());
+        }
+        publisher.write(format!("{during}\n"));
+        cluster.run(&["disk", "usable", "1"]);
+        cluster.run(&["start-node", "1"]);
+        reader.wait_for(&during);
+        bob.wait_for(&format!("{me}: {during}"));
+        expected += &format!("{before}\n{during}\n");
+    }
+    publisher.close();
+    publisher.wait().code(0).says(&[" is back"]);
+    assert_eq!(String::from_utf8_lossy(&reader.stdout.bytes()), expected);
+    assert_eq!(on.log(&peer), expected);
+}
+
+#[cfg(feature = "librdkafka")]
+#[test]
+#[ignore = "needs a real Kafka and root"]
+fn of_three_brokers_another_one_leads_when_the_leaders_disk_is_full() {
+    let cluster = Cluster::start(&["3", "--disks", "64"]);
+    let on = &cluster.kafka;
+    let (me, peer) = (user("alice"), user("bob"));
+    cluster.run(&["topic", &peer]);
+    let mut publisher = on.program("publisher", &[&me, &peer]).start();
+    let reader = on.reader(&peer);
+    publisher.write("one\n");
+    reader.wait_for("one\n");
+    let leader = leader_of_three(&on.servers(), &peer);
+    cluster.run(&["disk", "full", &leader]);
+    // Kafka notices it at the next record that does not fit.
+    let large = "x".repeat(10_000);
+    for line in ["two", &large, "three"] {
+        publisher.write(format!("{line}\n"));
+        reader.wait_for(&format!("{line}\n"));
+    }
+    cluster.run(&["disk", "usable", &leader]);
+    cluster.run(&["start-node", &leader]);
+    leader_of_three(&on.servers(), &peer);
+    publisher.write("four\n");
+    publisher.close();
+    publisher.wait().code(0);
+    let expected = format!("one\ntwo\n{large}\nthree\nfour\n");
+    reader.wait_for("four\n");
+    assert_eq!(String::from_utf8_lossy(&reader.stdout.bytes()), expected);
+    assert_eq!(on.log(&peer), expected);
+}
+
+#[cfg(feature = "librdkafka")]
+#[test]
+#[ignore = "needs a real Kafka"]
+fn a_lost_quorum_is_told_while_lines_wait_and_they_arrive_once_it_is_back() {
+    let cluster = Cluster::start(&["3"]);
+    let on = &cluster.kafka;
+    let (me, peer) = (user("alice"), user("bob"));
+    for topic in [&me, &peer] {
+        cluster.run(&["topic", topic]);
+    }
+    let mut publisher = on.program("publisher", &[&user("piped"), &peer]).start();
+    let chat = on.chat(&me, &peer);
+    let reader = on.reader(&peer);
+    let waiting = match setting("KAFKA_CHAT_TEST_VERSION").starts_with("2.7") {
+        // ZooKeeper is still there, and another leader with fewer replicas.
+        true => "lines are not acknowledged yet: ",
+        false => "lines are not acknowledged yet: no connection to ",
+    };
+    for (n, keeps_leader) in [(1, true), (2, false)] {
+        let before = format!("before {n}");
+        publisher.write(format!("{before}\n"));
+        reader.wait_for(&before);
+        let leader = leader_of_three(&on.servers(), &peer);
+        let lost = |node: &&str| (*node == leader) != keeps_leader;
+        let mut lost: Vec<_> = ["1", "2", "3"].into_iter().filter(lost).collect();
+        if !keeps_leader {
+            lost.push(if leader == "1" { "2" } else { "1" });
+        }
+        for node in &lost {
+            cluster.run(&["signal", "KILL", node]);
+        }
+        publisher.write(format!("piped {n}\n"));
+        chat.line(&format!("typed {n}"));
+        let told = |text: &str| text.matches(waiting).count() == n;
+        let by_publisher = |bytes: &[u8]| told(&String::from_utf8_lossy(bytes));
+        let is_told = publisher.stderr.wait(PATIENCE, by_publisher);
+        assert!(is_told, "{}", publisher.report());
+        chat.wait("that lines wait", |screen| told(&screen.contents()));
+        for node in &lost {
+            cluster.run(&["start-node", node]);
+        }
+        for line in ["piped", "typed"] {
+            reader.wait_for(&format!("{line} {n}\n"));
+        }
+    }
+    publisher.wait_for_notice("lines are acknowledged again");
+    publisher.close();
+    publisher.wait().code(0);
+    chat.keys(CTRL_D);
+    chat.ends_with(0);
+    let mut log: Vec<String> = on.log(&peer).lines().map(String::from).collect();
+    log.sort();
+    let expected = [
+        "before 1", "before 2", "piped 1", "piped 2", "typed 1", "typed 2",
+    ];
+    assert_eq!(log, expected);
+}
+
+/// A program where `localhost` is the IPv6 loopback alone.
+#[cfg(feature = "librdkafka")]
+fn where_localhost_is_ipv6(hosts: &Path, program: Program) -> Program {
+    let command = program.into_command();
+    let script = r#"mount --bind "$0" /etc/hosts; exec "$@""#;
+    Program::other("unshare", &["-rm", "sh", "-euc", script])
+        .arg(hosts)
+        .arg(command.get_program())
+        .args(command.get_args())
+}
+
+#[cfg(feature = "librdkafka")]
+#[test]
+#[ignore = "needs a real Kafka"]
+fn a_broker_that_is_localhost_on_the_ipv6_loopback_alone_is_written_to_and_read() {
+    let cluster = Cluster::start(&["--ipv6"]);
+    let servers = cluster.kafka.servers();
+    let port = servers.strip_prefix("[::1]:").unwrap();
+    let on = Kafka::Real(format!("localhost:{port}"));
+    let (me, peer) = (user("alice"), user("bob"));
+    let hosts = cluster.dir.path().join("hosts");
+    fs::write(&hosts, "::1 localhost\n").unwrap();
+    let start = |name: &str, arguments: &[&str]| {
+        where_localhost_is_ipv6(&hosts, on.program(name, arguments)).start()
+    };
+    let mut publisher = start("publisher", &[&me, &peer]);
+    publisher.write("one\n");
+    publisher.close();
+    publisher.wait().code(0);
+    let subscriber = start("subscriber", &[&peer, "--from", "earliest", "-e"]);
+    subscriber.wait().code(0).prints("one\n");
+    let mut bob = start("chat", &[&peer, &me]);
+    bob.wait_for("one\n");
+    bob.write("two\n");
+    bob.close();
+    bob.wait().code(0);
+    let subscriber = start("subscriber", &[&me, "--from", "earliest", "-e"]);
+    subscriber.wait().code(0).prints("two\n");
 }

@@ -16,6 +16,7 @@ use super::matrix::kcat;
 use crate::others;
 use crate::reading::{self, flush, now, numbers, objects, producer, record, thirty_records, topic};
 use crate::support::{Kafka, PATIENCE, poll_until, user};
+use crate::tty::CTRL_D;
 
 #[test]
 #[ignore = "needs a real Kafka"]
@@ -64,7 +65,7 @@ fn the_last_messages_are_those_of_all_partitions() {
 
 #[test]
 #[ignore = "needs a real Kafka"]
-fn the_last_lines_are_found_whoever_wrote_and_compressed_them() {
+fn the_last_lines_are_found_with_any_client_and_compression() {
     let on = Kafka::real();
     for partitions in [1, 6] {
         let topic = topic(&on, partitions);
@@ -173,6 +174,57 @@ fn delete_records(on: &Kafka, topic: &str, before: &[(i32, Offset)]) {
     for partition in deleted.elements() {
         partition.error().unwrap();
     }
+}
+
+#[test]
+#[ignore = "needs a real Kafka"]
+fn a_chat_says_how_many_lines_were_deleted_before_it_read_them() {
+    let on = Kafka::real();
+    let (me, peer) = (user("alice"), topic(&on, 1));
+    on.send(&me, &peer, "1\n2\n");
+    let bob = on.chat(&peer, &me);
+    bob.wait_for(&format!("{me}: 2"));
+    bob.keys(CTRL_D);
+    bob.ends_with(0);
+    on.send(&me, &peer, "3\n4\n5\n6\n7\n");
+    delete_records(&on, &peer, &[(0, Offset::Offset(6))]);
+    let bob = on.chat(&peer, &me);
+    bob.wait_for("up to 4 lines are gone from the topic (offsets 2 to 5)");
+    bob.wait_for(&format!("{me}: 7"));
+}
+
+#[test]
+#[ignore = "needs a real Kafka"]
+fn a_reader_says_that_lines_were_deleted_before_it_read_them() {
+    let on = Kafka::real();
+    let topic = topic(&on, 1);
+    let reader = on.reader(&topic);
+    on.send("alice", &topic, "read\n");
+    reader.wait_for("read\n");
+    reader.signal("STOP");
+    // A fetch may be under way, whose answer has the first of these.
+    for line in ["a\n", "b\n", "c\n"] {
+        on.send("alice", &topic, line);
+    }
+    delete_records(&on, &topic, &[(0, Offset::End)]);
+    on.send("alice", &topic, "last\n");
+    reader.signal("CONT");
+    reader.wait_for("last\n");
+    reader.wait_for_notice(" lines are gone from the topic (offsets ");
+    reader.wait_for_notice(" to 3): deleted before they were read");
+}
+
+#[test]
+#[ignore = "needs a real Kafka"]
+fn nobody_says_that_lines_are_gone_where_the_offsets_are_markers() {
+    let on = Kafka::real();
+    let topic = topic(&on, 1);
+    in_transactions(&on, &topic, &["no"; 3], false);
+    in_transactions(&on, &topic, &["yes"; 3], true);
+    on.first_lines(&topic, 3);
+    let arguments = [&topic, "--from", "earliest", "-e"];
+    let ended = on.program("subscriber", &arguments).run().code(0);
+    ended.does_not_say("gone").prints("yes\n".repeat(3));
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! What other clients write into a topic, and what operators do to it.
 
-use super::cluster;
 use super::matrix::kcat;
-#[cfg(feature = "librdkafka")]
-use crate::support::setting;
+use super::{cluster, new_topic};
 use crate::support::{Kafka, Program, user};
+#[cfg(feature = "librdkafka")]
+use crate::support::{random_lines, setting};
 #[cfg(feature = "librdkafka")]
 use crate::tty::CTRL_D;
 
@@ -12,8 +12,7 @@ use crate::tty::CTRL_D;
 #[ignore = "needs a real Kafka"]
 fn records_of_every_compression_are_read() {
     let on = Kafka::real();
-    let topic = user("bob");
-    cluster(&["topic", &topic]);
+    let topic = new_topic("bob");
     let mut expected = Vec::new();
     for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
         let lines: String = (0..50).map(|n| format!("{codec} {n}\n")).collect();
@@ -33,8 +32,7 @@ fn records_of_every_compression_are_read() {
 #[ignore = "needs a real Kafka"]
 fn partitions_that_are_added_are_read() {
     let on = Kafka::real();
-    let topic = user("bob");
-    cluster(&["topic", &topic]);
+    let topic = new_topic("bob");
     on.send("alice", &topic, "one\n");
     let reader = on.reader(&topic);
     reader.wait_for("one\n");
@@ -52,8 +50,7 @@ fn partitions_that_are_added_are_read() {
 #[ignore = "needs a real Kafka"]
 fn a_record_without_a_value_is_not_shown() {
     let on = Kafka::real();
-    let topic = user("bob");
-    cluster(&["topic", &topic]);
+    let topic = new_topic("bob");
     // With -Z, kcat sends an empty value as none.
     let kcat = kcat(&on, &topic, &["-P", "-Z", "-K", ":"]);
     kcat.input("alice:one\nalice:\nalice:two\n").run().code(0);
@@ -79,10 +76,7 @@ fn a_chat_whose_group_another_program_consumes_with_says_so() {
 #[ignore = "needs a real Kafka"]
 fn lines_that_wait_for_replicas_are_reported_until_they_are_acknowledged() {
     let on = Kafka::real();
-    let (me, peer) = (user("alice"), user("bob"));
-    for topic in [&me, &peer] {
-        cluster(&["topic", topic]);
-    }
+    let (me, peer) = (new_topic("alice"), new_topic("bob"));
     let mut publisher = on.program("publisher", &[&me, &peer]).start();
     publisher.write("one\n");
     on.first_lines(&peer, 1);
@@ -113,10 +107,7 @@ fn lines_that_wait_for_replicas_are_reported_until_they_are_acknowledged() {
 #[ignore = "needs a real Kafka"]
 fn writers_to_a_compacted_topic_are_warned_once() {
     let on = Kafka::real();
-    let (me, peer) = (user("alice"), user("bob"));
-    for topic in [&me, &peer] {
-        cluster(&["topic", topic]);
-    }
+    let (me, peer) = (new_topic("alice"), new_topic("bob"));
     cluster(&["configure", &peer, "cleanup.policy=compact"]);
     let mut publisher = on.program("publisher", &[&me, &peer]).start();
     let chat = on.chat(&me, &peer);
@@ -127,4 +118,83 @@ fn writers_to_a_compacted_topic_are_warned_once() {
     publisher.wait().code(0);
     chat.keys(CTRL_D);
     chat.ends_with(0).has_shown_times("is compacted", 1);
+}
+
+/// Small lines around a large one, and what is in the topic if that fails.
+#[cfg(feature = "librdkafka")]
+fn small_lines_and_a_large_one() -> (String, String) {
+    let small = |from: u32, to: u32| {
+        (from..=to)
+            .map(|n| format!("line {n}\n"))
+            .collect::<String>()
+    };
+    // Not as compressible as the small ones.
+    let large = String::from_utf8(random_lines(7, 1, 5000)).unwrap();
+    let (before, after) = (small(1, 101), small(102, 202));
+    (format!("{before}{large}{after}"), before + &after)
+}
+
+#[cfg(feature = "librdkafka")]
+#[test]
+#[ignore = "needs a real Kafka"]
+fn a_line_that_is_larger_than_the_topic_takes_is_named_and_the_others_arrive_in_order() {
+    let on = Kafka::real();
+    let (input, expected) = small_lines_and_a_large_one();
+    for codec in ["none", "gzip"] {
+        let peer = new_topic("bob");
+        cluster(&["configure", &peer, "max.message.bytes=1000"]);
+        let codec = format!("compression.type={codec}");
+        let publisher = on.program("publisher", &["alice", &peer, "-X", &codec]);
+        let ended = publisher.input(input.clone()).run().code(1);
+        ended.says(&[
+            "1 of 203 lines was not delivered",
+            "line 102: 5005 bytes, too large: ",
+            &format!("topic {peer} takes at most 1000 bytes"),
+        ]);
+        assert_eq!(on.log(&peer), expected);
+    }
+}
+
+#[cfg(feature = "librdkafka")]
+#[test]
+#[ignore = "needs a real Kafka"]
+fn many_lines_that_are_larger_than_the_topic_takes_hold_up_no_others() {
+    let on = Kafka::real();
+    let peer = new_topic("bob");
+    cluster(&["configure", &peer, "max.message.bytes=1000"]);
+    let large = "x".repeat(1500);
+    let small: Vec<_> = (0..60).map(|n| format!("line {n}\n")).collect();
+    let input: String = small.iter().map(|it| format!("{it}{large}\n")).collect();
+    let publisher = on.program("publisher", &["alice", &peer]);
+    let ended = publisher.input(input).run().code(1);
+    ended.says(&[
+        "60 of 120 lines were not delivered",
+        "line 2: 1505 bytes, too large",
+    ]);
+    assert_eq!(on.log(&peer), small.concat());
+}
+
+#[cfg(feature = "librdkafka")]
+#[test]
+#[ignore = "needs a real Kafka"]
+fn lines_arrive_in_order_when_the_topic_takes_less_than_before() {
+    let on = Kafka::real();
+    let (me, peer) = (user("alice"), new_topic("bob"));
+    // Batches without the large line are small enough: they must not overtake the one with it.
+    let arguments = [&me, &peer, "-X", "batch.num.messages=10"];
+    let mut publisher = on.program("publisher", &arguments).start();
+    publisher.write("one\n");
+    on.first_lines(&peer, 1);
+    cluster(&["configure", &peer, "max.message.bytes=1000"]);
+    let (input, expected) = small_lines_and_a_large_one();
+    publisher.write(input.repeat(3));
+    publisher.close();
+    let ended = publisher.wait().code(1);
+    ended.says(&[
+        "3 of 610 lines were not delivered",
+        "line 103: ",
+        "line 306: ",
+        "line 509: ",
+    ]);
+    assert_eq!(on.log(&peer), "one\n".to_string() + &expected.repeat(3));
 }

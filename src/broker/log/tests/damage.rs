@@ -52,7 +52,7 @@ fn read(topic: &Topic, mut offset: i64) -> Vec<Line> {
     let mut lines = Vec::new();
     while offset < topic.offsets().unwrap().end {
         let mut set = Vec::new();
-        topic.read(offset, 2000, &mut set).unwrap();
+        topic.read(offset, |all| all.min(2000), &mut set).unwrap();
         let mut rest = set.as_slice();
         let before = offset;
         while let Some((found, size)) = message::header(rest)
@@ -126,6 +126,7 @@ impl Damaged {
         let dir = TempDir::new().unwrap();
         let folder = dir.path().join("bob-0");
         fs::create_dir(&folder).unwrap();
+        identity::create(dir.path()).unwrap();
         for (name, bytes) in &self.files {
             fs::write(folder.join(name), bytes).unwrap();
         }
@@ -422,6 +423,36 @@ fn what_is_inside_a_value_never_becomes_a_line() {
             fs::write(&path, bytes).unwrap();
         });
         check(&left, &end);
+    }
+}
+
+#[test]
+fn notes_of_lookalikes_that_are_lost_cost_no_line() {
+    let mut forged = encode(None, Some(b"mallory"), Some(b"forged"));
+    forged[..8].copy_from_slice(&7i64.to_be_bytes());
+    let carrier = |n: usize| match n.is_multiple_of(5) {
+        true => encode(None, Some(b"alice"), Some(&forged)),
+        false => line(n),
+    };
+    let log = Damaged::new((0..20).map(carrier));
+    let is_note = |(name, _): &&(String, Vec<u8>)| name.ends_with(".lookalikes");
+    let (note, bytes) = log.files.iter().find(is_note).unwrap();
+    type Damage<'a> = &'a dyn Fn(&Path);
+    let damages: [Damage<'_>; 4] = [
+        &|note| fs::remove_file(note).unwrap(),
+        &|note| fs::write(note, vec![0; bytes.len()]).unwrap(),
+        &|note| fs::write(note, vec![0xff; bytes.len()]).unwrap(),
+        &|note| fs::write(note, &bytes[..bytes.len() - 1]).unwrap(),
+    ];
+    for damage in damages {
+        let left = log.after(|dir| damage(&dir.join(note)));
+        assert!(
+            left.lines
+                .iter()
+                .eq(log.lines.iter().map(|(line, ..)| line))
+        );
+        assert_eq!(left.appended, 20);
+        assert!(left.said.is_empty(), "{:?}", left.said);
     }
 }
 
