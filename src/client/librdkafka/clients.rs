@@ -15,6 +15,7 @@ use super::topic::{ANSWER_TIMEOUT, TopicRequests, list};
 use crate::client::position::Fingerprint;
 use crate::client::{Offsets, Record};
 use crate::error::{Error, Result};
+use crate::name::Name;
 
 /// How a reader waits for records that come rarely.
 const PATIENT: &[(&str, &str)] = &[("fetch.wait.max.ms", "8000")];
@@ -47,15 +48,26 @@ pub(super) enum NotRead {
 }
 
 impl Clients {
-    pub(super) fn new(cluster: &LibrdkafkaCluster, status: &Arc<ClusterStatus>) -> Result<Clients> {
-        Ok(Clients {
+    /// Waits for the topic, and returns requests about it, too. `doing` says what fails if one does.
+    pub(super) fn connect(
+        cluster: &LibrdkafkaCluster,
+        status: &Arc<ClusterStatus>,
+        doing: String,
+        topic: &Name,
+    ) -> Result<(Clients, TopicRequests)> {
+        let create = || create(cluster, &[], status);
+        let serve = |reader: &ReadClient, time| drop(reader.serve(time));
+        let (reader, requests) = TopicRequests::connect(status, doing, topic, &create, &serve)
+            .map_err(|error| cluster.explain(status, topic, error))?;
+        let clients = Clients {
             cluster: cluster.as_client(),
             status: Arc::clone(status),
-            reader: create(cluster, &[], status)?,
+            reader,
             is_patient: false,
             asker: None,
             is_assigned: false,
-        })
+        };
+        Ok((clients, requests))
     }
 
     /// Begins to read at these offsets, at the first call.

@@ -65,12 +65,9 @@ impl LibrdkafkaConsumer {
         let (tx, events) = mpsc::channel();
         // Nobody listens any more once the consumer is dropped.
         let status = cluster.status(move |event| drop(tx.send(event)));
-        let clients = Clients::new(cluster, &status)?;
-        let reader = &clients.reader;
         let doing = format!("cannot read topic {topic} at {}", status.servers());
-        let pause = |pause| drop(reader.serve(pause));
-        let requests = TopicRequests::new(&status, doing, topic, reader.client(), &pause)
-            .map_err(|error| cluster.explain(&status, topic, error))?;
+        let (clients, requests) = Clients::connect(cluster, &status, doing, topic)?;
+        let reader = &clients.reader;
         let offsets = match start {
             Start::Latest => requests.list_offsets(reader, Offset::End),
             Start::Since(time) => requests.offsets_since(reader, time),

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rdkafka::client::Client;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::message::Message as _;
 use rdkafka::producer::{
@@ -12,7 +13,7 @@ use rdkafka::producer::{
 use super::errors::failed_by_code;
 use super::read_back::Unsettled;
 use super::status::{ClusterStatus, Context};
-use super::topic::ANSWER_TIMEOUT;
+use super::topic::{ANSWER_TIMEOUT, Asking};
 use crate::broker::lock;
 use crate::client::reports::ReportRun;
 use crate::client::{Offsets, Reports, sentences};
@@ -184,6 +185,14 @@ impl Gathered {
     fn take_returned(&mut self) -> Vec<Unsettled> {
         self.stranded_since = None;
         std::mem::take(&mut self.returned)
+    }
+}
+
+impl Asking for Base {
+    type Role = Arc<Deliveries>;
+
+    fn as_client(&self) -> &Client<Context<Arc<Deliveries>>> {
+        self.client()
     }
 }
 

@@ -113,12 +113,12 @@ impl GroupClient {
     ) -> Result<GroupClient> {
         let mut config = config.clone();
         config.set("group.id", group);
-        let reader = ReadClient::create(&config, status)?;
+        let create = || ReadClient::create(&config, status);
         let denied = Denied::default();
         let servers = status.servers();
         let doing = format!("cannot read the offsets of group {group} at {servers}");
-        let pause = |pause| denied.serve(&reader, pause);
-        let requests = TopicRequests::new(status, doing, topic, reader.client(), &pause)?;
+        let serve = |reader: &ReadClient, time| denied.serve(reader, time);
+        let (reader, requests) = TopicRequests::connect(status, doing, topic, &create, &serve)?;
         Ok(GroupClient {
             reader,
             requests,

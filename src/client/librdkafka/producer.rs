@@ -199,11 +199,11 @@ pub(super) fn start(
     };
     let started = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     let deliveries = Arc::new(Deliveries::new(reports, doing.clone(), timeout));
-    let producer: Base = create(&config, &status, Arc::clone(&deliveries))?;
-    let pause = |pause| producer.poll(pause);
-    let requests = TopicRequests::new(&status, doing, topic, producer.client(), &pause)
+    let create = || create(&config, &status, Arc::clone(&deliveries));
+    let poll = |producer: &Base, time| producer.poll(time);
+    let (producer, requests) = TopicRequests::connect(&status, doing, topic, &create, &poll)
         .map_err(|error| cluster.explain(&status, topic, error))?;
-    requests.reach_leader(producer.client(), &pause)?;
+    requests.reach_leader(producer.client(), &|time| producer.poll(time))?;
     let destination = Destination {
         sender: sender.clone(),
         topic: topic.clone(),

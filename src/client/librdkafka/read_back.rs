@@ -51,11 +51,12 @@ impl Witness {
     ) -> Option<Witness> {
         // What happens to its connections is not reported: it is only asked.
         let status = cluster.status(drop);
-        let reader = ReadClient::create(&cluster.reader_config(&[]), &status).ok()?;
-        metadata(reader.client(), topic.as_str(), timeout).ok()?;
-        let pause = |pause| drop(reader.serve(pause));
-        let doing = doing.to_string();
-        let requests = TopicRequests::new(&status, doing, topic, reader.client(), &pause).ok()?;
+        let config = cluster.reader_config(&[]);
+        let create = || ReadClient::create(&config, &status);
+        metadata(create().ok()?.client(), topic.as_str(), timeout).ok()?;
+        let serve = |reader: &ReadClient, time| drop(reader.serve(time));
+        let (reader, requests) =
+            TopicRequests::connect(&status, doing.to_string(), topic, &create, &serve).ok()?;
         Some(Witness { reader, requests })
     }
 

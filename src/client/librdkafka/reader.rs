@@ -4,12 +4,14 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rdkafka::client::Client;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::BaseConsumer;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 
 use super::create;
 use super::status::{ClusterStatus, Context};
+use super::topic::Asking;
 use crate::error::Result;
 
 /// How long one look takes at whether a client is closed.
@@ -41,6 +43,14 @@ impl ReadClient {
     /// partitions.
     pub(super) fn serve_all(&self) {
         while self.poll(Duration::ZERO).is_some() {}
+    }
+}
+
+impl Asking for ReadClient {
+    type Role = ();
+
+    fn as_client(&self) -> &Client<Context<()>> {
+        self.0.client()
     }
 }
 

@@ -1,8 +1,9 @@
 //! Waiting for a topic and its leaders, and asking for its offsets.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::client::Client;
 use rdkafka::consumer::Consumer as _;
@@ -30,6 +31,13 @@ const CREATION_PAUSE: Duration = Duration::from_millis(100);
 /// How long a topic may take to be created, with a leader for every partition.
 const TOPIC_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A client that asks.
+pub(super) trait Asking {
+    type Role: Send + Sync;
+
+    fn as_client(&self) -> &Client<Context<Self::Role>>;
+}
+
 /// A topic, and requests about it.
 pub(super) struct TopicRequests {
     pub(super) status: Arc<ClusterStatus>,
@@ -40,29 +48,50 @@ pub(super) struct TopicRequests {
 }
 
 impl TopicRequests {
-    /// Waits until the topic exists and each of its partitions has a leader. The request creates it,
-    /// where the cluster allows that. `pause` handles callbacks while it waits.
-    pub(super) fn new<R: Send + Sync>(
+    /// A client that `create` makes, and requests about a topic that exists, with a leader for each partition: both are
+    /// waited for. The request creates the topic, where the cluster allows that. `pause` handles callbacks while it
+    /// waits.
+    pub(super) fn connect<C: Asking>(
         status: &Arc<ClusterStatus>,
         doing: String,
         topic: &Name,
-        client: &Client<Context<R>>,
-        pause: &dyn Fn(Duration),
-    ) -> Result<TopicRequests> {
+        create: &dyn Fn() -> Result<C>,
+        pause: &dyn Fn(&C, Duration),
+    ) -> Result<(C, TopicRequests)> {
         let topic = topic.as_str();
+        let client = RefCell::new(create()?);
         // librdkafka closes its first connection once it knows the brokers, often before it has the
         // answer that is waited for here, and opens the next one 11 ms after the first, unless a request
         // is for a certain broker: as this warm-up request is, for the leader.
-        drop(client.fetch_watermarks(topic, 0, WARM_UP_TIMEOUT));
+        let warm_up = WARM_UP_TIMEOUT;
+        drop(
+            client
+                .borrow()
+                .as_client()
+                .fetch_watermarks(topic, 0, warm_up),
+        );
+        let pause = |time| pause(&client.borrow(), time);
+        let answered = Cell::new(None);
         let ask = |timeout| {
-            let metadata = metadata(client, topic, timeout).ok()?;
-            status.on_first_answer();
-            Some(leaders(&metadata, topic))
+            let found = metadata(client.borrow().as_client(), topic, timeout);
+            match found {
+                Ok(metadata) => {
+                    status.on_first_answer();
+                    answered.set(Some(Instant::now()));
+                    return Ok(Some(leaders(&metadata, topic)));
+                }
+                // It has forgotten its brokers, and would never ask again.
+                Err(error) if is_without_brokers(&error, answered.get().is_some()) => {
+                    *client.borrow_mut() = create()?;
+                }
+                Err(_) => {}
+            }
+            Ok(None)
         };
-        let first = status.retry_for(ANSWER_TIMEOUT, pause, |timeout| Ok(ask(timeout)))?;
+        let first = status.retry_for(ANSWER_TIMEOUT, &pause, ask)?;
         let mut answer = first.ok_or_else(|| status.unreachable(&doing))?;
         let mut rest = CREATION_PAUSE;
-        let found = status.retry_for(TOPIC_TIMEOUT, pause, |timeout| match answer.clone() {
+        let found = status.retry_for(TOPIC_TIMEOUT, &pause, |timeout| match answer.clone() {
             Ok(leaders) => Ok(Some(leaders)),
             Err(
                 code
@@ -73,22 +102,29 @@ impl TopicRequests {
                 // for each after the first.
                 pause(rest);
                 rest = (rest * 2).min(TOPIC_TIMEOUT / 10);
-                answer = ask(timeout).unwrap_or(answer.clone());
+                if let Some(newer) = ask(timeout)? {
+                    answer = newer;
+                }
                 Ok(answer.clone().ok())
             }
         })?;
+        // What was true long ago says nothing.
+        let is_recent = |at: Instant| at.elapsed() < ANSWER_TIMEOUT;
         let leaders = found.ok_or_else(|| match answer {
-            Err(Code::UnknownTopicOrPartition) => Error::failed(&doing, "the topic is not there")
-                .hint(sentences::create_topic(&status.servers(), topic)),
-            Err(code) => failed_by_code(&doing, code),
-            Ok(_) => status.unreachable(&doing),
+            Err(code) if answered.get().is_some_and(is_recent) => match code {
+                Code::UnknownTopicOrPartition => Error::failed(&doing, "the topic is not there")
+                    .hint(sentences::create_topic(&status.servers(), topic)),
+                code => failed_by_code(&doing, code),
+            },
+            _ => status.unreachable(&doing),
         })?;
-        Ok(TopicRequests {
+        let requests = TopicRequests {
             status: Arc::clone(status),
             doing,
             topic: topic.to_string(),
             leaders,
-        })
+        };
+        Ok((client.into_inner(), requests))
     }
 
     /// The partitions that there are.
@@ -208,6 +244,16 @@ pub(super) fn metadata<R: Send + Sync>(
     match answer.brokers().is_empty() {
         true => Err(KafkaError::MetadataFetch(Code::LeaderNotAvailable)),
         false => Ok(answer),
+    }
+}
+
+/// Whether a request failed because the client knows no broker. It forgets those that an answer does not list; and its
+/// own requests are answered, too, so that it may have none although this one was not answered like that.
+fn is_without_brokers(error: &KafkaError, has_answered: bool) -> bool {
+    match error.rdkafka_error_code() {
+        Some(Code::LeaderNotAvailable) => true,
+        Some(Code::BrokerTransportFailure) => has_answered,
+        _ => false,
     }
 }
 

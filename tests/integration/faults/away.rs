@@ -94,6 +94,8 @@ fn a_chat_gives_up_a_line_after_the_delivery_timeout_and_says_so() {
     let options = ["--delivery-timeout", "10"];
     let alice = broker.clients.chat_with(&me, &peer, &options);
     broker.kill();
+    // While it looks for earlier lines it does not read, and notices nothing.
+    alice.wait_for("lost");
     alice.line("one");
     alice.wait_for("'one' may not have arrived");
     broker.restart();

@@ -303,6 +303,33 @@ fn one_broker_that_lists_no_broker_for_a_while_loses_no_line() {
 #[cfg(feature = "librdkafka")]
 #[test]
 #[ignore = "needs a real Kafka"]
+fn one_broker_that_lists_no_broker_while_a_program_waits_for_its_topic_is_asked_again() {
+    for _ in 0..5 {
+        let proxy = Proxy::of(broker_port());
+        let (me, topic) = (user("alice"), user("bob"));
+        let waits = ["-n", "1", "-X", "allow.auto.create.topics=false", &topic];
+        let reader = Kafka::Real(proxy.server())
+            .program("subscriber", &["--from", "earliest"])
+            .args(waits)
+            .start();
+        // Before the first answer, the end of a connection is an error.
+        proxy.wait_for_requests(|requests| {
+            let all = requests.iter();
+            let metadata = all.filter(|((_, api), _)| *api == kafka_chat::wire::METADATA);
+            metadata.map(|(_, count)| count).sum::<u64>() > 3
+        });
+        proxy.arm(Fault::NoBrokers);
+        proxy.wait_for_answers(1);
+        let publisher = Kafka::real().program("publisher", &[&me, &topic]);
+        publisher.input("one\n").run().code(0);
+        proxy.disarm();
+        reader.wait().code(0).prints("one\n");
+    }
+}
+
+#[cfg(feature = "librdkafka")]
+#[test]
+#[ignore = "needs a real Kafka"]
 fn one_broker_that_refuses_the_first_batch_loses_no_line() {
     let on = Kafka::real();
     for _ in 0..5 {

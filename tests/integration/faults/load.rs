@@ -35,6 +35,7 @@ impl Chance {
 
 /// Publishers that are given lines, as far as these are allowed.
 pub(crate) struct Load {
+    senders: Vec<String>,
     gate: Arc<Gate>,
     feeders: Vec<JoinHandle<(String, u64, Running)>>,
 }
@@ -67,16 +68,25 @@ impl Load {
             }),
             changed: Condvar::new(),
         });
-        let feeders = (0..senders)
-            .map(|n| {
-                let name = user(&format!("s{n}"));
+        let senders: Vec<String> = (0..senders).map(|n| user(&format!("s{n}"))).collect();
+        let feeders = (senders.iter().cloned().enumerate())
+            .map(|(n, name)| {
                 let publisher = publisher(&name).start();
                 let chance = Chance::new(seed ^ (n as u64 + 1).wrapping_mul(0x5851_f42d_4c95_7f2d));
                 let gate = gate.clone();
                 thread::spawn(move || feed(n, name, publisher, lines, chance, &gate))
             })
             .collect();
-        Load { gate, feeders }
+        Load {
+            senders,
+            gate,
+            feeders,
+        }
+    }
+
+    /// The names of the publishers.
+    pub(crate) fn senders(&self) -> &[String] {
+        &self.senders
     }
 
     /// Lets every sender go on to this line.
