@@ -85,6 +85,10 @@ struct Round<'a> {
     topic: &'a str,
     load: &'a Load,
     reader: &'a Running,
+    /// How much the reader had printed before the round before this one.
+    printed: usize,
+    /// The last line of that round.
+    start: u64,
     /// The last line of its first half.
     middle: u64,
     /// Its last line.
@@ -97,9 +101,14 @@ impl Round<'_> {
         self.load.allow(self.end);
     }
 
-    /// Allows the first half of the lines, and waits until all are given and the reader prints more than
-    /// before: a fault must not hit programs that have not recovered from the last one.
+    /// Waits for the last round's lines, since a fault must not hit programs that have not recovered from the last
+    /// one. Then allows the first half of the lines, and waits until all are given and the reader prints more than
+    /// before.
     fn allow_half(&self) {
+        for sender in self.load.senders() {
+            let line = format!("{sender} {}\n", self.start);
+            self.reader.wait_for_after(self.printed, &line);
+        }
         let printed = self.reader.stdout.bytes().len();
         self.load.allow(self.middle);
         self.load.wait_until_given(self.middle - 1);
@@ -127,18 +136,21 @@ fn run(on: &Kafka, plan: &Plan, mut inject: impl FnMut(Round<'_>)) -> Report {
     let load = Load::start(publisher, SENDERS, each, plan.seed);
     // A fault while one starts is another test's.
     load.allow(1);
-    for sender in load.senders() {
-        reader.wait_for(&format!("{sender} 1\n"));
-    }
+    let (mut printed, mut start) = (0, 1);
     for number in 0..plan.rounds {
+        let (before, end) = (printed, each * (number + 1) / plan.rounds);
+        printed = reader.stdout.bytes().len();
         inject(Round {
             number,
             topic: &topic,
             load: &load,
             reader: &reader,
+            printed: before,
+            start,
             middle: each * (2 * number + 1) / (2 * plan.rounds),
-            end: each * (number + 1) / plan.rounds,
+            end,
         });
+        start = end;
     }
     let sent = load.end(plan.patience);
     let log = plan.program(on, "subscriber", &read).arg("-e").start();

@@ -16,7 +16,7 @@ const COUNTED: Duration = Duration::from_secs(30);
 const INTERVAL: u64 = 8;
 
 /// How many requests more than that there may be: several were about to be due at the start.
-const MORE: u64 = 4;
+const MORE: u64 = 8;
 
 /// A proxy for one program, which counts its requests to the one broker of `on`.
 fn counting(on: &Kafka) -> (Proxy, Kafka) {

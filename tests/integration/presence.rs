@@ -109,6 +109,7 @@ pub(crate) fn the_peers_first_line_and_the_heartbeats_say_only_once_who_is_here(
     is_told(&alice, &peer, "is here", 1);
     alice.wait_for(&format!("{peer}: hello"));
     bob.line("hello again");
+    alice.wait_for(&format!("{peer}: hello again"));
     leaves(bob);
     is_told(&alice, &peer, "has left", 1);
     was_told(&leaves(alice), &peer, &["is here", "has left"]);

@@ -182,6 +182,16 @@ impl Running {
         self.wait_until(&self.stdout, &format!("{text:?}"), enough);
     }
 
+    /// Waits until its standard output contains `text` after its first `start` bytes.
+    #[track_caller]
+    pub(crate) fn wait_for_after(&self, start: usize, text: &str) {
+        let enough = |bytes: &[u8]| {
+            let new = bytes.get(start..).unwrap_or_default();
+            contains(new, text.as_bytes())
+        };
+        self.wait_until(&self.stdout, &format!("{text:?}"), enough);
+    }
+
     /// Waits until its standard error contains `text`.
     #[track_caller]
     pub(crate) fn wait_for_notice(&self, text: &str) {

@@ -347,6 +347,7 @@ pub(crate) fn a_sealed_chat_says_so_and_its_lines_come_back_when_it_is_opened_ag
     alice.ends_with(0);
     bob.wait_for(&format!("{me} has left"));
     bob.line("while she is away");
+    on.first_lines(&me, 2);
     bob.keys(CTRL_D);
     bob.ends_with(0).has_shown(&["1 line not read by"]);
 

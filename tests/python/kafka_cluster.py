@@ -24,7 +24,7 @@ from kafka_wire import (
     topic_properties,
 )
 
-READY_TIMEOUT = 90  # seconds
+READY_TIMEOUT = 180  # seconds
 STOP_TIMEOUT = 10  # seconds, then the processes are killed
 LOG_LINES = 25  # shown when a process does not start
 

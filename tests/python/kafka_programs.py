@@ -14,6 +14,7 @@ CACHE = Path(
     or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kafka-chat"
 )
 TESTED = ("2.7.0", "3.9.1", "4.3.1")
+FETCH_ATTEMPTS = 2
 
 
 class Failure(Exception):
@@ -92,8 +93,11 @@ def jars(version):
         )
         options = ["-B", "-q", "-U", "-Dstyle.color=never", "-DincludeScope=runtime", f"-DoutputDirectory={work}/libs"]
         maven = [program("mvn", "maven"), *options, "dependency:copy-dependencies"]
-        done = subprocess.run(maven, cwd=work, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        if done.returncode:
+        for _ in range(FETCH_ATTEMPTS):
+            done = subprocess.run(maven, cwd=work, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            if done.returncode == 0:
+                break
+        else:
             raise Failure(f"Maven could not fetch Kafka {version}:\n{maven_errors(done.stdout + done.stderr)}")
         try:
             os.rename(f"{work}/libs", folder)

@@ -11,7 +11,8 @@ METADATA, CREATE_TOPICS, CREATE_ACLS = (3, 4), (19, 2), (30, 1)  # API key, vers
 CREATE_PARTITIONS, ALTER_CONFIGS, DELETE_TOPICS, DESCRIBE_CONFIGS = (37, 0), (44, 0), (20, 1), (32, 1)
 TOPIC, SET = 2, 0  # a type of resource, an operation on its configuration
 TIMEOUT = 10  # seconds
-CREATE_TIMEOUT_MS = 30_000
+CHANGE_TIMEOUT_MS = 30_000
+CHANGE_TIMEOUT = 40  # seconds; a change that is asked for again is refused, if it was made
 
 # The codes of ACLs: org.apache.kafka.common.acl and .resource
 RESOURCES = {"topic": (2, 3), "groups": (3, 4)}  # a type, and whether the name is literal or a prefix
@@ -52,10 +53,10 @@ def host_and_port(address):
     return host.strip("[]"), int(port)
 
 
-def send(address, api, body):
+def send(address, api, body, timeout=TIMEOUT):
     """Sends one request to the broker at `host:port` and returns its response. OSError if none comes in time."""
     message = struct.pack(">hhi", *api, 1) + string("kafka-chat") + body
-    with socket.create_connection(host_and_port(address), timeout=TIMEOUT) as connection:
+    with socket.create_connection(host_and_port(address), timeout=timeout) as connection:
         connection.sendall(struct.pack(">i", len(message)) + message)
         with connection.makefile("rb") as stream:
             size = stream.read(4)
@@ -109,8 +110,8 @@ def controller_of(address):
 def create_topics(address, names, partitions, replicas, validate_only=False):
     """Asks the controller to create topics. Returns the reasons of those that it refused."""
     topics = [string(name) + struct.pack(">ihii", partitions, replicas, 0, 0) for name in names]
-    body = struct.pack(">i", len(topics)) + b"".join(topics) + struct.pack(">ib", CREATE_TIMEOUT_MS, validate_only)
-    response = send(controller_of(address), CREATE_TOPICS, body)
+    body = struct.pack(">i", len(topics)) + b"".join(topics) + struct.pack(">ib", CHANGE_TIMEOUT_MS, validate_only)
+    response = send(controller_of(address), CREATE_TOPICS, body, CHANGE_TIMEOUT)
     response.number("i")  # throttle time
     results = response.array(lambda: (response.string(), response.number("h"), response.string()))
     return [f"{name}: {text or f'error {code}'}" for name, code, text in results if code]
@@ -118,8 +119,8 @@ def create_topics(address, names, partitions, replicas, validate_only=False):
 
 def create_partitions(address, name, count):
     """Asks the controller for so many partitions in all. Returns why it refused, as a list."""
-    body = struct.pack(">i", 1) + string(name) + struct.pack(">iiib", count, -1, CREATE_TIMEOUT_MS, False)
-    response = send(controller_of(address), CREATE_PARTITIONS, body)
+    body = struct.pack(">i", 1) + string(name) + struct.pack(">iiib", count, -1, CHANGE_TIMEOUT_MS, False)
+    response = send(controller_of(address), CREATE_PARTITIONS, body, CHANGE_TIMEOUT)
     response.number("i")  # throttle time
     results = response.array(lambda: (response.string(), response.number("h"), response.string()))
     return [f"{name}: {text or f'error {code}'}" for name, code, text in results if code]
@@ -127,8 +128,8 @@ def create_partitions(address, name, count):
 
 def delete_topic(address, name):
     """Asks the controller to delete a topic. Returns why it refused, as a list."""
-    body = struct.pack(">i", 1) + string(name) + struct.pack(">i", CREATE_TIMEOUT_MS)
-    response = send(controller_of(address), DELETE_TOPICS, body)
+    body = struct.pack(">i", 1) + string(name) + struct.pack(">i", CHANGE_TIMEOUT_MS)
+    response = send(controller_of(address), DELETE_TOPICS, body, CHANGE_TIMEOUT)
     response.number("i")  # throttle time
     results = response.array(lambda: (response.string(), response.number("h")))
     return [f"{name}: error {code}" for name, code in results if code]

@@ -1,6 +1,6 @@
 """read.py TOPIC COUNT [--keys] [--seconds S]: prints the first COUNT messages of a topic, byte for byte.
 
-With --keys each is printed as `key: value`. The exit code is 1 if fewer arrived within S (30) seconds.
+With --keys each is printed as `key: value`. The exit code is 1 if fewer arrived within S (120) seconds.
 """
 
 import argparse
@@ -14,7 +14,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("topic")
 parser.add_argument("count", type=int)
 parser.add_argument("--keys", action="store_true")
-parser.add_argument("--seconds", type=float, default=30)
+parser.add_argument("--seconds", type=float, default=120)
 wanted = parser.parse_args()
 
 servers = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092").split(",")

@@ -3,12 +3,13 @@
 //! Root is always let in, so both are others, which every Debian has.
 
 use std::fs::{self, Permissions};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::support::{Program, Running, free_port};
+use crate::support::{PATIENCE, Program, Running, free_port, poll_until};
 
 /// The accounts' names, and the numbers of Debian.
 const HOST: (&str, u32) = ("nobody", 65534);
@@ -258,6 +259,10 @@ fn two_accounts_take_over_from_each_other_in_a_shared_folder() {
     second.wait_for("one\n");
     first.signal("KILL");
     first.wait();
+    // Else the publisher may be the host for a moment, and the next reader after it.
+    let address = (Ipv4Addr::LOCALHOST, machine.port);
+    let is_taken_over = || TcpStream::connect(address).ok();
+    poll_until(PATIENCE, || "taken over".into(), is_taken_over);
     send(HOST, "two\n");
     second.wait_for("one\ntwo\n");
     let third = join(HOST);

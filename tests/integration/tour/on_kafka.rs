@@ -95,7 +95,7 @@ impl Terminal {
                 .then_some(())
         };
         let what = || format!("exactly\n{}but\n{}", self.expected, shown());
-        poll_until(PATIENCE, what, is_there);
+        poll_until(PATIENCE * 3, what, is_there);
     }
 }
 
