@@ -217,6 +217,7 @@ fn a_paste_of_three_lines_while_messages_arrive_is_three_messages() {
 fn a_long_line_is_edited_in_its_middle_while_messages_arrive() {
     let on = Kafka::embedded();
     let (chat, mut writer, me, peer) = with_a_writer(&on);
+    chat.wait_for(&format!("{peer} has not opened a chat with you yet"));
     let words: String = (0..200).map(|n| format!("{n:04} ")).collect();
     let (before, after) = words.split_at(500);
     chat.keys(&words);
@@ -292,6 +293,9 @@ fn a_busy_editor_leaves_unread_messages_in_kafka() {
     let on = Kafka::embedded();
     let _host = on.host();
     let (chat, mut writer, ..) = with_a_writer(&on);
+    // Then it has looked for earlier lines, which takes memory, too.
+    writer.write("first\n");
+    chat.wait_for(": first");
     chat.line("an earlier line");
     chat.keys(CTRL_R);
     chat.wait_for("reverse-i-search");

@@ -34,6 +34,9 @@ const IDLE_PAUSE: Duration = Duration::from_millis(100);
 /// time after that.
 const FIRST_LINE_TIMEOUT: Duration = Duration::from_millis(4);
 
+/// How many lines of librdkafka's log are taken before anything else is done.
+const MAX_LOG_LINES: usize = 1000;
+
 /// How often a cluster that is away, or does not acknowledge lines, is asked for metadata.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -123,7 +126,7 @@ impl Poller {
 
     pub(super) fn run(mut self) {
         loop {
-            self.producer.poll(Duration::ZERO);
+            self.poll();
             match fatal_code(&self.producer) {
                 Some(Code::GaplessGuarantee) => self.on_refusal(),
                 Some(code) => {
@@ -156,6 +159,18 @@ impl Poller {
             self.is_outdated |= self.shared.status.topic().take_outdated();
             if self.is_look_due() {
                 self.look_after_client();
+            }
+        }
+    }
+
+    /// Takes what has arrived. The crate takes one event at each poll, and each line of librdkafka's log is one.
+    fn poll(&self) {
+        let status = &self.shared.status;
+        for _ in 0..MAX_LOG_LINES {
+            let before = status.log_lines();
+            self.producer.poll(Duration::ZERO);
+            if status.log_lines() == before {
+                return;
             }
         }
     }
@@ -250,8 +265,8 @@ impl Poller {
         let known = self.shared.status.topic().partition_count();
         self.is_outdated |= (1..known).contains(&partitions);
         // A broker may lag behind for a moment. If the client takes the answers to two looks for outdated, the topic is
-        // another one. What it says of an answer in its log is called back only by later polls, one line by each: so
-        // this look knows of the last one.
+        // another one. What it says of an answer in its log is called back only by later polls: so this look knows of
+        // the last one.
         let is_outdated = take(&mut self.is_outdated);
         if replace(&mut self.was_outdated, is_outdated)
             && is_outdated

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,8 @@ pub(super) struct ClusterStatus {
     prints_log: bool,
     /// Takes the events of a client, from any thread.
     notify: Box<dyn Fn(Event) + Send + Sync>,
+    /// How many lines of librdkafka's log have been called back.
+    log_lines: AtomicU64,
     /// There is an outage, reported or not. Not in `observed`, as each delivery looks at it.
     is_away: AtomicBool,
     /// Locked for a moment by librdkafka's callbacks and by those who wait for an answer; never held
@@ -98,11 +100,17 @@ impl ClusterStatus {
             servers,
             prints_log,
             notify: Box::new(notify),
+            log_lines: AtomicU64::new(0),
             is_away: AtomicBool::new(false),
             observed: Mutex::default(),
             topic: Mutex::default(),
             log: log.map(Mutex::new),
         }
+    }
+
+    /// How many lines of librdkafka's log have been called back.
+    pub(super) fn log_lines(&self) -> u64 {
+        self.log_lines.load(Ordering::Relaxed)
     }
 
     /// What is known of the topic. To be held for a moment.
@@ -431,6 +439,7 @@ impl<R: Send + Sync> ClientContext for Context<R> {
     /// The lines are for users who ask for them with `debug`. But that a broker closed a connection,
     /// and what that may mean, is reported nowhere else.
     fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.status.log_lines.fetch_add(1, Ordering::Relaxed);
         if self.status.prints_log {
             // Nothing can be done about a standard error that is closed.
             let _ = writeln!(io::stderr().lock(), "{facility}: {message}");

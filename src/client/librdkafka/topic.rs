@@ -21,8 +21,9 @@ use crate::name::Name;
 /// How long a cluster may take to answer: an error comes within five seconds.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_millis(4500);
 
-/// How long the warm-up request to a leader may take; its result is ignored.
-const WARM_UP_TIMEOUT: Duration = Duration::from_millis(100);
+/// How long the warm-up request to a leader may take; its result is ignored. Sometimes librdkafka has closed its first
+/// connection already, and does nothing until this is over.
+const WARM_UP_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// How long a missing topic is left to be created before it is asked for again; twice as long each time
 /// after that.
