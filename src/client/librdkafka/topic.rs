@@ -60,17 +60,13 @@ impl TopicRequests {
         pause: &dyn Fn(&C, Duration),
     ) -> Result<(C, TopicRequests)> {
         let topic = topic.as_str();
-        let client = RefCell::new(create()?);
+        let client = create()?;
         // librdkafka closes its first connection once it knows the brokers, often before it has the
         // answer that is waited for here, and opens the next one 11 ms after the first, unless a request
         // is for a certain broker: as this warm-up request is, for the leader.
-        let warm_up = WARM_UP_TIMEOUT;
-        drop(
-            client
-                .borrow()
-                .as_client()
-                .fetch_watermarks(topic, 0, warm_up),
-        );
+        let first = client.as_client();
+        drop(first.fetch_watermarks(topic, 0, WARM_UP_TIMEOUT));
+        let client = RefCell::new(client);
         let pause = |time| pause(&client.borrow(), time);
         let answered = Cell::new(None);
         let ask = |timeout| {
