@@ -548,14 +548,8 @@ fn a_chat_between_pipes_reads_and_writes_plain_lines() {
     assert_eq!(on.log(&me), "reply\n");
 }
 
-macro_rules! on_the_small_broker {
-    ($($name:ident($($argument:expr),*);)*) => {
-        $(#[test] fn $name() { super::$name(&Kafka::embedded() $(, $argument)*); })*
-    };
-}
-
 mod embedded {
-    use crate::support::Kafka;
+    use crate::support::on_the_small_broker;
 
     on_the_small_broker! {
         lines_go_both_ways_at_once();

@@ -197,25 +197,12 @@ fn a_message_that_is_read_without_a_time_has_that_of_its_arrival() {
 }
 
 mod embedded {
-    use crate::support::Kafka;
+    use crate::support::on_the_small_broker;
 
-    #[test]
-    fn a_chat_opens_with_the_last_lines_of_both_sides() {
-        super::a_chat_opens_with_the_last_lines_of_both_sides(&Kafka::embedded(), 1);
-    }
-
-    #[test]
-    fn so_many_earlier_lines_are_shown_as_are_asked_for() {
-        super::so_many_earlier_lines_are_shown_as_are_asked_for(&Kafka::embedded());
-    }
-
-    #[test]
-    fn a_user_who_is_asked_for_the_peer_sees_first_who_has_written() {
-        super::a_user_who_is_asked_for_the_peer_sees_first_who_has_written(&Kafka::embedded());
-    }
-
-    #[test]
-    fn a_pipe_gets_earlier_lines_only_if_it_asks_for_them() {
-        super::a_pipe_gets_earlier_lines_only_if_it_asks_for_them(&Kafka::embedded());
+    on_the_small_broker! {
+        a_chat_opens_with_the_last_lines_of_both_sides(1);
+        so_many_earlier_lines_are_shown_as_are_asked_for();
+        a_user_who_is_asked_for_the_peer_sees_first_who_has_written();
+        a_pipe_gets_earlier_lines_only_if_it_asks_for_them();
     }
 }

@@ -115,6 +115,16 @@ impl Round<'_> {
         self.reader.wait_for_bytes(printed + 1);
     }
 
+    /// Allows the first half of the lines, calls `stop` after a pause, while some are in flight, and then allows the
+    /// rest. Returns what `stop` does.
+    fn interrupt<T>(&self, pause: Duration, stop: impl FnOnce() -> T) -> T {
+        self.allow_half();
+        thread::sleep(pause);
+        let stopped = stop();
+        self.allow_rest();
+        stopped
+    }
+
     /// Allows the other half, and waits until each publisher was given some of it. While the broker is
     /// stopped, these lines are certainly in flight.
     fn allow_rest(&self) {
@@ -262,10 +272,7 @@ fn hosts_are_killed(plan: &Plan) {
     let mut hosts = Hosts::new();
     let mut chance = Chance::new(plan.seed);
     let report = run(&hosts.clients(), plan, |round| {
-        round.allow_half();
-        thread::sleep(chance.pause(30));
-        hosts.stop();
-        round.allow_rest();
+        round.interrupt(chance.pause(30), || hosts.stop());
         hosts.kill();
     });
     assert_clean(report, plan.seed);
@@ -277,10 +284,7 @@ fn no_line_is_lost_when_the_host_is_stopped_for_a_while() {
     let plan = Plan::small(1);
     let mut chance = Chance::new(plan.seed);
     let report = run(&hosts.clients(), &plan, |round| {
-        round.allow_half();
-        thread::sleep(chance.pause(30));
-        hosts.stop();
-        round.allow_rest();
+        round.interrupt(chance.pause(30), || hosts.stop());
         thread::sleep(Duration::from_secs(2));
         hosts.resume();
     });

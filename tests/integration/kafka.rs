@@ -98,6 +98,14 @@ pub(crate) fn new_topic(name: &str) -> String {
     topic
 }
 
+/// The lines of a topic that several programs wrote, sorted.
+#[cfg(feature = "librdkafka")]
+fn sorted_log(on: &Kafka, topic: &str) -> Vec<String> {
+    let mut log: Vec<String> = on.log(topic).lines().map(String::from).collect();
+    log.sort();
+    log
+}
+
 /// `tests/cluster` for the cluster in a folder.
 fn script(arguments: &[&str], dir: impl AsRef<OsStr>) -> Program {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster");

@@ -255,14 +255,8 @@ fn a_publisher_that_nohup_has_started_outlives_its_terminal() {
     assert_eq!(on.log("bob"), "one\ntwo\n");
 }
 
-macro_rules! on_the_small_broker {
-    ($($name:ident($($argument:expr),*);)*) => {
-        $(#[test] fn $name() { super::$name(&Kafka::embedded() $(, $argument)*); })*
-    };
-}
-
 mod embedded {
-    use crate::support::Kafka;
+    use crate::support::on_the_small_broker;
 
     on_the_small_broker! {
         a_pipe_comes_out_as_it_went_in(100_000);

@@ -254,22 +254,16 @@ fn nobody_is_gone_because_the_small_broker_was_away() {
     );
 }
 
-macro_rules! on_the_small_broker {
-    ($($name:ident;)*) => {
-        $(#[test] fn $name() { super::$name(&Kafka::embedded()); })*
-    };
-}
-
 mod embedded {
-    use crate::support::Kafka;
+    use crate::support::on_the_small_broker;
 
     on_the_small_broker! {
-        each_is_told_once_that_the_other_is_here_comes_and_leaves;
-        a_peer_who_was_killed_is_gone;
-        a_peer_who_was_stopped_is_gone_and_here_again;
-        the_peers_first_line_and_the_heartbeats_say_only_once_who_is_here;
-        a_line_that_was_not_written_in_a_chat_says_nothing_of_who_is_here;
-        a_line_on_the_peers_screen_is_read;
-        of_two_chats_of_the_same_pair_the_one_that_stays_is_here;
+        each_is_told_once_that_the_other_is_here_comes_and_leaves();
+        a_peer_who_was_killed_is_gone();
+        a_peer_who_was_stopped_is_gone_and_here_again();
+        the_peers_first_line_and_the_heartbeats_say_only_once_who_is_here();
+        a_line_that_was_not_written_in_a_chat_says_nothing_of_who_is_here();
+        a_line_on_the_peers_screen_is_read();
+        of_two_chats_of_the_same_pair_the_one_that_stays_is_here();
     }
 }

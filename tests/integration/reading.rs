@@ -326,25 +326,12 @@ fn json_goes_with_no_other_format() {
 }
 
 mod embedded {
-    use crate::support::Kafka;
+    use crate::support::on_the_small_broker;
 
-    #[test]
-    fn json_has_all_about_each_record() {
-        super::json_has_all_about_each_record(&Kafka::embedded());
-    }
-
-    #[test]
-    fn a_name_on_a_pipe_makes_no_line_of_its_own() {
-        super::a_name_on_a_pipe_makes_no_line_of_its_own(&Kafka::embedded());
-    }
-
-    #[test]
-    fn reading_starts_at_a_time() {
-        super::reading_starts_at_a_time(&Kafka::embedded(), 1);
-    }
-
-    #[test]
-    fn the_last_messages_are_read() {
-        super::the_last_messages_are_read(&Kafka::embedded(), 1);
+    on_the_small_broker! {
+        json_has_all_about_each_record();
+        a_name_on_a_pipe_makes_no_line_of_its_own();
+        reading_starts_at_a_time(1);
+        the_last_messages_are_read(1);
     }
 }

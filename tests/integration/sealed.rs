@@ -705,14 +705,8 @@ fn an_answer_with_a_key_that_is_no_text_is_refused() {
     terminal.has_shown(&["the answer has a key in it that is no text"]);
 }
 
-macro_rules! on_the_small_broker {
-    ($($name:ident($($argument:expr),*);)*) => {
-        $(#[test] fn $name() { super::$name(&Kafka::embedded() $(, $argument)*); })*
-    };
-}
-
 mod embedded {
-    use crate::support::Kafka;
+    use crate::support::on_the_small_broker;
 
     on_the_small_broker! {
         sealed_lines_come_out_as_they_went_in_and_nobody_else_can_read_them();

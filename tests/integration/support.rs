@@ -265,3 +265,16 @@ pub(crate) fn message(offset: i64, value: &[u8]) -> Vec<u8> {
     let length = (4 + body.len() as i32).to_be_bytes();
     [&offset.to_be_bytes()[..], &length, &sum, &body].concat()
 }
+
+/// Tests of functions that stand in the module around, on the small broker.
+macro_rules! on_the_small_broker {
+    ($($name:ident($($argument:expr),*);)*) => {
+        $(
+            #[test]
+            fn $name() {
+                super::$name(&$crate::support::Kafka::embedded() $(, $argument)*);
+            }
+        )*
+    };
+}
+pub(crate) use on_the_small_broker;

@@ -314,9 +314,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-
-    const DEADLINE: Duration = Duration::from_secs(60);
-    static GOES_ON: AtomicBool = AtomicBool::new(false);
+    use crate::broker::server::tests::{DEADLINE, GOES_ON, wait_until};
 
     #[test]
     fn where_all_is_taken_a_line_still_passes_and_the_keeper_ends_when_another_waits() {
@@ -332,11 +330,7 @@ mod tests {
                 share.take(OWN_BYTES + 1)?;
                 io::Result::Ok(share.bytes())
             });
-            let start = Instant::now();
-            while keeper.check().is_ok() {
-                assert!(start.elapsed() < DEADLINE, "it keeps all");
-                thread::yield_now();
-            }
+            wait_until("it keeps all", || keeper.check().is_err());
             assert!(!waiting.is_finished());
             drop(keeper);
             assert_eq!(waiting.join().unwrap().unwrap(), OWN_BYTES + 1);
@@ -382,11 +376,7 @@ mod tests {
                 growing.take(1)?;
                 io::Result::Ok(growing)
             });
-            let start = Instant::now();
-            while !budget.is_wanted() {
-                assert!(start.elapsed() < DEADLINE, "it does not wait");
-                thread::yield_now();
-            }
+            wait_until("it does not wait", || budget.is_wanted());
             let medium = budget.share(&GOES_ON);
             medium.take(MEDIUM_BYTES).unwrap();
             assert!(!growing.is_finished());
@@ -412,11 +402,9 @@ mod tests {
         keeper.take(OWN_BYTES + 1).unwrap();
         thread::scope(|scope| {
             let waiting = scope.spawn(|| budget.share(&is_ending).take(OWN_BYTES + 1));
-            let start = Instant::now();
-            while lock(&budget.state).waiting.is_empty() {
-                assert!(start.elapsed() < DEADLINE, "it does not wait");
-                thread::yield_now();
-            }
+            wait_until("it does not wait", || {
+                !lock(&budget.state).waiting.is_empty()
+            });
             is_ending.store(true, Ordering::SeqCst);
             let start = Instant::now();
             while !waiting.is_finished() && start.elapsed() < DEADLINE {

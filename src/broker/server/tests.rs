@@ -27,10 +27,10 @@ use crate::wire::{
 mod answers;
 mod bounds;
 
-static GOES_ON: AtomicBool = AtomicBool::new(false);
+pub(super) static GOES_ON: AtomicBool = AtomicBool::new(false);
 
 /// Much longer than anything here takes.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
 fn start(dir: &TempDir, config: Config) -> Broker {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -98,8 +98,8 @@ fn assert_served(broker: &Broker) {
     assert_eq!(answer.error_code, code::NONE);
 }
 
-/// Waits until this is true.
-fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
+/// Waits until this is true; if it never is, `what` is the error.
+pub(super) fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_true() {
         assert!(start.elapsed() < DEADLINE, "{what}");

@@ -96,10 +96,7 @@ fn hosts_are_killed(plan: &Plan) {
     let mut chance = Chance::new(plan.seed);
     let mut took = Vec::new();
     let report = run(&hosts.clients(), plan, |round| {
-        round.allow_half();
-        thread::sleep(chance.pause(40));
-        hosts.stop();
-        round.allow_rest();
+        round.interrupt(chance.pause(40), || hosts.stop());
         took.push(hosts.kill());
     });
     took.sort();
@@ -117,10 +114,7 @@ fn embedded_host_that_is_stopped_for_a_while_loses_no_line() {
     let plan = plan(2);
     let mut chance = Chance::new(plan.seed);
     let report = run(&hosts.clients(), &plan, |round| {
-        round.allow_half();
-        thread::sleep(chance.pause(60));
-        hosts.stop();
-        round.allow_rest();
+        round.interrupt(chance.pause(60), || hosts.stop());
         thread::sleep(STOPPED);
         hosts.resume();
     });
@@ -163,17 +157,16 @@ fn embedded_broker_loses_no_line_when_its_disk_is_full() {
     let plan = plan(20);
     let mut chance = Chance::new(plan.seed);
     let report = run(&on, &plan, |round| {
-        round.allow_half();
-        thread::sleep(chance.pause(30));
-        broker.write("fill\n");
-        broker.wait_for(&format!("fill {}\n", 2 * round.number + 1));
-        // Larger than what a full disk could still hold.
-        on.program("publisher", &["eve", "probe", "--delivery-timeout", "1"])
-            .input([b'x'; 10_000])
-            .run()
-            .code(1)
-            .says(&["an error of its own"]);
-        round.allow_rest();
+        round.interrupt(chance.pause(30), || {
+            broker.write("fill\n");
+            broker.wait_for(&format!("fill {}\n", 2 * round.number + 1));
+            // Larger than what a full disk could still hold.
+            on.program("publisher", &["eve", "probe", "--delivery-timeout", "1"])
+                .input([b'x'; 10_000])
+                .run()
+                .code(1)
+                .says(&["an error of its own"]);
+        });
         broker.write("free\n");
         broker.wait_for(&format!("free {}\n", 2 * round.number + 2));
     });
@@ -250,10 +243,7 @@ fn one_broker_that_is_killed_loses_no_sealed_line() {
 fn broker_is_killed(plan: &Plan) {
     let mut chance = Chance::new(plan.seed);
     let report = run(&Kafka::real(), plan, |round| {
-        round.allow_half();
-        thread::sleep(chance.pause(150));
-        cluster(&["signal", "STOP", "1"]);
-        round.allow_rest();
+        round.interrupt(chance.pause(150), || cluster(&["signal", "STOP", "1"]));
         drop(Killed::node("1"));
     });
     conclude(&named("broker killed"), plan, report);
@@ -265,10 +255,7 @@ fn one_broker_that_is_stopped_for_a_while_loses_no_line() {
     let plan = plan(2);
     let mut chance = Chance::new(plan.seed);
     let report = run(&Kafka::real(), &plan, |round| {
-        round.allow_half();
-        thread::sleep(chance.pause(150));
-        cluster(&["signal", "STOP", "1"]);
-        round.allow_rest();
+        round.interrupt(chance.pause(150), || cluster(&["signal", "STOP", "1"]));
         thread::sleep(STOPPED);
         cluster(&["signal", "CONT", "1"]);
     });
@@ -289,10 +276,7 @@ fn one_broker_that_lists_no_broker_for_a_while_loses_no_line() {
     let plan = plan(5);
     let mut chance = Chance::new(plan.seed);
     let report = run(&Kafka::Real(proxy.server()), &plan, |round| {
-        round.allow_half();
-        thread::sleep(chance.pause(150));
-        proxy.arm(Fault::NoBrokers);
-        round.allow_rest();
+        round.interrupt(chance.pause(150), || proxy.arm(Fault::NoBrokers));
         // More than there are clients: some have asked again.
         proxy.wait_for_answers(8);
         proxy.disarm();
@@ -414,10 +398,7 @@ fn leader_is_killed(plan: &Plan) {
     let mut chance = Chance::new(plan.seed);
     let report = run(&Kafka::real(), plan, |round| {
         let leader = leader_in_full_sync(round.topic);
-        round.allow_half();
-        thread::sleep(chance.pause(150));
-        cluster(&["signal", "STOP", &leader]);
-        round.allow_rest();
+        round.interrupt(chance.pause(150), || cluster(&["signal", "STOP", &leader]));
         let broker = Killed::node(&leader);
         // In some rounds it is back before another broker leads, in some it is not.
         thread::sleep(chance.pause(3000));
@@ -535,11 +516,7 @@ fn zookeeper_that_is_killed_loses_no_line() {
     let plan = plan(5);
     let mut chance = Chance::new(plan.seed);
     let report = run(&Kafka::real(), &plan, |round| {
-        round.allow_half();
-        thread::sleep(chance.pause(150));
-        let zookeeper = Killed::node("zookeeper");
-        round.allow_rest();
-        drop(zookeeper);
+        drop(round.interrupt(chance.pause(150), || Killed::node("zookeeper")));
     });
     conclude(&named("ZooKeeper killed"), &plan, report);
 }

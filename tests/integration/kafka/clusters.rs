@@ -7,6 +7,8 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
+#[cfg(feature = "librdkafka")]
+use super::sorted_log;
 use super::{run, script};
 #[cfg(feature = "librdkafka")]
 use crate::faults::full::leader_of_three;
@@ -36,6 +38,13 @@ impl Cluster {
 
     fn run(&self, arguments: &[&str]) {
         run(script(arguments, self.dir.path()));
+    }
+
+    /// Creates topics.
+    fn create(&self, topics: &[&str]) {
+        for topic in topics {
+            self.run(&["topic", topic]);
+        }
     }
 }
 
@@ -82,9 +91,7 @@ fn a_missing_topic_that_the_broker_does_not_create_is_named_with_the_command_tha
         ended.says(&["kafka-topics.sh", &create, &format!("--topic {topic}")]);
     }
 
-    for topic in [&me, &peer] {
-        cluster.run(&["topic", topic]);
-    }
+    cluster.create(&[&me, &peer]);
     on.send(&me, &peer, "one\n");
     let mut bob = on.program("chat", &[&peer, &me]).start();
     bob.wait_for("one\n");
@@ -127,9 +134,7 @@ fn a_topic_that_is_created_again_is_read_and_written_by_programs_that_stay_open(
     let cluster = Cluster::start(&["--no-auto-create"]);
     let on = &cluster.kafka;
     let (me, peer) = (user("alice"), user("bob"));
-    for topic in [&me, &peer] {
-        cluster.run(&["topic", topic]);
-    }
+    cluster.create(&[&me, &peer]);
     let reader = on.reader(&peer);
     let mut publisher = on.program("publisher", &[&me, &peer]).start();
     let bob = on.chat(&peer, &me);
@@ -277,9 +282,7 @@ fn a_lost_quorum_is_told_while_lines_wait_and_they_arrive_once_it_is_back() {
     let cluster = Cluster::start(&["3"]);
     let on = &cluster.kafka;
     let (me, peer) = (user("alice"), user("bob"));
-    for topic in [&me, &peer] {
-        cluster.run(&["topic", topic]);
-    }
+    cluster.create(&[&me, &peer]);
     let mut publisher = on.program("publisher", &[&user("piped"), &peer]).start();
     let chat = on.chat(&me, &peer);
     let reader = on.reader(&peer);
@@ -320,12 +323,10 @@ fn a_lost_quorum_is_told_while_lines_wait_and_they_arrive_once_it_is_back() {
     publisher.wait().code(0);
     chat.keys(CTRL_D);
     chat.ends_with(0);
-    let mut log: Vec<String> = on.log(&peer).lines().map(String::from).collect();
-    log.sort();
     let expected = [
         "before 1", "before 2", "piped 1", "piped 2", "typed 1", "typed 2",
     ];
-    assert_eq!(log, expected);
+    assert_eq!(sorted_log(on, &peer), expected);
 }
 
 /// A program where `localhost` is the IPv6 loopback alone.

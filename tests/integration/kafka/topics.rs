@@ -1,6 +1,8 @@
 //! What other clients write into a topic, and what operators do to it.
 
 use super::matrix::kcat;
+#[cfg(feature = "librdkafka")]
+use super::sorted_log;
 use super::{cluster, new_topic};
 use crate::support::{Kafka, Program, user};
 #[cfg(feature = "librdkafka")]
@@ -97,9 +99,7 @@ fn lines_that_wait_for_replicas_are_reported_until_they_are_acknowledged() {
     publisher.wait().code(0);
     chat.keys(CTRL_D);
     chat.ends_with(0);
-    let mut log: Vec<String> = on.log(&peer).lines().map(String::from).collect();
-    log.sort();
-    assert_eq!(log, ["one", "three", "two"]);
+    assert_eq!(sorted_log(&on, &peer), ["one", "three", "two"]);
 }
 
 #[cfg(feature = "librdkafka")]
