@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::account::{self, Account};
 use crate::broker::{Broker, Config, Report, identity, lock};
@@ -221,11 +221,17 @@ impl LocalBroker {
             Err(error) if error.is_denied() => return Err(error),
             Err(error) => return Ok(Found::Stopping(Some(error))),
         };
-        let found = match client::ask(&[server.to_string()], CONNECT_TIMEOUT) {
+        let ask = || client::ask(&[server.to_string()], CONNECT_TIMEOUT);
+        let asked = Instant::now();
+        let found = match ask() {
             Ok(found) => found,
             // Its process has ended since: the next attempt starts one.
             Err(error) if reach(server).is_err() => {
                 return Ok(Found::Stopping(Some(error)));
+            }
+            // It may have ended all the same, if another one has taken over by now.
+            Err(_) if asked.elapsed() < CONNECT_TIMEOUT / 2 => {
+                ask().map_err(|error| error.hint(OTHER_PORT_HINT))?
             }
             Err(error) => return Err(error.hint(OTHER_PORT_HINT)),
         };
