@@ -5,17 +5,20 @@ mod secret;
 use std::fs;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{Args, Parser};
 
 use crate::client::{self, Cluster, DELIVERY_TIMEOUT, Options, properties};
 use crate::ending::{say, spawn};
 use crate::error::{Error, Result};
 use crate::host::{self, Host, LocalBroker};
 use crate::name::Name;
-pub use secret::{ChatSecret, SecretSource, arguments, print_fresh};
+use crate::{ending, start};
+use secret::arguments;
+pub use secret::{ChatSecret, SecretSource, print_fresh};
 
 /// Kafka's default port, and the small broker's.
 const PORT: u16 = 9092;
@@ -30,6 +33,12 @@ pub const WHO_ELSE: &str = "Who do you want to connect to? ";
 
 /// A Kafka; and the small broker, if that is it, and this process runs it or could take over.
 pub type Connected = (Box<dyn Cluster>, Weak<LocalBroker>);
+
+/// Runs a program on its arguments, and turns its failure into a sentence and an exit code.
+pub fn run<A: Parser>(program: impl FnOnce(A) -> Result<()>) -> ExitCode {
+    start::with_few_arenas();
+    ending::run(|| program(arguments()?))
+}
 
 /// Which Kafka to talk to.
 #[derive(Args, Debug)]

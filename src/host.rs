@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -204,9 +204,11 @@ impl LocalBroker {
     }
 
     /// Sends what is wrong with the log to `reader` from now on, if this process runs the broker. Until then it is
-    /// printed on standard error.
-    pub fn report_to(&self, reader: impl Fn(&str) + Send + 'static) {
-        *lock(&self.reader) = Box::new(reader);
+    /// printed on standard error. A program that uses a real Kafka has no such broker.
+    pub fn report_to(broker: &Weak<LocalBroker>, reader: impl Fn(&str) + Send + 'static) {
+        if let Some(broker) = broker.upgrade() {
+            *lock(&broker.reader) = Box::new(reader);
+        }
     }
 
     /// Whether this process runs the broker and another one uses it.

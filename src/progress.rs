@@ -15,14 +15,14 @@ use crate::lines::Line;
 
 /// Lines, bytes and rate; and how much of it is done, where the input is a file.
 ///
-/// It goes away with [`Progress::end`], or when it or one of its clones is dropped.
+/// It goes away with [`Progress::end`], or when the last of its clones is dropped.
 #[derive(Debug, Clone)]
 pub struct Progress {
     /// `None` where nobody watches.
-    shown: Option<Shown>,
+    shown: Option<Arc<Shown>>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Shown {
     bar: ProgressBar,
     lines: Arc<AtomicU64>,
@@ -34,7 +34,7 @@ impl Progress {
         let target = ProgressDrawTarget::stderr();
         let is_watched = !target.is_hidden() && !io::stdin().is_terminal();
         Progress {
-            shown: is_watched.then(|| Shown::new(target)),
+            shown: is_watched.then(|| Arc::new(Shown::new(target))),
         }
     }
 
@@ -58,15 +58,13 @@ impl Progress {
 
     /// Takes it off the terminal for good.
     pub fn end(&self) {
-        if let Some(shown) = &self.shown
-            && can_say()
-        {
-            shown.bar.finish_and_clear();
+        if let Some(shown) = &self.shown {
+            shown.end();
         }
     }
 }
 
-impl Drop for Progress {
+impl Drop for Shown {
     fn drop(&mut self) {
         self.end();
     }
@@ -92,6 +90,12 @@ impl Shown {
         bar.set_style(style);
         bar.enable_steady_tick(Duration::from_millis(200));
         Shown { bar, lines }
+    }
+
+    fn end(&self) {
+        if can_say() {
+            self.bar.finish_and_clear();
+        }
     }
 }
 

@@ -5,9 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use kafka_chat::chat::{self, Options};
 use kafka_chat::cli::{self, Connection};
-use kafka_chat::ending;
 use kafka_chat::error::Result;
-use kafka_chat::start;
 
 /// Talks with PEER, and with nobody else
 #[derive(Parser)]
@@ -28,8 +26,7 @@ pub(crate) struct Arguments {
 }
 
 fn main() -> ExitCode {
-    start::with_few_arenas();
-    ending::run(|| open(cli::arguments()?))
+    cli::run(open)
 }
 
 fn open(arguments: Arguments) -> Result<()> {

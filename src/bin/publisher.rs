@@ -10,9 +10,9 @@ use kafka_chat::client::Reports;
 use kafka_chat::delivery::{self, Arrival};
 use kafka_chat::ending::{self, Owner};
 use kafka_chat::error::Result;
+use kafka_chat::host::LocalBroker;
 use kafka_chat::lines::Lines;
 use kafka_chat::progress::Progress;
-use kafka_chat::start;
 
 /// Sends each line of standard input to PEER
 #[derive(Parser)]
@@ -31,8 +31,7 @@ pub(crate) struct Arguments {
 }
 
 fn main() -> ExitCode {
-    start::with_few_arenas();
-    ending::run(|| publish(cli::arguments()?))
+    cli::run(publish)
 }
 
 fn publish(arguments: Arguments) -> Result<()> {
@@ -46,10 +45,8 @@ fn publish(arguments: Arguments) -> Result<()> {
     let (mut outbox, ledger) = delivery::open(&*cluster, (&me, &peer), secret, timeout, reports)?;
     ending::on_signal(tx.clone(), || Arrival::Interrupted)?;
     let progress = Progress::of_input();
-    if let Some(broker) = broker.upgrade() {
-        let shown = progress.clone();
-        broker.report_to(move |report| shown.say(report));
-    }
+    let shown = progress.clone();
+    LocalBroker::report_to(&broker, move |report| shown.say(report));
     let shown = progress.clone();
     let owner = Owner::start("publisher", move || {
         let verdict = delivery::settle(ledger, &arrivals, timeout * 2, |event| shown.say(event));

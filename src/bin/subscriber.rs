@@ -7,7 +7,6 @@ use kafka_chat::cli::{self, Connection, SecretSource};
 use kafka_chat::ending;
 use kafka_chat::error::Result;
 use kafka_chat::reading::Reading;
-use kafka_chat::start;
 
 /// Prints the messages that others send to ME
 #[derive(Parser)]
@@ -24,8 +23,7 @@ pub(crate) struct Arguments {
 }
 
 fn main() -> ExitCode {
-    start::with_few_arenas();
-    ending::run(|| subscribe(cli::arguments()?))
+    cli::run(subscribe)
 }
 
 fn subscribe(arguments: Arguments) -> Result<()> {

@@ -46,6 +46,7 @@ use crate::client::{Cluster, Consumer, Offsets, POLL_WAIT, Reports, Start};
 use crate::delivery::{self, Outbox};
 use crate::ending::{self, spawn};
 use crate::error::{Error, Result};
+use crate::host::LocalBroker;
 use crate::name::Name;
 use crate::seal::Secret;
 use crate::terminal::{self, InputLine, Look, Notify, ScreenEvent, Terminal};
@@ -212,10 +213,10 @@ pub fn run(
         see_whole: parties.see_whole(is_sealed),
     };
     let (mut terminal, screen) = Terminal::open(me, look, is_needed, notify.clone())?;
-    if let Some(broker) = broker.upgrade() {
-        let notify = notify.clone();
-        broker.report_to(move |report| notify(ScreenEvent::Notice(report.into())));
-    }
+    let shown = notify.clone();
+    LocalBroker::report_to(&broker, move |report| {
+        shown(ScreenEvent::Notice(report.into()))
+    });
     // Late, so that it does not hold up the rest.
     let position = consumer.position();
     let history = start_history(

@@ -114,7 +114,7 @@ impl ChatSecret {
 }
 
 /// The command line. An error of clap repeats what it does not expect, which after `--secret` is the secret.
-pub fn arguments<T: Parser>() -> Result<T> {
+pub(super) fn arguments<T: Parser>() -> Result<T> {
     T::try_parse().map_err(|error| {
         let mut given = env::args_os().map(|it| it.to_string_lossy().into_owned());
         let is_value = match (error.kind(), error.get(ContextKind::InvalidArg)) {
