@@ -10,7 +10,7 @@ use crate::support::{Kafka, user};
 use crate::tty::CTRL_D;
 
 /// How long requests are counted.
-const COUNTED: Duration = Duration::from_secs(30);
+const COUNTED: Duration = Duration::from_secs(60);
 
 /// How many seconds are between two fetches, and, on a real Kafka, between two requests for metadata.
 const INTERVAL: u64 = 8;
@@ -40,15 +40,20 @@ fn wait_until_patient(proxy: &Proxy, on: &Kafka) {
     });
 }
 
-pub(crate) fn programs_in_which_nothing_happens_ask_rarely(on: &Kafka) {
+/// The programs of three users, each with a topic. Afterwards `write` sends lines to the last of them, and returns how
+/// many.
+pub(crate) fn programs_in_which_nothing_happens_ask_rarely(
+    on: &Kafka,
+    [me, peer, reads]: [String; 3],
+    write: impl FnOnce(&str) -> usize,
+) {
     let _host = on.keep_running();
-    let (me, peer) = (user("alice"), user("bob"));
     let (lonely, absent) = (user("dave"), user("erin"));
     let (of_alice, by_alice) = counting(on);
     let (of_bob, by_bob) = counting(on);
     let (of_dave, by_dave) = counting(on);
     let (of_reader, by_reader) = counting(on);
-    let reader = by_reader.reader(&user("carol"));
+    let reader = by_reader.reader(&reads);
     let alice = by_alice.chat(&me, &peer);
     let bob = by_bob.chat(&peer, &me);
     // A line that nobody reads.
@@ -84,7 +89,9 @@ pub(crate) fn programs_in_which_nothing_happens_ask_rarely(on: &Kafka) {
             "{program}: {count} in {seconds} s; {what}: {before:?} {after:?}"
         );
     }
-    // They have not ended meanwhile.
+    // They have not ended meanwhile, and show what comes.
+    let written = write(&reads);
+    reader.wait_for_bytes(written * "hello\n".len());
     on.send(&me, &peer, "hello\n");
     bob.wait_for("hello");
     dave.keys(CTRL_D);
@@ -94,5 +101,11 @@ pub(crate) fn programs_in_which_nothing_happens_ask_rarely(on: &Kafka) {
 
 #[test]
 fn programs_on_the_small_broker_in_which_nothing_happens_ask_rarely() {
-    programs_in_which_nothing_happens_ask_rarely(&Kafka::embedded());
+    let on = Kafka::embedded();
+    let write = |peer: &str| {
+        on.send("alice", peer, "hello\n");
+        1
+    };
+    let names = ["alice", "bob", "carol"].map(user);
+    programs_in_which_nothing_happens_ask_rarely(&on, names, write);
 }

@@ -79,10 +79,26 @@ on_kafka! {
 /// With several brokers, a program asks them beside the one whose requests are counted.
 #[cfg(feature = "librdkafka")]
 mod one_broker {
+    use rdkafka::producer::BaseRecord;
+
     use super::*;
 
-    on_kafka! {
-        idle::programs_in_which_nothing_happens_ask_rarely();
+    const PARTITIONS: i32 = 6;
+
+    #[test]
+    #[ignore = "needs a real Kafka"]
+    fn programs_in_which_nothing_happens_ask_rarely_and_show_a_line_in_any_partition() {
+        let on = Kafka::real();
+        let names = [(); 3].map(|()| reading::topic(&on, PARTITIONS));
+        let write = |peer: &str| {
+            let lines = (0..PARTITIONS).map(|partition| {
+                let record = BaseRecord::to(peer).partition(partition);
+                record.key(&b"dave"[..]).payload(&b"hello"[..])
+            });
+            reading::write(&on, lines);
+            PARTITIONS as usize
+        };
+        idle::programs_in_which_nothing_happens_ask_rarely(&on, names, write);
     }
 }
 

@@ -34,6 +34,9 @@ const REPLACE_AFTER: Duration = Duration::from_secs(10);
 /// The most records given in one poll: its caller gets a turn while more keep coming.
 const POLL_RECORDS: usize = 10_000;
 
+/// How many bytes a poll gives at least after librdkafka's queue was full, which holds four times as many.
+const BURST_BYTES: usize = 256 << 10;
+
 type WeakTakeOver = Weak<dyn Fn() -> Result<()> + Send + Sync>;
 
 pub(super) struct LibrdkafkaConsumer {
@@ -98,12 +101,21 @@ impl LibrdkafkaConsumer {
         self.clients.read_on(&self.requests, &offsets, is_patient)
     }
 
-    /// Whether one long fetch after another delays nothing.
-    ///
-    /// librdkafka has one fetch in progress at each broker. With several partitions, one that is left out of it
-    /// for a moment, because enough of its records are queued, waits for its end.
+    /// Whether one long fetch after another delays nothing: records have come rarely.
     fn may_be_patient(&self) -> bool {
-        self.requests.leaders.len() == 1 && self.last_record.elapsed() >= METADATA_AGE
+        self.last_record.elapsed() >= METADATA_AGE
+    }
+
+    /// Ends patience after a burst.
+    ///
+    /// librdkafka has one fetch in progress at each broker, and while its queue is full, it leaves partitions out of
+    /// it. They are judged one after another: one that was left out just before there was room again would wait for
+    /// the end of a fetch of the others.
+    fn on_burst(&mut self) -> Result<()> {
+        if self.clients.is_patient && self.requests.leaders.len() > 1 {
+            self.read_on()?;
+        }
+        Ok(())
     }
 
     /// Starts the small broker again if its host has ended. If that fails, the cluster stays away, and the next
@@ -277,7 +289,7 @@ impl Consumer for LibrdkafkaConsumer {
     ) -> Result<Vec<Event>> {
         let end = Instant::now() + wait;
         let mut left = wait;
-        let mut given = 0;
+        let (mut given, mut bytes) = (0, 0);
         self.clients
             .begin(&self.requests, &self.positions.offsets())?;
         self.clients.serve_asker();
@@ -302,6 +314,7 @@ impl Consumer for LibrdkafkaConsumer {
                         continue;
                     }
                     given += 1;
+                    bytes += message.key_len() + message.payload_len();
                     left = Duration::ZERO;
                     if each(record).is_break() {
                         break;
@@ -321,6 +334,9 @@ impl Consumer for LibrdkafkaConsumer {
         if given > 0 {
             self.requests.status.on_answer();
             self.last_record = Instant::now();
+        }
+        if given == POLL_RECORDS || bytes >= BURST_BYTES {
+            self.on_burst()?;
         }
         Ok(self.events.try_iter().collect())
     }
