@@ -10,6 +10,8 @@ use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 
 use rustyline::completion::Completer;
@@ -77,16 +79,18 @@ impl LineEditor {
             .build();
         let history = MemHistory::with_config(&config);
         let mut editor = Editor::with_history(config, history).map_err(failed)?;
-        let interrupt = EventHandler::Conditional(Box::new(Interrupt));
+        let search = Search::default();
+        let interrupt = Interrupt(search.clone());
+        let interrupt = EventHandler::Conditional(Box::new(interrupt));
         editor.bind_sequence(KeyEvent::ctrl('C'), interrupt);
         let suspend = Suspend {
             is_needed,
             notify: notify.clone(),
+            search: search.clone(),
         };
         let suspend = EventHandler::Conditional(Box::new(suspend));
         editor.bind_sequence(KeyEvent::ctrl('Z'), suspend);
-        // All of a paste, and not only its last row.
-        let clear = Cmd::Kill(Movement::BeginningOfBuffer);
+        let clear = EventHandler::Conditional(Box::new(Clear(search.clone())));
         editor.bind_sequence(KeyEvent::ctrl('U'), clear);
         let Ok(mut printer) = editor.create_external_printer() else {
             return Ok(None);
@@ -112,6 +116,8 @@ impl LineEditor {
             in_print: RefCell::default(),
             held: RefCell::default(),
             cursor: Cell::default(),
+            search,
+            search_prompt: RefCell::default(),
         }));
         let editor = LineEditor {
             editor,
@@ -173,15 +179,45 @@ impl LineEditor {
     }
 }
 
+/// Whether the history is being searched. [`Painter`] sets it, since only the prompt shows it.
+#[derive(Clone, Default)]
+struct Search(Arc<AtomicBool>);
+
+impl Search {
+    fn set(&self, is_searching: bool) {
+        self.0.store(is_searching, Ordering::Relaxed);
+    }
+
+    /// The command that ends a search with the line as it was before, if there is a search. A key of ours must do
+    /// that first: the editor restores its prompt only if the key that ends a search makes it repaint all of the line.
+    ///
+    /// The flag is cleared, because the editor may have ended the search without repainting: then this command does
+    /// nothing, and the next key must not ask for it again.
+    fn abort(&self) -> Option<Cmd> {
+        self.0.swap(false, Ordering::Relaxed).then_some(Cmd::Abort)
+    }
+}
+
 /// Ctrl-C clears what is typed, off the screen, too. On an empty line it is the end.
-struct Interrupt;
+struct Interrupt(Search);
 
 impl ConditionalEventHandler for Interrupt {
     fn handle(&self, _: &Event, _: RepeatCount, _: bool, editor: &EventContext) -> Option<Cmd> {
-        Some(match editor.line().is_empty() {
+        let otherwise = || match editor.line().is_empty() {
             true => Cmd::Interrupt,
             false => Cmd::Kill(Movement::WholeBuffer),
-        })
+        };
+        Some(self.0.abort().unwrap_or_else(otherwise))
+    }
+}
+
+/// Ctrl-U clears what is before the cursor: all of a paste, and not only its last row.
+struct Clear(Search);
+
+impl ConditionalEventHandler for Clear {
+    fn handle(&self, _: &Event, _: RepeatCount, _: bool, _: &EventContext) -> Option<Cmd> {
+        let clear = Cmd::Kill(Movement::BeginningOfBuffer);
+        Some(self.0.abort().unwrap_or(clear))
     }
 }
 
@@ -189,6 +225,7 @@ impl ConditionalEventHandler for Interrupt {
 struct Suspend {
     is_needed: IsNeeded,
     notify: Notify,
+    search: Search,
 }
 
 impl ConditionalEventHandler for Suspend {
@@ -198,7 +235,7 @@ impl ConditionalEventHandler for Suspend {
         }
         let notice = "Ctrl-Z does nothing: others use the small broker that this chat runs";
         (self.notify)(ScreenEvent::Notice(notice.into()));
-        Some(Cmd::Noop)
+        Some(self.search.abort().unwrap_or(Cmd::Noop))
     }
 }
 
@@ -215,6 +252,9 @@ struct Painter {
     /// While the editor enters or leaves raw mode.
     held: RefCell<Option<SettingsLock>>,
     cursor: Cell<Cursor>,
+    search: Search,
+    /// The prompt of the last search.
+    search_prompt: RefCell<String>,
 }
 
 impl Painter {
@@ -241,9 +281,18 @@ impl Highlighter for Painter {
         is_default: bool,
     ) -> Cow<'b, str> {
         // Not while the history is searched, with another prompt.
-        if !is_default {
+        let is_searching = prompt != self.prompt;
+        self.search.set(is_searching);
+        if is_searching {
+            self.search_prompt.replace(prompt.into());
             return Cow::Borrowed(prompt);
         }
+        // After a key that ended the search but changed nothing (Tab), the editor repaints with its own prompt, yet
+        // places the cursor as if that of the search was still there: so it stays.
+        let prompt = match is_default {
+            true => self.styled(prompt),
+            false => Cow::Owned(self.search_prompt.borrow().clone()),
+        };
         // The editor paints only after it has written what it took before.
         self.confirm();
         // Kept until the batch is taken: the program may end at this moment.
@@ -251,16 +300,16 @@ impl Highlighter for Painter {
         if entering.is_none() && settings::is_closed() {
             // Stopped by Ctrl-Z, and continued only to be ended: the editor is back in raw mode.
             settings::restore();
-            return self.styled(prompt);
+            return prompt;
         }
         let Ok(batch) = self.batches.try_recv() else {
-            return self.styled(prompt);
+            return prompt;
         };
         self.in_print.replace(Some(batch.passes));
         // Repaint again, to confirm this batch and take the next. A full channel means that a repaint is due.
         _ = self.wake.try_send(());
         let bytes = self.layout.print(&batch.pieces);
-        Cow::Owned(String::from_utf8_lossy(&bytes).into_owned() + &self.styled(prompt))
+        Cow::Owned(String::from_utf8_lossy(&bytes).into_owned() + &prompt)
     }
 
     /// The editor asks this after each of its changes.
@@ -363,6 +412,8 @@ mod tests {
             in_print: RefCell::default(),
             held: RefCell::default(),
             cursor: Cell::default(),
+            search: Search::default(),
+            search_prompt: RefCell::default(),
         };
         (painter, batches, woken, events)
     }
@@ -414,6 +465,29 @@ mod tests {
         let search = "(reverse-i-search)`': ";
         assert_eq!(painter.highlight_prompt(search, false), search);
         assert_eq!(painter.highlight_prompt("alice> ", true), shown("bob: hi"));
+    }
+
+    #[test]
+    fn messages_are_shown_after_a_search_whose_prompt_stays() {
+        let (painter, batches, _woken, _events) = painter();
+        batches.send(batch("hi", 1)).unwrap();
+        let search = "(reverse-i-search)`': ";
+        painter.highlight_prompt(search, false);
+        let shown = shown("bob: hi").replace("alice> ", search);
+        assert_eq!(painter.highlight_prompt("alice> ", false), shown);
+        assert_eq!(painter.highlight_prompt("alice> ", true), "alice> ");
+    }
+
+    #[test]
+    fn a_search_is_aborted_once() {
+        let (painter, ..) = painter();
+        assert_eq!(painter.search.abort(), None);
+        painter.highlight_prompt("(reverse-i-search)`': ", false);
+        assert_eq!(painter.search.abort(), Some(Cmd::Abort));
+        assert_eq!(painter.search.abort(), None);
+        painter.highlight_prompt("(reverse-i-search)`': ", false);
+        painter.highlight_prompt("alice> ", true);
+        assert_eq!(painter.search.abort(), None);
     }
 
     #[test]

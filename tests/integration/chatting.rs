@@ -6,7 +6,7 @@ use ::kafka::producer::{Producer, Record, RequiredAcks};
 
 use crate::support::{A_DAY, Kafka, Running, contains, user};
 use crate::tty::{
-    CTRL_C, CTRL_D, CTRL_G, CTRL_R, CTRL_U, ENTER, LEFT, PASTE_END, PASTE_START, Tty, unbroken,
+    CTRL_C, CTRL_D, CTRL_G, CTRL_R, CTRL_U, ENTER, LEFT, PASTE_END, PASTE_START, TAB, Tty, unbroken,
 };
 
 /// A chat, a publisher that writes to its user as the peer, and the names of both.
@@ -259,6 +259,35 @@ fn messages_wait_while_the_history_is_searched() {
     chat.wait_for("> half");
     chat.keys(ENTER);
     assert_eq!(on.first_lines(&peer, 2), "an earlier line\nhalf\n");
+}
+
+#[test]
+fn whatever_key_ends_a_search_of_the_history_messages_are_shown_after_it() {
+    let on = Kafka::embedded();
+    let (chat, mut writer, me, peer) = with_a_writer(&on);
+    chat.wait_for("has not opened a chat with you yet");
+    chat.line("an earlier line");
+    on.first_lines(&peer, 1);
+    let prompt = |draft: &str| format!("{me}> {draft}");
+    let found = "(reverse-i-search)`an': an earlier line".into();
+    for (n, (draft, searched, key, shown)) in [
+        ("half", "an", CTRL_C, prompt("half")),
+        ("half", "an", CTRL_U, prompt("half")),
+        ("half", "an", TAB, found),
+        ("", "", CTRL_C, prompt("")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        chat.keys(&format!("{draft}{CTRL_R}{searched}"));
+        chat.wait_for(&format!("(reverse-i-search)`{searched}':"));
+        chat.keys(key);
+        writer.write(format!("message {n}\n"));
+        chat.wait_for(&format!("{peer}: message {n}\n{}", shown.trim_end()));
+        chat.keys(&format!("x{CTRL_C}"));
+    }
+    chat.line("sent");
+    assert_eq!(on.first_lines(&peer, 2), "an earlier line\nsent\n");
 }
 
 /// The terminal takes no output while the key is typed, so that the burst cannot end before that.

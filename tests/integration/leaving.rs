@@ -1,7 +1,9 @@
 //! How a user clears a line, which lines are not sent, and how a chat is left.
 
 use crate::support::{Kafka, Program, contains, user};
-use crate::tty::{CTRL_C, CTRL_D, CTRL_U, CTRL_Z, ENTER, LEFT, PASTE_END, PASTE_START, Tty, UP};
+use crate::tty::{
+    CTRL_C, CTRL_D, CTRL_R, CTRL_U, CTRL_Z, ENTER, LEFT, PASTE_END, PASTE_START, Tty, UP,
+};
 
 /// A chat on the broker, and the name of its peer.
 fn chat(on: &Kafka) -> (Tty, String) {
@@ -141,4 +143,12 @@ fn ctrl_z_does_not_stop_a_chat_whose_small_broker_others_use() {
     chat.wait_for("* Ctrl-Z does nothing: others use the small broker that this chat runs");
     guest.line("and again");
     chat.wait_for("and again");
+    chat.line("an earlier line");
+    chat.keys(&format!("half{CTRL_R}an"));
+    chat.wait_for("(reverse-i-search)`an':");
+    chat.keys(CTRL_Z);
+    chat.wait(&format!("notice and the draft of {me}"), |screen| {
+        let shown = screen.contents();
+        shown.matches("* Ctrl-Z does nothing").count() == 2 && shown.contains("> half")
+    });
 }

@@ -22,7 +22,7 @@ use pty_process::blocking::{Pty, open};
 
 use crate::support::{Kafka, PATIENCE, Program, poll_until, send_signal};
 
-/// Ctrl-C, Ctrl-D, Ctrl-G, Ctrl-R, Ctrl-U and Ctrl-Z, the left and the up arrow, and Enter, as a terminal sends them.
+/// Ctrl-C, Ctrl-D, Ctrl-G, Ctrl-R, Ctrl-U and Ctrl-Z, the left and the up arrow, Enter and Tab, as a terminal sends them.
 pub(crate) const CTRL_C: &str = "\x03";
 pub(crate) const CTRL_D: &str = "\x04";
 pub(crate) const CTRL_G: &str = "\x07";
@@ -32,6 +32,7 @@ pub(crate) const CTRL_Z: &str = "\x1a";
 pub(crate) const LEFT: &str = "\x1b[D";
 pub(crate) const UP: &str = "\x1b[A";
 pub(crate) const ENTER: &str = "\r";
+pub(crate) const TAB: &str = "\t";
 
 /// The first byte of an escape sequence.
 const ESCAPE: u8 = 0x1b;
