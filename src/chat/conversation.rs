@@ -226,9 +226,11 @@ impl Conversation {
         }
     }
 
-    /// Whether the peer wrote this line just now.
-    pub(super) fn is_live(&self, line: &Line) -> bool {
-        line.key == self.parties.peer.as_bytes() && !self.was_away(line)
+    /// When the peer wrote this line, in milliseconds since 1970; `None` if that was before the chat was opened, or
+    /// the line is not the peer's.
+    pub(super) fn live_time(&self, line: &Line) -> Option<i64> {
+        let is_live = line.key == self.parties.peer.as_bytes() && !self.was_away(line);
+        is_live.then(|| self.clock.time(line.time, true)).flatten()
     }
 
     /// Whether this line was written while the user was away.

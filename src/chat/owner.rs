@@ -260,8 +260,8 @@ impl Chat {
             let Some(line) = line else {
                 continue;
             };
-            if self.conversation.is_live(&line) {
-                self.peer_has_written();
+            if let Some(time) = self.conversation.live_time(&line) {
+                self.peer_has_written(time);
             }
             let items = self.conversation.on_record(line);
             self.show(items, now);
@@ -284,12 +284,12 @@ impl Chat {
         }
     }
 
-    /// A line of the peer has just arrived: if it does not tell that the peer is here, a look does.
-    fn peer_has_written(&mut self) {
+    /// A line of the peer has just arrived, of this time: if it does not tell that the peer is here, a look does.
+    fn peer_has_written(&mut self, time: i64) {
         let Some(presence) = self.presence.as_mut().filter(|it| !it.is_here()) else {
             return;
         };
-        if let Some(notice) = presence.has_written() {
+        if let Some(notice) = presence.has_written(time) {
             self.screen.notice(&notice);
         } else if !std::mem::replace(&mut self.is_looking, true) {
             _ = self.tasks.send(Task::Look);

@@ -1,7 +1,8 @@
 //! Whether the peer is here, from the heartbeats that an open chat commits.
 //!
-//! Pure state: it is fed with what a look at the heartbeats has found, and when. What they count means nothing,
-//! since no two clocks agree: only that they move, or are 0, which is the end of a chat.
+//! Pure state: it is fed with what a look at the heartbeats has found, and when. They are times on the peer's clock, in
+//! microseconds since 1970, but no two clocks agree: so only that they move counts, or are 0, which is the end of a
+//! chat. They are compared with nothing but the times of the peer's own lines.
 
 use std::time::{Duration, Instant};
 
@@ -77,11 +78,15 @@ impl Presence {
         }
     }
 
-    /// A line of the peer has just arrived. Returns what is new: while nothing else is known, the line tells that
-    /// the heartbeats are those of an open chat.
-    pub(super) fn has_written(&mut self) -> Option<String> {
+    /// A line of the peer has just arrived, which was written at this time, in milliseconds since 1970. Returns what is
+    /// new: while nothing else is known, the line tells that the heartbeats are those of an open chat, unless the last
+    /// one is much older. Then it may be that of a chat that was killed, and the line from another program.
+    pub(super) fn has_written(&mut self, time: i64) -> Option<String> {
+        let beat = self.seen.filter(|beat| *beat != 0)?;
+        let age = time.saturating_sub(beat / 1000);
+        let is_recent = age < GONE_AFTER.as_millis() as i64;
         match self.state {
-            State::Unknown if self.has_beaten() => self.become_here(),
+            State::Unknown if is_recent => self.become_here(),
             _ => None,
         }
     }
@@ -154,10 +159,13 @@ mod tests {
         Nothing(u64),
         /// A look fails.
         Fail,
-        /// The peer writes.
-        Line,
+        /// The peer writes, at this second of the clock by which heartbeats are times, too.
+        Line(i64),
     }
     use At::*;
+
+    /// A heartbeat at second 100.
+    const BEAT: i64 = 100_000_000;
 
     /// What is said about each of them.
     fn said(events: &[At]) -> Vec<String> {
@@ -169,7 +177,7 @@ mod tests {
             Look(second, beat) => presence.looked(Some(beat), at(second)),
             Nothing(second) => presence.looked(None, at(second)),
             Fail => presence.not_looked(Some(&lost)),
-            Line => presence.has_written(),
+            Line(second) => presence.has_written(second * 1000),
         };
         let said = |(n, event)| say(event).map(|notice| format!("{n}: {notice}"));
         events.iter().enumerate().filter_map(said).collect()
@@ -291,19 +299,34 @@ mod tests {
     #[test]
     fn a_line_says_that_the_peer_is_here_if_heartbeats_do_not_say_otherwise() {
         let table: &[(&[At], &[&str])] = &[
-            (&[Look(0, 5), Line, Look(3, 6), Line], &["1: bob is here"]),
             (
-                &[Look(0, 5), Line, Look(3, 0)],
+                &[Look(0, BEAT), Line(100), Look(3, BEAT + 1), Line(103)],
+                &["1: bob is here"],
+            ),
+            (
+                &[Look(0, BEAT), Line(114), Look(3, 0)],
                 &["1: bob is here", "2: bob has left"],
             ),
+            // A line that was written before the chat was opened arrives late.
+            (&[Look(0, BEAT), Line(20)], &["1: bob is here"]),
             // A line can come from another program than a chat, or late.
-            (&[Line, Nothing(0), Line], &[]),
+            (&[Line(100), Nothing(0), Line(100)], &[]),
             (
-                &[Look(0, 5), Look(3, 6), Look(6, 0), Line],
+                &[Look(0, BEAT), Look(3, BEAT + 1), Look(6, 0), Line(100)],
                 &["1: bob is here", "2: bob has left"],
             ),
+            // The chat was killed long ago, and the heartbeat stands still for less than 15 seconds yet …
+            (&[Look(0, BEAT), Line(115), Look(5, BEAT)], &[]),
+            (&[Look(0, BEAT), Line(i64::MAX / 1000)], &[]),
+            // … or for longer.
             (
-                &[Look(0, 5), Look(5, 5), Look(10, 5), Look(15, 5), Line],
+                &[
+                    Look(0, BEAT),
+                    Look(5, BEAT),
+                    Look(10, BEAT),
+                    Look(15, BEAT),
+                    Line(100),
+                ],
                 &[],
             ),
         ];
