@@ -59,6 +59,7 @@ pub(super) fn start(
         notify,
         position: Offsets::new(),
         last_beat: None,
+        committed_beat: None,
         may_beat: peer_commits,
         may_look: peer_commits,
         may_watch: peer_commits,
@@ -77,8 +78,9 @@ struct Worker<N> {
     notify: N,
     /// The user's position, committed or to be committed.
     position: Offsets,
-    /// The last heartbeat that was sent.
+    /// The last heartbeat that was sent, and the last one that is certainly committed.
     last_beat: Option<i64>,
+    committed_beat: Option<i64>,
     /// This user may commit heartbeats, see the peer's, and see the peer's position: what is denied once is not
     /// asked for again.
     may_beat: bool,
@@ -164,6 +166,9 @@ impl<N: Fn(Outcome)> Worker<N> {
         let beat = self.last_beat.map_or(1, |last| last + 1).max(time);
         self.last_beat = Some(beat);
         let beaten = self.commit_beat(beat);
+        if beaten.is_ok() {
+            self.committed_beat = Some(beat);
+        }
         self.may_beat = !is_denied(&beaten);
         (self.notify)(Outcome::OwnBeat(beaten));
     }
@@ -176,12 +181,14 @@ impl<N: Fn(Outcome)> Worker<N> {
 
     /// Commits the end of the heartbeats, unless another chat of the same two goes on with them.
     fn leave(&mut self) {
-        let Some(last_beat) = self.last_beat.filter(|_| self.may_beat) else {
+        if self.last_beat.is_none() || !self.may_beat {
             return;
-        };
+        }
         let (group, topic) = (self.parties.presence(), self.parties.reads());
         let stands = self.groups.committed(&group, topic);
-        let is_own = |beat: &i64| *beat == last_beat;
+        // The last one may have failed just now, because the broker was away.
+        let own = [self.last_beat, self.committed_beat];
+        let is_own = |beat: &i64| own.contains(&Some(*beat));
         if stands.is_ok_and(|it| it.get(&self.partition).is_none_or(is_own)) {
             // If it fails, the peer notices that the heartbeats stand still.
             _ = self.commit_beat(0);
@@ -280,6 +287,19 @@ mod tests {
         }
     }
 
+    /// The broker is away.
+    struct Away;
+
+    impl GroupOffsets for Away {
+        fn committed(&mut self, _: &str, _: &Name) -> Result<Offsets> {
+            Err(Error::failed("cannot look", "no answer"))
+        }
+
+        fn commit(&mut self, _: &str, _: &Name, _: &Offsets) -> Result<()> {
+            Err(Error::failed("cannot commit", "no answer"))
+        }
+    }
+
     /// Alice's worker, and the requests that it has made.
     fn alice(denied: &'static str) -> (Worker<impl Fn(Outcome)>, Receiver<String>) {
         let (requests, made) = mpsc::channel();
@@ -296,6 +316,7 @@ mod tests {
             notify: drop,
             position: [(3, 7)].into(),
             last_beat: None,
+            committed_beat: None,
             may_beat: true,
             may_look: true,
             may_watch: true,
@@ -392,5 +413,18 @@ mod tests {
                 .any(|it| it == end);
             assert_eq!(was_ended, is_ended, "{stands:?}");
         }
+    }
+
+    #[test]
+    fn the_end_of_the_heartbeats_is_committed_after_one_that_failed() {
+        let (mut worker, made) = alice("-");
+        worker.beat();
+        let groups = std::mem::replace(&mut worker.groups, Box::new(Away));
+        worker.beat();
+        worker.groups = groups;
+        worker.leave();
+        let last = made.try_iter().last();
+        let end = "commit the end of here:alice:bob in alice";
+        assert_eq!(last.as_deref(), Some(end));
     }
 }
