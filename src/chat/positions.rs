@@ -109,7 +109,7 @@ impl<N: Fn(Outcome)> Worker<N> {
     fn run(&mut self, tasks: &Receiver<Task>) {
         let mut schedule = Schedule::new(Instant::now());
         loop {
-            let (job, at) = schedule.next();
+            let (job, at) = schedule.next(Instant::now());
             match tasks.recv_timeout(at.saturating_duration_since(Instant::now())) {
                 Ok(Task::Commit(offsets)) => {
                     self.position = offsets;
@@ -138,11 +138,9 @@ impl<N: Fn(Outcome)> Worker<N> {
                 if self.look() {
                     schedule.position_may_move(now);
                 }
-                if schedule.is_position_due(now) && self.look_up_position() {
-                    schedule.position_looked_up(now);
-                }
                 schedule.looked(now);
             }
+            Job::Position => schedule.position_looked_up(self.look_up_position()),
         }
     }
 
@@ -329,7 +327,7 @@ mod tests {
 
     fn do_all<N: Fn(Outcome)>(worker: &mut Worker<N>) {
         let mut schedule = Schedule::new(Instant::now());
-        for job in [Job::Beat, Job::Look, Job::Commit] {
+        for job in [Job::Beat, Job::Look, Job::Position, Job::Commit] {
             worker.work(job, Instant::now(), &mut schedule);
         }
     }
@@ -357,6 +355,7 @@ mod tests {
         let (mut worker, made) = alice("-");
         let now = Instant::now();
         let mut schedule = Schedule::new(now);
+        worker.work(Job::Beat, now, &mut schedule);
         for (beat, is_looked_up) in [
             (None, true),
             (None, false),
@@ -374,6 +373,8 @@ mod tests {
                 worker.groups.commit(&group, topic, &offsets).unwrap();
             }
             worker.work(Job::Look, now, &mut schedule);
+            let (next, _) = schedule.next(now);
+            worker.work(next, now, &mut schedule);
             let was_looked_up = made.try_iter().any(|it| it.contains("chat:bob:alice"));
             assert_eq!(was_looked_up, is_looked_up, "{beat:?}");
         }

@@ -36,8 +36,10 @@ pub(super) enum Job {
     Commit,
     /// Commit a heartbeat.
     Beat,
-    /// Look at the peer's heartbeat, and at the position, [if that is due](Schedule::is_position_due).
+    /// Look at the peer's heartbeat.
     Look,
+    /// Look at the peer's position, after a look at the heartbeat.
+    Position,
 }
 
 /// When which job is due.
@@ -51,6 +53,8 @@ pub(super) struct Schedule {
     beat_at: Instant,
     look_at: Instant,
     no_look_before: Instant,
+    /// When the look was begun after which the position is looked up next.
+    position_round: Option<Instant>,
     position_at: Instant,
     position_interval: Duration,
 }
@@ -65,13 +69,23 @@ impl Schedule {
             beat_at: now,
             look_at: now,
             no_look_before: now,
+            position_round: None,
             position_at: now,
             position_interval: FIRST_LOOK_INTERVAL,
         }
     }
 
     /// What is due first, and when.
-    pub(super) fn next(&self) -> (Job, Instant) {
+    ///
+    /// A heartbeat that is due comes before all else: each of the others may take ten seconds, when a coordinator can't
+    /// be reached, and after two of them the user would be gone for the peer.
+    pub(super) fn next(&self, now: Instant) -> (Job, Instant) {
+        if self.beat_at <= now {
+            return (Job::Beat, self.beat_at);
+        }
+        if let Some(begun) = self.position_round {
+            return (Job::Position, begun);
+        }
         let (job, at) = match self.beat_at <= self.look_at {
             true => (Job::Beat, self.beat_at),
             false => (Job::Look, self.look_at),
@@ -116,20 +130,18 @@ impl Schedule {
                 false => LOOK_INTERVAL,
             };
         self.no_look_before = begun + SOON;
+        self.position_round = (self.position_at <= begun).then_some(begun);
     }
 
-    /// Whether a look that is begun now should include the position.
-    pub(super) fn is_position_due(&self, now: Instant) -> bool {
-        self.position_at <= now
+    /// The position was looked up, or not: then it is again after the next look.
+    pub(super) fn position_looked_up(&mut self, is_done: bool) {
+        if let Some(begun) = self.position_round.take().filter(|_| is_done) {
+            self.position_at = begun + self.position_interval;
+            self.position_interval = (self.position_interval * 2).min(LONGEST_POSITION_INTERVAL);
+        }
     }
 
-    /// A look at the position was begun at that time.
-    pub(super) fn position_looked_up(&mut self, begun: Instant) {
-        self.position_at = begun + self.position_interval;
-        self.position_interval = (self.position_interval * 2).min(LONGEST_POSITION_INTERVAL);
-    }
-
-    /// There may be news of the position: the next look includes it.
+    /// There may be news of the position: it is looked up after the next look.
     pub(super) fn position_may_move(&mut self, now: Instant) {
         self.position_at = now;
         self.position_interval = FIRST_LOOK_INTERVAL;
@@ -143,14 +155,18 @@ mod tests {
     /// A schedule, and a clock that starts with it: times are in milliseconds.
     struct Clock {
         start: Instant,
+        now: Instant,
         schedule: Schedule,
     }
 
     impl Clock {
         fn new() -> Clock {
             let start = Instant::now();
-            let schedule = Schedule::new(start);
-            Clock { start, schedule }
+            Clock {
+                start,
+                now: start,
+                schedule: Schedule::new(start),
+            }
         }
 
         fn at(&self, time: u64) -> Instant {
@@ -159,11 +175,13 @@ mod tests {
 
         /// Does what is due first, at its time, which succeeds at once, or not.
         fn step(&mut self, is_done: bool) -> (Job, u64) {
-            let (job, at) = self.schedule.next();
+            let (job, at) = self.schedule.next(self.now);
+            self.now = self.now.max(at);
             match job {
                 Job::Commit => self.schedule.committed(at, is_done),
                 Job::Beat => self.schedule.beaten(at),
                 Job::Look => self.schedule.looked(at),
+                Job::Position => self.schedule.position_looked_up(is_done),
             }
             (job, at.duration_since(self.start).as_millis() as u64)
         }
@@ -171,7 +189,7 @@ mod tests {
         /// When a job is done until then.
         fn times(&mut self, job: Job, until: u64) -> Vec<u64> {
             let mut times = Vec::new();
-            while self.schedule.next().1 <= self.at(until) {
+            while self.schedule.next(self.now).1 <= self.at(until) {
                 let (done, at) = self.step(true);
                 times.extend((done == job).then_some(at));
             }
@@ -208,21 +226,46 @@ mod tests {
     #[test]
     fn the_position_is_looked_up_less_and_less_often_unless_it_may_move() {
         let mut clock = Clock::new();
-        let looked_up = |clock: &mut Clock, until: u64| {
-            let looks = clock.times(Job::Look, until);
-            let mut times = Vec::new();
-            for look in looks {
-                if clock.schedule.is_position_due(clock.at(look)) {
-                    clock.schedule.position_looked_up(clock.at(look));
-                    times.push(look / 1000);
-                }
-            }
-            times
+        let looked_up = |clock: &mut Clock, until: u64| -> Vec<u64> {
+            let times = clock.times(Job::Position, until);
+            times.into_iter().map(|it| it / 1000).collect()
         };
         let first = looked_up(&mut clock, 260_000);
         assert_eq!(first, [0, 1, 3, 8, 17, 35, 68, 128, 188, 248]);
         clock.schedule.position_may_move(clock.at(260_000));
         assert_eq!(looked_up(&mut clock, 275_000), [263, 266, 269, 275]);
+    }
+
+    #[test]
+    fn a_position_that_could_not_be_looked_up_is_looked_up_after_the_next_look() {
+        let mut clock = Clock::new();
+        let jobs = [
+            Job::Beat,
+            Job::Look,
+            Job::Position,
+            Job::Look,
+            Job::Position,
+        ];
+        assert_eq!(jobs.map(|_| clock.step(false).0), jobs);
+    }
+
+    #[test]
+    fn whatever_takes_long_a_heartbeat_that_is_due_comes_next() {
+        let mut clock = Clock::new();
+        clock.schedule.beaten(clock.start);
+        clock.schedule.commit_soon(clock.start);
+        // Each takes ten seconds.
+        for (job, until) in [
+            (Job::Commit, 10),
+            (Job::Look, 20),
+            (Job::Position, 30),
+            (Job::Commit, 40),
+        ] {
+            assert_eq!(clock.step(false).0, job);
+            clock.now = clock.at(until * 1000);
+            assert_eq!(clock.step(true).0, Job::Beat, "after {until} seconds");
+            clock.schedule.beaten(clock.now);
+        }
     }
 
     #[test]
