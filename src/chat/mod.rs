@@ -120,13 +120,12 @@ impl Parties {
         }
     }
 
-    /// How to see a message whole that the chat cuts.
-    fn see_whole(&self, is_sealed: bool) -> String {
+    /// How to see a message in this topic whole that the chat cuts.
+    fn see_whole(topic: &Name, is_sealed: bool) -> String {
         let secret = match is_sealed {
             true => "--secret-file FILE ",
             false => "",
         };
-        let topic = self.reads();
         // A name may look like an option.
         let dashes = if topic.as_str().starts_with('-') {
             "-- "
@@ -210,7 +209,8 @@ pub fn run(
     let is_needed = Box::new(move || running.upgrade().is_some_and(|it| it.has_guests()));
     let look = Look {
         with_time: options.with_time,
-        see_whole: parties.see_whole(is_sealed),
+        see_whole: Parties::see_whole(parties.reads(), is_sealed),
+        see_own_whole: Parties::see_whole(parties.writes(), is_sealed),
     };
     let (mut terminal, screen) = Terminal::open(me, look, is_needed, notify.clone())?;
     let shown = notify.clone();

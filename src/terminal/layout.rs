@@ -18,6 +18,7 @@ use terminal_size::{Height, Width, terminal_size_of};
 use super::style::Style;
 use super::visible::visible;
 use super::{Look, Message};
+use crate::name::Name;
 use crate::time::LocalTime;
 
 /// Before every row of a message or a notice but its first.
@@ -60,8 +61,11 @@ pub(super) struct Layout {
     breaks_lines: bool,
     /// Someone may be typing where messages are printed.
     is_typed_over: bool,
-    /// How to see a message whole that is cut.
+    /// The user, of whom there are earlier messages.
+    me: Name,
+    /// How to see a message whole that is cut: one of others, or one's own.
     see_whole: String,
+    see_own_whole: String,
 }
 
 /// The size of a terminal.
@@ -73,7 +77,7 @@ struct Window {
 
 impl Layout {
     /// The layout for this process's standard output.
-    pub(super) fn of_chat(look: Look) -> Layout {
+    pub(super) fn of_chat(me: &Name, look: Look) -> Layout {
         let style = Style::of_chat();
         let term = env::var("TERM").unwrap_or_default();
         let is_simple = SIMPLE.iter().any(|name| term.eq_ignore_ascii_case(name));
@@ -82,7 +86,9 @@ impl Layout {
             time: look.with_time.then(LocalTime::new),
             breaks_lines: style.is_terminal && !is_simple,
             is_typed_over: style.is_terminal && is_simple && super::is_typed(),
+            me: me.clone(),
             see_whole: look.see_whole,
+            see_own_whole: look.see_own_whole,
         }
     }
 
@@ -94,7 +100,9 @@ impl Layout {
             time: None,
             breaks_lines: true,
             is_typed_over: false,
+            me: "alice".parse().unwrap(),
             see_whole: "to see all of it: …".into(),
+            see_own_whole: "to see all that you wrote: …".into(),
         }
     }
 
@@ -183,7 +191,11 @@ impl Layout {
         }
         if rows.last().is_some_and(|row| row.end < line.len()) {
             let bytes = text.len();
-            let notice = format!("cut: this message has {bytes} bytes; {}", self.see_whole);
+            let see_whole = match sender == self.me.as_bytes() {
+                true => &self.see_own_whole,
+                false => &self.see_whole,
+            };
+            let notice = format!("cut: this message has {bytes} bytes; {see_whole}");
             self.notice(out, &notice, window);
         }
     }
@@ -404,6 +416,31 @@ mod tests {
         let fits = "x".repeat(95 + 11 * 98);
         assert!(!laid_out(&fits, 100, 24).contains("cut"));
         assert!(laid_out(&(fits + "x"), 100, 24).contains("cut"));
+    }
+
+    #[test]
+    fn a_message_that_is_cut_says_how_to_see_it_whole_in_the_topic_of_its_reader() {
+        let window = Window {
+            columns: 100,
+            rows: 24,
+        };
+        for (sender, how) in [
+            ("bob", "to see all of it: …"),
+            ("alice", "to see all that you wrote: …"),
+        ] {
+            let message = Message {
+                time: None,
+                is_dated: false,
+                sender: sender.into(),
+                text: vec![b'x'; 10_000],
+                is_earlier: true,
+            };
+            let shown = Layout::for_test().rows(&[Piece::Message(message)], window);
+            assert!(
+                shown.ends_with(&format!(" bytes; {how}\n")),
+                "{sender}: {shown}"
+            );
+        }
     }
 
     #[test]

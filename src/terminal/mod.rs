@@ -78,6 +78,8 @@ pub struct Look {
     pub with_time: bool,
     /// How to see a message whole that is longer than half a screen.
     pub see_whole: String,
+    /// The same for one of the user's own, from before the chat was opened.
+    pub see_own_whole: String,
 }
 
 /// Where lines come from.
@@ -119,7 +121,7 @@ impl Terminal {
         is_needed: IsNeeded,
         notify: Notify,
     ) -> Result<(Terminal, Screen)> {
-        let layout = Layout::of_chat(look);
+        let layout = Layout::of_chat(me, look);
         match LineEditor::open(me, &layout, is_needed, notify.clone())? {
             Some((editor, screen)) => Ok((Terminal(Input::Editor(Box::new(editor))), screen)),
             None => {
