@@ -125,6 +125,17 @@ impl Connection {
         Ok((name, connected))
     }
 
+    /// The words of a command line by which another program reaches the same Kafka, but no properties, which may be
+    /// secret.
+    pub fn words(&self) -> Vec<String> {
+        let servers = self.bootstrap_servers.iter();
+        let servers = servers.flat_map(|servers| ["-b".into(), shell_word(servers)]);
+        let embedded = self.embedded.map(|port| format!("--embedded={port}"));
+        let config = self.config.iter();
+        let config = config.flat_map(|file| ["-F".into(), shell_word(&file.to_string_lossy())]);
+        servers.chain(embedded).chain(config).collect()
+    }
+
     fn options(&self) -> Result<(Options, Weak<LocalBroker>)> {
         let mut properties = self.properties()?;
         // The command line and a file take precedence over the environment. (Not clap's `env`: with
@@ -270,6 +281,15 @@ fn servers_among(properties: &mut Vec<(String, String)>) -> Option<String> {
     servers.pop().map(|(_, value)| value)
 }
 
+/// A text as one word for a shell.
+fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,@%+=".contains(c);
+    match !text.is_empty() && text.chars().all(is_plain) {
+        true => text.into(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
 /// The most bootstrap servers: each is probed from a thread of its own.
 const MAX_SERVERS: usize = 50;
 
@@ -361,6 +381,24 @@ mod tests {
             bootstrap_servers("a:1, b,[::1]:9,[::1],127.0.0.1:65535").unwrap(),
             ["a:1", "b:9092", "[::1]:9", "[::1]:9092", "127.0.0.1:65535"]
         );
+    }
+
+    #[test]
+    fn the_words_of_a_connection_are_words_of_a_shell_and_no_properties() {
+        use clap::{Command, FromArgMatches};
+
+        for (given, words) in [
+            (&[][..], ""),
+            (&["-b", "a:1,b"], "-b a:1,b"),
+            (&["-b", "a:1, b:2"], "-b 'a:1, b:2'"),
+            (&["--embedded"], "--embedded=9092"),
+            (&["-X", "sasl.password=x", "-F", "it's"], r"-F 'it'\''s'"),
+        ] {
+            let command = Connection::augment_args(Command::new("chat").no_binary_name(true));
+            let matches = command.get_matches_from(given);
+            let connection = Connection::from_arg_matches(&matches).unwrap();
+            assert_eq!(connection.words().join(" "), words);
+        }
     }
 
     #[test]

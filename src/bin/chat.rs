@@ -41,6 +41,7 @@ fn open(arguments: Arguments) -> Result<()> {
     }
     let secret = options.secret(&[&me, &peer])?;
     let me = cli::name(me, cli::WHO_ARE_YOU)?;
+    let words = connection.words();
     let (parties, connected) = if peer.is_none() && options.lists_writers() {
         let (peer, connected) =
             connection.connect_and_ask(|cluster, until| chat::list_writers(cluster, &me, until))?;
@@ -50,5 +51,5 @@ fn open(arguments: Arguments) -> Result<()> {
         let parties = options.parties(me, cli::name(peer, cli::WHO_ELSE)?)?;
         (parties, connection.connect()?)
     };
-    chat::run(connected, parties, &options, secret)
+    chat::run(connected, parties, &options, secret, words)
 }

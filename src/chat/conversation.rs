@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::Parties;
 use super::clock::Clock;
+use super::commands::Commands;
 #[cfg(test)]
 use super::gate::Downgrade;
 use super::gate::Gate;
@@ -89,6 +90,7 @@ pub(super) enum Item {
 pub(super) struct Conversation {
     pub(super) gate: Gate,
     parties: Parties,
+    commands: Commands,
     clock: Clock,
     /// Of unread lines, by partition and offset.
     times: BTreeMap<(i32, i64), i64>,
@@ -129,6 +131,7 @@ impl Conversation {
     /// the user was away, if reading starts at a position that is known.
     pub(super) fn new(
         parties: &Parties,
+        commands: Commands,
         gate: Gate,
         clock: Clock,
         ends: Offsets,
@@ -141,6 +144,7 @@ impl Conversation {
         Conversation {
             gate,
             parties: parties.clone(),
+            commands,
             clock,
             times: BTreeMap::new(),
             away: Some(Away::until(ends, what)),
@@ -155,7 +159,7 @@ impl Conversation {
     #[cfg(test)]
     pub(super) fn for_test(parties: &Parties, clock: Clock, ends: Offsets) -> Conversation {
         let gate = Gate::Plain(Downgrade::new(&parties.peer, false));
-        Conversation::new(parties, gate, clock, ends, true)
+        Conversation::new(parties, Commands::default(), gate, clock, ends, true)
     }
 
     /// Shows what was said before the chat was opened.
@@ -350,14 +354,8 @@ impl Conversation {
             // What would follow leads out of the seal.
             Some(name) if self.gate.is_sealed() => format!("{name} is writing to you"),
             Some(name) => {
-                // A name may look like an option.
-                let is_option = |name: &Name| name.as_str().starts_with('-');
-                let me = &self.parties.me;
-                let dashes = match is_option(name) || is_option(me) {
-                    true => "-- ",
-                    false => "",
-                };
-                format!("{name} is writing to you; to answer: chat {dashes}{me} {name}")
+                let how = self.commands.answer(&self.parties.me, name);
+                format!("{name} is writing to you; {how}")
             }
             None => format!(
                 "someone writes to you as {shown}, which is not a valid name, so you cannot answer"

@@ -9,6 +9,7 @@
 //! | `owner` | what can happen to a chat, and what is done about it |
 //! | `bell` | when the bell rings |
 //! | `clock` | the times of messages, and where a new day begins |
+//! | `commands` | the commands that are suggested to the user |
 //! | `gate` | which of the peer's lines are opened |
 //! | `conversation` | who is shown, what is said about others, what was written while the user was away |
 //! | `history` | what was said before |
@@ -24,6 +25,7 @@
 
 mod bell;
 mod clock;
+mod commands;
 mod conversation;
 mod gate;
 mod history;
@@ -51,6 +53,7 @@ use crate::name::Name;
 use crate::seal::Secret;
 use crate::terminal::{self, InputLine, Look, Notify, ScreenEvent, Terminal};
 use clock::Clock;
+use commands::Commands;
 pub use conversation::Unsigned;
 use conversation::{Conversation, Line};
 use gate::{Downgrade, Gate};
@@ -120,21 +123,6 @@ impl Parties {
         }
     }
 
-    /// How to see a message in this topic whole that the chat cuts.
-    fn see_whole(topic: &Name, is_sealed: bool) -> String {
-        let secret = match is_sealed {
-            true => "--secret-file FILE ",
-            false => "",
-        };
-        // A name may look like an option.
-        let dashes = if topic.as_str().starts_with('-') {
-            "-- "
-        } else {
-            ""
-        };
-        format!("to see all of it: subscriber {secret}--from earliest {dashes}{topic}")
-    }
-
     /// The consumer group whose offset is the user's position: up to where `peer` has been read.
     fn position(&self) -> String {
         position_of(&self.me, &self.peer)
@@ -163,16 +151,21 @@ fn position_of(reader: &Name, writer: &Name) -> String {
 
 /// Chats until the input ends, and ends the program.
 ///
-/// It starts where the user last stopped reading the peer, or at the oldest line kept. Returns only if the
-/// chat can't be opened.
+/// It starts where the user last stopped reading the peer, or at the oldest line kept. Commands that it suggests have
+/// the words of `connection`, by which they reach the same Kafka. Returns only if the chat can't be opened.
 pub fn run(
     (cluster, broker): Connected,
     parties: Parties,
     options: &Options,
     // Dropped once the keys follow from it.
     secret: Option<Secret>,
+    connection: Vec<String>,
 ) -> Result<()> {
     let is_sealed = secret.is_some();
+    let commands = Commands {
+        connection,
+        secret: options.seal.words(),
+    };
     let (tx, arrivals) = mpsc::channel();
     let mut groups = cluster.group_offsets()?;
     let position = groups.committed(&parties.position(), parties.reads())?;
@@ -192,7 +185,6 @@ pub fn run(
         &downgrade,
         consumer.as_mut(),
     )?;
-    let conversation = Conversation::new(&parties, gate, clock, ends, is_position_known);
     let lowest_partition = consumer.position().keys().next().copied().unwrap_or(0);
     let (me, reports) = (&parties.me, Reports::to(tx.clone()));
     let to_peer = (me, parties.writes());
@@ -209,8 +201,8 @@ pub fn run(
     let is_needed = Box::new(move || running.upgrade().is_some_and(|it| it.has_guests()));
     let look = Look {
         with_time: options.with_time,
-        see_whole: Parties::see_whole(parties.reads(), is_sealed),
-        see_own_whole: Parties::see_whole(parties.writes(), is_sealed),
+        see_whole: commands.see_whole(parties.reads()),
+        see_own_whole: commands.see_whole(parties.writes()),
     };
     let (mut terminal, screen) = Terminal::open(me, look, is_needed, notify.clone())?;
     let shown = notify.clone();
@@ -232,6 +224,7 @@ pub fn run(
     let tasks = positions::start(groups, parties.clone(), lowest_partition, notify_position)?;
     ending::on_signal(tx.clone(), || Arrival::Signal)?;
     ending::on_output_closed(tx.clone(), || Arrival::OutputClosed)?;
+    let conversation = Conversation::new(&parties, commands, gate, clock, ends, is_position_known);
     let chat = Chat::new(
         &parties,
         options,

@@ -14,6 +14,7 @@ use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices, tcgetattr, 
 use nix::unistd::Pid;
 use zeroize::Zeroizing;
 
+use super::shell_word;
 use crate::ending::{say, spawn};
 use crate::error::{Error, Result};
 use crate::seal::{self, Secret};
@@ -60,6 +61,15 @@ impl SecretSource {
         }
     }
 
+    /// The words of a command line by which another program gets the same secret, but for the environment.
+    fn words(&self) -> Vec<String> {
+        match &self.secret_file {
+            Some(file) => vec!["--secret-file".into(), shell_word(&file.to_string_lossy())],
+            None if self.secret => vec!["--secret".into()],
+            None => Vec::new(),
+        }
+    }
+
     fn is_given(&self) -> Result<bool> {
         Ok(self.secret || self.file()?.is_some())
     }
@@ -96,6 +106,11 @@ pub struct ChatSecret {
 }
 
 impl ChatSecret {
+    /// As [`SecretSource::words`].
+    pub(crate) fn words(&self) -> Vec<String> {
+        self.source.words()
+    }
+
     /// As [`SecretSource::secret`]. A secret cannot be used with `--plain`, nor with these options: each has its name,
     /// and whether it is given.
     pub fn secret(

@@ -85,10 +85,12 @@ fn a_message_longer_than_half_the_screen_is_cut_and_subscriber_shows_it_whole() 
     let chat = on.chat(&me, &peer);
     on.send(&peer, &me, "x".repeat(1_000_000) + "\nshort\n");
     chat.wait_for(": short");
+    let port = on.port();
     let hint = format!(
-        "cut: this message has 1000000 bytes; to see all of it: subscriber --from earliest {me}"
+        "\n* cut: this message has 1000000 bytes; to see all of it: subscriber --embedded={port} --from \
+         earliest {me}\n"
     );
-    chat.has_shown(&[&format!("\n* {hint}\n")]);
+    chat.has_shown(&[&hint]);
     let rows = chat
         .history()
         .lines()
