@@ -103,18 +103,20 @@ impl Connection {
     }
 
     /// As [`connect`](Connection::connect), and asks for the other's name, after what `greet` prints. It is given the
-    /// time by which the question is due: a broker that does not answer delays it by a second.
+    /// cluster, if that could be reached in time, and the time by which the question is due: a broker that does not
+    /// answer delays it by a second.
     pub fn connect_and_ask(
         self,
-        greet: impl FnOnce(&dyn Cluster, Instant),
+        greet: impl FnOnce(Option<&dyn Cluster>, Instant),
     ) -> Result<(Name, Connected)> {
         let until = Instant::now() + GREETING_WAIT;
         let (tx, connections) = mpsc::channel();
         spawn("connect", move || drop(tx.send(self.connect())))?;
         let connected = connections.recv_timeout(GREETING_WAIT).ok().transpose()?;
-        if let Some((cluster, _)) = &connected {
-            greet(cluster.as_ref(), until);
-        }
+        greet(
+            connected.as_ref().map(|(cluster, _)| cluster.as_ref()),
+            until,
+        );
         let name = name(None, WHO_ELSE)?;
         let connected = match connected {
             Some(connected) => connected,

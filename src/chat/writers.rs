@@ -24,36 +24,56 @@ struct Line {
     offset: i64,
 }
 
-/// Prints who has written, the last one first, and how many lines each, as far as that is known in time. If it is not,
-/// or nobody has, nothing is printed.
-pub fn list_writers(cluster: &dyn Cluster, me: &Name, until: Instant) {
-    let Ok(writers) = start(cluster, me, until) else {
+/// What the search for writers finds.
+enum Found {
+    /// A writer, and how many lines are unread.
+    Writer(Name, u64),
+    /// There are no more.
+    All,
+}
+
+/// Prints who has written, the last one first, and how many lines each, as far as that is known in time; if it is not,
+/// says so. Without a cluster, there was no connection in time. If nobody has written, nothing is printed.
+pub fn list_writers(cluster: Option<&dyn Cluster>, me: &Name, until: Instant) {
+    let Ok(found) = cluster.map(|it| start(it, me, until)).transpose() else {
         return;
     };
     let mut is_first = true;
     let left = || until.saturating_duration_since(Instant::now());
-    while let Ok((name, unread)) = writers.recv_timeout(left()) {
+    while let Some(Ok(found)) = found.as_ref().map(|it| it.recv_timeout(left())) {
+        let Found::Writer(name, unread) = found else {
+            return;
+        };
         if std::mem::take(&mut is_first) {
             say("Written to you since you last read them:");
         }
         say(format_args!("  {name}, {}", lines(unread)));
     }
+    say(match is_first {
+        true => "Who has written to you could not be looked up in time.",
+        false => "  (not all could be looked up in time)",
+    });
 }
 
 /// Looks for them on a thread of its own: a broker may be slow.
-fn start(cluster: &dyn Cluster, me: &Name, until: Instant) -> Result<Receiver<(Name, u64)>> {
+fn start(cluster: &dyn Cluster, me: &Name, until: Instant) -> Result<Receiver<Found>> {
     let (reader, mut groups, me) = (cluster.reader(), cluster.group_offsets()?, me.clone());
     let (tx, writers) = mpsc::channel();
     spawn("writers", move || {
         let open = |start| reader.consumer(&me, start);
         let keep = |record: &Record<'_>| line(record, &me);
-        let lines = kept(MAX_OFFSETS as u64, &bounds(until), open, keep);
-        unread(
-            lines.unwrap_or_default(),
-            groups.as_mut(),
-            &me,
-            |name, count| tx.send((name, count)).is_ok() && Instant::now() < until,
-        );
+        let lines = match kept(MAX_OFFSETS as u64, &bounds(until), open, keep) {
+            Err(_) if Instant::now() >= until => return,
+            // Of a topic that can't be read, nothing is known.
+            lines => lines.unwrap_or_default(),
+        };
+        let tell = |name, count| {
+            let is_heard = tx.send(Found::Writer(name, count)).is_ok();
+            is_heard && Instant::now() < until
+        };
+        if unread(lines, groups.as_mut(), &me, tell) {
+            _ = tx.send(Found::All);
+        }
     })?;
     Ok(writers)
 }
@@ -70,12 +90,13 @@ fn line(record: &Record<'_>, me: &Name) -> Option<Line> {
 }
 
 /// Calls `each` with those who wrote unread lines, and their number, the last one first, while that returns true.
+/// Returns whether it did for all of them.
 fn unread(
     lines: Vec<Line>,
     groups: &mut dyn GroupOffsets,
     me: &Name,
     mut each: impl FnMut(Name, u64) -> bool,
-) {
+) -> bool {
     // By name, the place of each line, and the index of the last.
     let mut writers: BTreeMap<Name, (usize, Vec<(i32, i64)>)> = BTreeMap::new();
     for (n, line) in lines.into_iter().enumerate() {
@@ -94,9 +115,10 @@ fn unread(
             |(partition, offset): &&(i32, i64)| !is_before(&position, *partition, *offset);
         let count = places.iter().filter(is_unread).count() as u64;
         if count > 0 && !each(name, count) {
-            return;
+            return false;
         }
     }
+    true
 }
 
 #[cfg(test)]

@@ -148,6 +148,7 @@ fn a_broker_that_does_not_answer_does_not_keep_the_question_from_being_asked() {
     let silent = Kafka::Real(listener.local_addr().unwrap().to_string());
     let chat = silent.program("chat", &["alice"]).on_a_terminal();
     chat.wait_for("Who do you want to connect to?");
+    chat.has_shown(&["Who has written to you could not be looked up in time."]);
     chat.line("bob");
     chat.ends_with(1);
 }
