@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use super::check::named_undelivered;
-use crate::support::{A_DAY, Ended, Kafka, Running, user};
+use super::proxy::{Fault, Proxy};
+use crate::support::{A_DAY, Ended, Kafka, PATIENCE, Running, poll_until, user};
 use crate::tty::{CTRL_C, CTRL_D};
 
 /// A program that hosts the small broker, and a way to it for clients that never host.
@@ -85,6 +86,33 @@ fn ctrl_c_ends_a_chat_while_the_broker_is_away_and_names_the_lines() {
         "'one': not acknowledged yet",
         "'two': not acknowledged yet",
     ]);
+}
+
+/// The broker has the line, and so has bob, but alice can't know.
+#[test]
+fn a_line_whose_acknowledgement_is_lost_may_not_have_arrived_although_the_peer_has_it() {
+    let broker = Broker::start();
+    let proxy = Proxy::of(broker.on.port());
+    let by_proxy = Kafka::Real(proxy.server());
+    let attempt = || {
+        let (me, peer) = (user("alice"), user("bob"));
+        let bob = broker.clients.chat(&peer, &me);
+        let mut alice = by_proxy.chat_with(&me, &peer, &["--delivery-timeout", A_DAY]);
+        proxy.arm(Fault::HalfOpenAcknowledgement);
+        alice.line("hello");
+        proxy.wait();
+        bob.wait_for(&format!("{me}: hello"));
+        alice.keys(CTRL_D);
+        let (status, _) = alice.wait_for_end();
+        // On a busy machine she may already have asked again, on another connection.
+        (status.code() != Some(0)).then_some(alice)
+    };
+    let alice = poll_until(PATIENCE, || "without acknowledgement".into(), attempt);
+    alice.has_shown(&[
+        "1 of 1 line may not have arrived",
+        "'hello': not acknowledged yet",
+    ]);
+    alice.has_not_shown("not delivered");
 }
 
 #[test]
