@@ -507,39 +507,74 @@ mod tests {
             Just("alice> I agree".to_string()),
             Just("carol: hi".to_string()),
             Just("* bob has left".to_string()),
+            Just("* cut: this message has 3 bytes; to see all of it: …".to_string()),
             any::<String>(),
         ];
         prop::collection::vec((padding(), claim), 1..4)
             .prop_map(|parts| parts.into_iter().map(|(a, b)| a + &b).collect())
     }
 
+    /// A message with a forgery, from someone with a long name or the user, perhaps, and perhaps an earlier one.
+    fn forged() -> impl Strategy<Value = Message> {
+        let sender = prop_oneof![
+            Just("bob".into()),
+            Just("alice".into()),
+            "[a-zA-Z0-9._-]{1,249}"
+        ];
+        let message = |(sender, text, is_dated, is_earlier): (String, String, _, _)| Message {
+            time: Some(0),
+            is_dated,
+            sender: sender.into(),
+            text: text.into(),
+            is_earlier,
+        };
+        (sender, forgery(), any::<bool>(), any::<bool>()).prop_map(message)
+    }
+
     proptest! {
         #[test]
         fn no_row_that_starts_in_column_0_comes_from_a_message(
-            texts in prop::collection::vec(forgery(), 1..4),
-            (before, columns) in (20u16..=200, 20u16..=200),
-            (rows, has_colours, has_times) in (2u16..60, any::<bool>(), any::<bool>()),
+            messages in prop::collection::vec((forged(), 20u16..=200, 2u16..60), 1..4),
+            (has_colours, has_times) in any::<(bool, bool)>(),
         ) {
             let mut layout = Layout::for_test();
             layout.style.has_colours = has_colours;
             layout.time = has_times.then(LocalTime::utc);
-            let start = if has_times { "00:00 bob: " } else { "bob: " };
-            let mut screen = vt100::Parser::new(some(rows), some(before), 0);
-            // So high that nothing scrolls away.
-            screen.screen_mut().set_size(some(500), some(columns));
-            let (mut row, window) = (0, Window { columns: columns.into(), rows: rows.into() });
-            for text in texts {
-                let printed = layout.rows(&[message(&text)], window);
+            let mut screen = vt100::Parser::new(some(500), some(80), 0);
+            for (message, columns, rows) in messages {
+                // So high that nothing scrolls away.
+                screen.screen_mut().set_size(some(500), some(columns));
+                let window = Window { columns: columns.into(), rows: rows.into() };
+                let from = usize::from(screen.screen().cursor_position().0);
+                let what = String::from_utf8_lossy(&message.text).into_owned();
+                let time = match (message.is_dated, has_times) {
+                    (true, _) => LocalTime::new().of(message.time) + " ",
+                    (false, true) => "00:00 ".into(),
+                    (false, false) => String::new(),
+                };
+                let start = format!("{time}{}: ", visible(&message.sender));
+                let how = match &*message.sender {
+                    b"alice" => "to see all that you wrote: …",
+                    _ => "to see all of it: …",
+                };
+                let cut = format!("* cut: this message has {} bytes; {how}", message.text.len());
+
+                let printed = layout.rows(&[Piece::Message(message)], window);
                 screen.process(printed.replace('\n', "\r\n").as_bytes());
-                let next = screen.screen().cursor_position().0;
-                let shown: Vec<String> = screen.screen().rows(0, columns).skip(row.into()).collect();
-                for (n, shown) in shown[..usize::from(next - row)].iter().enumerate() {
-                    let is_start = n == 0 && shown.starts_with(start);
-                    let is_cut = n > 0 && shown.starts_with("* cut: ");
-                    prop_assert!(is_start || is_cut || shown.starts_with("  ") || shown.trim().is_empty(),
-                        "{shown:?} in {text:?}");
+                let to = usize::from(screen.screen().cursor_position().0);
+                let shown = screen.screen().rows(0, columns).skip(from).take(to - from);
+                let mut shown: Vec<String> = shown.map(|row| row.trim_end().to_string()).collect();
+                let notice = shown.iter().position(|row| row.starts_with('*'));
+                let notice = shown.split_off(notice.unwrap_or(shown.len()));
+                for (n, row) in shown.iter().enumerate() {
+                    // A name may be longer than a row.
+                    let is_start = row.starts_with(start.trim_end()) || start.starts_with(row);
+                    let is_indented = row.starts_with(INDENT) || row.is_empty();
+                    prop_assert!(if n == 0 { is_start } else { is_indented }, "{row:?} of {what:?}");
                 }
-                row = next;
+                prop_assert!(!shown.is_empty(), "{what:?}");
+                let notice: Vec<&str> = notice.iter().map(|row| row.trim_start()).collect();
+                prop_assert!(notice.is_empty() || notice.join(" ") == cut, "{notice:?} of {what:?}");
             }
         }
     }
