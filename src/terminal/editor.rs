@@ -29,7 +29,7 @@ use terminal_size::{Width, terminal_size_of};
 
 use super::layout::Layout;
 use super::output::{failure, write_all};
-use super::screen::{Batch, Screen};
+use super::screen::{Batch, Draft, Screen};
 use super::settings::{self, SettingsLock};
 use super::{InputLine, IsNeeded, Notify, ScreenEvent};
 use crate::client::Offsets;
@@ -105,7 +105,8 @@ impl LineEditor {
                 }
             }
         })?;
-        let (screen, batches) = Screen::in_editor(layout.clone(), wake.clone());
+        let draft = Draft::default();
+        let (screen, batches) = Screen::in_editor(layout.clone(), wake.clone(), draft.clone());
         let prompt = format!("{me}> ");
         editor.set_helper(Some(Painter {
             prompt: prompt.clone(),
@@ -116,6 +117,7 @@ impl LineEditor {
             in_print: RefCell::default(),
             held: RefCell::default(),
             cursor: Cell::default(),
+            draft,
             search,
             search_prompt: RefCell::default(),
         }));
@@ -252,6 +254,7 @@ struct Painter {
     /// While the editor enters or leaves raw mode.
     held: RefCell<Option<SettingsLock>>,
     cursor: Cell<Cursor>,
+    draft: Draft,
     search: Search,
     /// The prompt of the last search.
     search_prompt: RefCell<String>,
@@ -315,6 +318,7 @@ impl Highlighter for Painter {
     /// The editor asks this after each of its changes.
     fn highlight_char(&self, line: &str, position: usize, _: CmdKind) -> bool {
         self.cursor.set(self.cursor(line, position));
+        self.draft.set(!line.is_empty());
         false
     }
 }
@@ -363,6 +367,7 @@ impl Validator for Painter {
     /// The editor asks this of each line before it leaves raw mode.
     fn validate(&self, _: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
         self.held.replace(Some(settings::leave()));
+        self.draft.set(false);
         Ok(ValidationResult::Valid(None))
     }
 }
@@ -412,6 +417,7 @@ mod tests {
             in_print: RefCell::default(),
             held: RefCell::default(),
             cursor: Cell::default(),
+            draft: Draft::default(),
             search: Search::default(),
             search_prompt: RefCell::default(),
         };
@@ -419,7 +425,11 @@ mod tests {
     }
 
     fn batch(text: &str, end: i64) -> Batch {
-        let (mut screen, batches) = Screen::in_editor(Layout::for_test(), mpsc::sync_channel(1).0);
+        let (mut screen, batches) = Screen::in_editor(
+            Layout::for_test(),
+            mpsc::sync_channel(1).0,
+            Draft::default(),
+        );
         let message = Message {
             time: None,
             is_dated: false,

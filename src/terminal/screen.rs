@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 
 use super::layout::{Layout, Piece, WRAP_ON};
@@ -80,14 +82,35 @@ pub struct Screen {
     shown: Offsets,
     /// Makes the editor repaint; without an editor, a thread writes.
     wake: Option<SyncSender<()>>,
+    draft: Draft,
     is_closed: bool,
+}
+
+/// Whether something is typed that is not sent yet. The editor sets it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Draft(Arc<AtomicBool>);
+
+impl Draft {
+    pub(super) fn set(&self, is_there: bool) {
+        self.0.store(is_there, Ordering::Relaxed);
+    }
+
+    fn is_there(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Screen {
     /// Prints through a line editor, which takes batches from the receiver.
-    pub(super) fn in_editor(layout: Layout, wake: SyncSender<()>) -> (Screen, Receiver<Batch>) {
+    pub(super) fn in_editor(
+        layout: Layout,
+        wake: SyncSender<()>,
+        draft: Draft,
+    ) -> (Screen, Receiver<Batch>) {
         let (batches, taken) = mpsc::sync_channel(BATCHES);
-        (Screen::new(layout, batches, Some(wake)), taken)
+        let mut screen = Screen::new(layout, batches, Some(wake));
+        screen.draft = draft;
+        (screen, taken)
     }
 
     /// Prints through a thread that writes.
@@ -116,6 +139,7 @@ impl Screen {
             passes_after: Offsets::new(),
             shown: Offsets::new(),
             wake,
+            draft: Draft::default(),
             is_closed: false,
         }
     }
@@ -241,15 +265,22 @@ impl Screen {
         self.waiting_bytes < ROOM_BYTES
     }
 
-    /// Ends the editing, in the middle of a line, too, and leaves the terminal as it was found. Notices may
-    /// follow; messages are no longer shown, nor passed, so that they are unread the next time.
+    /// Ends the editing, in the middle of a line, too, and leaves the terminal as it was found. Such a line stays on the
+    /// screen, where it looks as if it was sent, so a notice says that it was not. Notices may follow; messages are no
+    /// longer shown, nor passed, so that they are unread the next time.
     pub fn close(&mut self) {
-        if !self.is_closed && self.wake.is_some() && settings::close() && can_write() {
+        if self.is_closed {
+            return;
+        }
+        if self.wake.is_some() && settings::close() && can_write() {
             _ = write_all(format!("{EDITOR_OFF}{WRAP_ON}\r\n").as_bytes());
         }
         self.is_closed = true;
         self.waiting.clear();
         self.waiting_bytes = 0;
+        if self.draft.is_there() {
+            self.notice("the line being typed was not sent");
+        }
     }
 
     /// Whether all that was handed over is written. What an editor never took does not count: it will not be.

@@ -63,6 +63,26 @@ fn ctrl_c_takes_a_draft_off_the_screen_and_ends_only_on_an_empty_line() {
 }
 
 #[test]
+fn a_signal_that_ends_a_chat_leaves_no_line_on_the_screen_as_if_it_was_sent() {
+    let on = Kafka::embedded();
+    let _host = on.host();
+    let (me, peer) = (user("alice"), user("bob"));
+    for (typed, shown, times) in [
+        ("half a line", "> half a line".into(), 1),
+        ("", ">".into(), 0),
+        ("a line\r", format!("> a line\n{me}>"), 0),
+    ] {
+        let mut chat = on.chat(&me, &peer);
+        chat.wait_for("has not opened a chat with you yet");
+        chat.keys(typed);
+        chat.wait_for(&shown);
+        chat.signal("TERM");
+        chat.wait_for_end();
+        chat.has_shown_times("* the line being typed was not sent", times);
+    }
+}
+
+#[test]
 fn a_paste_of_many_lines_is_cleared_whole() {
     for key in [CTRL_C, CTRL_U] {
         let on = Kafka::embedded();
