@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use super::MAX_OFFSET;
 use super::segment::{Lost, Segment};
 use super::topic::{Topic, next_offset, total};
-use crate::broker::files::{append_at, create, read_part};
+use super::walk::Walk;
+use crate::broker::files::{append_at, check_dir, create, open_to_read, read_part};
 use crate::broker::message::{self, MIN_BYTES};
 
 impl Topic {
@@ -150,11 +151,16 @@ impl Topic {
             .map(|(_, size)| size)
             .filter(|size| *size <= message::MAX_BYTES);
         let is_torn = rest < MIN_BYTES as u64 || size.is_some_and(|size| size as u64 > rest);
-        // Where the sizes don't tell, there may have been as many messages as there is room for.
-        let count = match is_torn && size.is_some() && size == message::size_by_fields(&tail) {
-            true => 1,
-            false => most_messages(rest),
+        let known = match is_torn {
+            true => (size.is_some() && size == message::size_by_fields(&tail)).then_some(1),
+            false => {
+                let file = open_to_read(&path)?;
+                let limit = segment.limit();
+                Walk::new(&file, &path, (end, len), segment.len, limit).count_by_sizes()?
+            }
         };
+        // Where the sizes don't tell, there may have been as many messages as there is room for.
+        let count = known.unwrap_or(most_messages(rest));
         let mut lost = Lost::default();
         lost.add(end..end + count);
         if is_torn {
@@ -170,7 +176,8 @@ impl Topic {
         }
         segment.lost.add(end..end + count);
         let said = lost.sentence(&self.name, "damaged");
-        self.say(said.map(up_to), path.display());
+        let said = said.map(|it| if known.is_some() { it } else { up_to(it) });
+        self.say(said, path.display());
         self.push(segments, end + count)
     }
 

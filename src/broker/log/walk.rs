@@ -153,6 +153,17 @@ impl<'a> Walk<'a> {
         Ok(by_size)
     }
 
+    /// How many messages the rest of the file has, if the sizes that they say they have lead exactly to its
+    /// end.
+    pub(super) fn count_by_sizes(mut self) -> io::Result<Option<i64>> {
+        let mut count = 0;
+        while let Some((_, size)) = self.header(self.at)? {
+            self.at += size as u64;
+            count += 1;
+        }
+        Ok(Some(count).filter(|_| self.at == self.len))
+    }
+
     /// The first intact message that the sizes of damaged ones lead to, if its offset is right.
     fn resume_by_size(&mut self) -> io::Result<Option<(i64, u64, usize)>> {
         let (mut at, mut next) = (self.at, self.offset + 1);

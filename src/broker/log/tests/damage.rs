@@ -247,6 +247,31 @@ fn twenty_flipped_bytes_cost_the_messages_that_they_are_in() {
 }
 
 #[test]
+fn a_damaged_long_line_at_the_end_costs_its_own_offset_alone() {
+    let long = encode(Some(7), Some(b"alice"), Some(&[b'x'; 1800]));
+    let log = Damaged::new((0..3).map(line).chain([long.clone(), long]));
+    // Wherever its size does not tell, as many are left out as there can have been lines.
+    let size = 8..12;
+    for lost in 1..=2 {
+        let at: Vec<_> = log.lines[5 - lost..]
+            .iter()
+            .map(|(_, _, range)| range.start + 900)
+            .collect();
+        let left = log.flipped(&at);
+        assert_eq!(left.appended, 5, "{:?}", left.said);
+        log.assert_only_the_damaged_are_missing(&at);
+    }
+    let (_, _, last) = &log.lines[4];
+    for byte in (12..last.len()).step_by(97) {
+        let left = log.flipped(&[last.start + byte]);
+        assert_eq!(left.appended, 5, "byte {byte}: {:?}", left.said);
+    }
+    for byte in size {
+        assert!(log.flipped(&[last.start + byte]).appended > 5);
+    }
+}
+
+#[test]
 fn flipped_bytes_in_neighbours_cost_these() {
     let log = Damaged::new((0..1000).map(line));
     for n in (0..990).step_by(83) {
