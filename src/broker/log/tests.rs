@@ -421,6 +421,66 @@ fn an_append_wakes_up_the_threads_that_watch_the_topic() {
 }
 
 #[test]
+fn threads_that_watched_a_topic_leave_no_memory_behind() {
+    let dir = TempDir::new().unwrap();
+    let log = open(&dir, &small());
+    let bob = bob(&log);
+    for is_appended in [false, true] {
+        let watchers: Vec<_> = (0..50)
+            .map(|_| {
+                let bob = Arc::clone(&bob);
+                thread::spawn(move || {
+                    bob.watch();
+                    if !is_appended {
+                        bob.unwatch();
+                    }
+                })
+            })
+            .collect();
+        for watcher in watchers {
+            watcher.join().unwrap();
+        }
+        if is_appended {
+            bob.append(&mut numbered(0)).unwrap();
+        }
+        assert_eq!(lock(&bob.watchers).capacity(), 0);
+    }
+}
+
+#[test]
+fn a_message_is_found_by_a_timestamp_in_the_future() {
+    let dir = TempDir::new().unwrap();
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as i64;
+    let (soon, later) = (now + 30 * 60_000, now + 60 * 60_000);
+    let at = |time| encode(Some(time), None, Some(&[b'x'; 200]));
+    let log = open(&dir, &small());
+    // Each has a segment for itself.
+    for time in [later, now, now] {
+        bob(&log).append(&mut at(time)).unwrap();
+    }
+    assert!(files(&dir).len() > 2);
+    let mut log = log;
+    for is_reopened in [false, true] {
+        if is_reopened {
+            drop(log);
+            log = open(&dir, &small());
+        }
+        let found = bob(&log).first_since(soon, || Ok(())).unwrap();
+        assert_eq!(found, Some((0, later)));
+        // Once all segments are known, none is read that has no such time.
+        for is_known in [false, true] {
+            let mut turns = 0;
+            let found = bob(&log).first_since(later + 1, || {
+                turns += 1;
+                Ok(())
+            });
+            assert_eq!(found.unwrap(), None);
+            assert!(!is_known || turns == 0);
+        }
+    }
+}
+
+#[test]
 fn a_message_is_found_by_its_timestamp() {
     let dir = TempDir::new().unwrap();
     let log = open(&dir, &small());

@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, ErrorKind};
+use std::mem;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,7 @@ pub(in crate::broker) struct Topic {
     /// topic is first used. Locked during an append, and for a read until it is known where to read.
     segments: Mutex<VecDeque<Segment>>,
     /// The threads to wake up when messages are appended. Locked for a look at the list.
-    watchers: Mutex<HashMap<ThreadId, Thread>>,
+    pub(super) watchers: Mutex<HashMap<ThreadId, Thread>>,
     pub(super) open_files: Arc<OpenFiles>,
     room: Arc<Room>,
 }
@@ -148,8 +149,8 @@ impl Topic {
         active.end = end;
         self.delete_oldest(&mut segments);
         drop(segments);
-        let mut watchers = lock(&self.watchers);
-        watchers.drain().for_each(|(_, thread)| thread.unpark());
+        let watchers = mem::take(&mut *lock(&self.watchers));
+        watchers.into_values().for_each(|thread| thread.unpark());
         Ok(base_offset)
     }
 
@@ -338,7 +339,12 @@ impl Topic {
 
     /// Undoes [`Topic::watch`].
     pub(in crate::broker) fn unwatch(&self) {
-        lock(&self.watchers).remove(&thread::current().id());
+        let mut watchers = lock(&self.watchers);
+        watchers.remove(&thread::current().id());
+        if watchers.is_empty() {
+            // There can be thousands of topics, each of which a thousand connections have watched.
+            *watchers = HashMap::new();
+        }
     }
 }
 
