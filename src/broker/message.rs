@@ -124,6 +124,17 @@ pub(super) fn timestamp(message: &[u8]) -> Option<i64> {
     (message[MAGIC] > 0).then_some(i64::from_be_bytes(*timestamp))
 }
 
+/// The largest timestamp of a checked set, or the smallest number if none of its messages has one.
+pub(super) fn latest_timestamp(mut set: &[u8]) -> i64 {
+    let mut latest = i64::MIN;
+    while let Some((_, size)) = header(set) {
+        let (message, rest) = set.split_at(size);
+        latest = latest.max(timestamp(message).unwrap_or(i64::MIN));
+        set = rest;
+    }
+    latest
+}
+
 /// Checks one message of the size that [`header`] returned.
 pub(super) fn check(message: &[u8]) -> Result<(), ErrorCode> {
     // Magic is at the same place in all formats.

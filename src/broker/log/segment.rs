@@ -10,6 +10,7 @@ use std::time::UNIX_EPOCH;
 use super::INDEX_INTERVAL;
 use super::walk::Walk;
 use crate::broker::files::open_to_read;
+use crate::broker::message;
 
 /// How many ranges of lost offsets are known one by one. Any further ones are joined to the last.
 const MAX_RANGES: usize = 100;
@@ -32,6 +33,8 @@ pub(super) struct Segment {
     pub(super) len: u64,
     /// `None` until it is first used.
     pub(super) index: Option<Index>,
+    /// The largest timestamp of its messages, once it was first used; the smallest number if none has one.
+    pub(super) latest: i64,
     /// The index entry of what was appended last, or of the segment's first message.
     pub(super) newest: (i64, u64),
     /// The offsets before `end` that it does not have, and those from `end` on that are known to be
@@ -60,6 +63,7 @@ impl Segment {
             next: None,
             len: 0,
             index: Some(Index::new()),
+            latest: i64::MIN,
             newest: (base, 0),
             lost: Lost::default(),
         }
@@ -89,7 +93,7 @@ impl Segment {
         let file = open_to_read(&path)?;
         let mut walk = Walk::new(&file, &path, (self.base, 0), self.len, self.limit());
         let (mut index, mut lost) = (Index::new(), Lost::default());
-        let (mut end, mut len) = (self.base, 0);
+        let (mut end, mut len, mut latest) = (self.base, 0, i64::MIN);
         while let Some((offset, at, message)) = walk.next()? {
             if offset > end {
                 lost.add(end..offset);
@@ -98,8 +102,10 @@ impl Segment {
             } else {
                 add_to_index(&mut index, offset, at);
             }
+            latest = latest.max(message::latest_timestamp(message));
             (end, len) = (offset + 1, at + message.len() as u64);
         }
+        self.latest = latest;
         (self.end, self.index, self.lost) = (end, Some(index), lost);
         Ok(Some(len))
     }

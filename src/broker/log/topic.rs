@@ -145,6 +145,7 @@ impl Topic {
             return Err(self.failed("write", &path(active), error));
         }
         active.newest = (base_offset, start);
+        active.latest = active.latest.max(message::latest_timestamp(set));
         active.len += size;
         active.end = end;
         self.delete_oldest(&mut segments);
@@ -287,18 +288,35 @@ impl Topic {
     /// The first message whose timestamp is `time` (milliseconds since 1970) or later: its offset
     /// and its timestamp. Messages of magic 0 have none, and are never found.
     ///
-    /// Segments that were last written to before `time` are not read. Before each other, it calls `walk`, and keeps
+    /// A segment is not read if it is known to have no such message. Before each other, it calls `walk`, and keeps
     /// the result until it has read that segment.
     pub(in crate::broker) fn first_since<T>(
         &self,
         time: i64,
         mut walk: impl FnMut() -> io::Result<T>,
     ) -> io::Result<Option<(i64, i64)>> {
-        for (base, limit, len, path) in self.files()? {
-            if modified(&path)? < time {
+        let may_have = |s: &&Segment| s.index.is_none() || s.latest >= time;
+        let bases = |it: &Segment| it.base;
+        let all: Vec<_> = self
+            .segments()?
+            .iter()
+            .filter(may_have)
+            .map(bases)
+            .collect();
+        for base in all {
+            let _turn = walk()?;
+            let mut segments = self.segments()?;
+            // It may have been deleted meanwhile, to make room for newer messages.
+            let Ok(i) = segments.binary_search_by_key(&base, bases) else {
+                continue;
+            };
+            self.check(&mut segments[i])?;
+            let segment = &segments[i];
+            if !may_have(&segment) {
                 continue;
             }
-            let _turn = walk()?;
+            let (path, len, limit) = (segment.path(&self.dir), segment.len, segment.limit());
+            drop(segments);
             let file = open_to_read(&path)?;
             let mut walk = Walk::new(&file, &path, (base, 0), len, limit);
             while let Some((offset, _, message)) = walk.next()? {
@@ -314,21 +332,13 @@ impl Topic {
     /// 1970) or before, newest first: version 0 of ListOffsets, from before messages had timestamps.
     pub(in crate::broker) fn segments_until(&self, time: i64) -> io::Result<Vec<i64>> {
         let mut bases = Vec::new();
-        for (base, _, _, path) in self.files()? {
-            if modified(&path)? <= time {
-                bases.insert(0, base);
+        let segments = self.segments()?;
+        for segment in segments.iter().filter(|s| s.len > 0) {
+            if modified(&segment.path(&self.dir))? <= time {
+                bases.insert(0, segment.base);
             }
         }
         Ok(bases)
-    }
-
-    /// The segments that have bytes: their first offset, their limit, their length and their file.
-    fn files(&self) -> io::Result<Vec<(i64, i64, u64, PathBuf)>> {
-        let segments = self.segments()?;
-        let full = segments.iter().filter(|s| s.len > 0);
-        Ok(full
-            .map(|s| (s.base, s.limit(), s.len, s.path(&self.dir)))
-            .collect())
     }
 
     /// Makes the next append unpark the current thread.
