@@ -94,14 +94,25 @@ pub(super) fn is_cut(bytes: &[u8]) -> bool {
     }
 }
 
-/// Whether key and value have bytes that could be taken for a message with one of these offsets, or
-/// for the start of one that ends after them.
+/// Whether a message has bytes that could be taken for another one with one of these offsets, or for the start of
+/// one that ends after it.
 pub(super) fn has_lookalike(message: &[u8], offsets: &Range<i64>) -> bool {
-    let fields = &message[TIMESTAMP..];
-    let starts = fields.windows(8).enumerate().filter(|(_, bytes)| {
+    // Its sender chooses the checksum, too, by what it covers.
+    let fields = &message[CRC..];
+    // An offset that begins in the last bytes goes on in that of the next message.
+    let next = offset(message).map_or(0, |it| it + 1).to_be_bytes();
+    let end = [&fields[fields.len() - 7..], &next[..7]].concat();
+    let is_plausible = |bytes: &[u8]| {
         // Text has no zeros, which offsets begin with.
         bytes[0] == 0 && offset(bytes).is_some_and(|found| offsets.contains(&found))
-    });
+    };
+    if end.windows(8).any(is_plausible) {
+        return true;
+    }
+    let starts = fields
+        .windows(8)
+        .enumerate()
+        .filter(|(_, bytes)| is_plausible(bytes));
     starts.into_iter().any(|(at, _)| {
         let rest = &fields[at..];
         // Whether a checksum is right would take too long to find out at each of them.
@@ -385,6 +396,15 @@ pub(super) mod tests {
         // A timestamp is the offset, and the length of the key the size.
         let message = encode(Some(7), Some(&whole[OVERHEAD..]), None);
         assert!(has_lookalike(&message, &(5..1000)));
+        // The same one byte earlier: attributes and most of the timestamp are the offset.
+        let message = encode(Some(7 << 8), Some(&[b'x'; 5000]), None);
+        assert!(has_lookalike(&message, &(5..1000)));
+        // An offset that begins at the end of a value goes on in that of the next message.
+        let mut message = encode(Some(1_800_000_000_000), None, Some(b"text\0"));
+        message[..8].copy_from_slice(&(7 * 256i64).to_be_bytes());
+        assert!(has_lookalike(&message, &(5..1000)));
+        message[..8].copy_from_slice(&7i64.to_be_bytes());
+        assert!(!has_lookalike(&message, &(5..1000)));
     }
 
     #[test]
