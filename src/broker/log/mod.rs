@@ -245,7 +245,10 @@ impl Log {
         let topic = Topic::new(name, &self.dir, &self.config, &self.open_files, &self.room);
         // An existing folder is another topic's, on a disk where `Bob` is `bob`.
         create_dir(topic.dir()).map_err(|error| {
-            let folder = topic.dir().display();
+            let what = match topic::concerns_all_topics(&error) {
+                true => "a topic".into(),
+                false => topic.dir().display().to_string(),
+            };
             self.config
                 .report
                 .say(format!("cannot create {folder}: {error}"));

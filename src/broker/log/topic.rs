@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, Thread, ThreadId};
 
-use super::PARTITION;
 use super::files::OpenFiles;
 use super::recovery::torn_path;
 use super::room::Room;
 use super::segment::{Lost, Segment, add_to_index, modified};
 use super::walk::{Walk, notes_path, to_notes, whole_notes};
+use super::{PARTITION, is_out_of_descriptors};
 use crate::broker::files::{append_at, create, open_to_read};
 use crate::broker::message::{self, MIN_BYTES};
 use crate::broker::{Config, lock};
@@ -65,7 +65,7 @@ impl Topic {
         let mut segments = lock(&self.segments);
         if segments.is_empty() {
             *segments = self.load().inspect_err(|error| {
-                self.say(Some(format!("cannot read {}", self.dir.display())), error);
+                self.say_failed("read", &self.dir, error);
             })?;
         }
         Ok(segments)
@@ -93,8 +93,16 @@ impl Topic {
 
     /// Reports why a segment can't be used.
     fn failed(&self, doing: &str, path: &Path, error: io::Error) -> ErrorCode {
-        self.say(Some(format!("cannot {doing} {}", path.display())), &error);
+        self.say_failed(doing, path, &error);
         error.into()
+    }
+
+    fn say_failed(&self, doing: &str, path: &Path, error: &io::Error) {
+        let what = match concerns_all_topics(error) {
+            true => format!("cannot {doing} the log"),
+            false => format!("cannot {doing} {}", path.display()),
+        };
+        self.say(Some(what), error);
     }
 
     /// Appends a message set in one write, after a check. Returns the first offset.
@@ -406,6 +414,18 @@ impl Extent {
         let from = offset.max(self.base);
         Ok(from == first || self.lost.has(&(from..first)))
     }
+}
+
+/// Whether the error has a cause that every topic meets. Such a sentence names none: there are more topics than
+/// sentences that are ever said.
+pub(super) fn concerns_all_topics(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::OutOfMemory
+    ) || is_out_of_descriptors(error)
 }
 
 /// The offsets that can be read.

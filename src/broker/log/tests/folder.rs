@@ -196,6 +196,39 @@ fn nothing_is_opened_through_a_symbolic_link() {
 }
 
 #[test]
+fn nothing_is_written_where_a_link_has_replaced_a_topics_folder() {
+    let (dir, victim) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let log = open(&dir, &small());
+    bob(&log).append(&mut numbered(0)).unwrap();
+    let folder = dir.path().join("bob-0");
+    fs::remove_dir_all(&folder).unwrap();
+    std::os::unix::fs::symlink(victim.path(), &folder).unwrap();
+    let appended = bob(&log).append(&mut numbered(1));
+    assert_eq!(appended, Err(code::KAFKA_STORAGE_ERROR));
+    assert_eq!(fs::read_dir(victim.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_full_disk_is_reported_once_for_all_topics() {
+    let dir = TempDir::new().unwrap();
+    let (tx, said) = mpsc::channel();
+    let config = Config {
+        max_log_bytes: 10,
+        report: Report::to(move |said| tx.send(said.to_string()).unwrap()),
+        ..small()
+    };
+    let log = open(&dir, &config);
+    for n in 0..3 {
+        let name = format!("topic-{n}");
+        log.create_topic(&name).unwrap();
+        let appended = log.topic(&name).unwrap().append(&mut numbered(0));
+        assert_eq!(appended, Err(code::KAFKA_STORAGE_ERROR));
+    }
+    let said: Vec<_> = said.try_iter().collect();
+    assert_eq!(said.len(), 1, "{said:?}");
+}
+
+#[test]
 fn a_log_that_is_full_refuses_lines_until_there_is_room_and_keeps_what_it_has() {
     let dir = TempDir::new().unwrap();
     let config = Config {
