@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use crate::broker::files::create;
+use crate::broker::files::{check_dir, create};
 use crate::broker::lock;
 
 /// How many files stay open.
@@ -35,6 +35,8 @@ impl OpenFiles {
         let (file, found) = match (self.close(&path), fs::symlink_metadata(&path)) {
             (Some(open), Ok(found)) if identity(&found) == open.identity => (open.file, found),
             _ => {
+                // The folder may have been replaced by a link since, and the file is then another folder's.
+                check_dir(path.parent().unwrap_or(&path))?;
                 let file = create(&path)?;
                 let found = file.metadata()?;
                 (Arc::new(file), found)

@@ -30,6 +30,7 @@ impl Topic {
     }
 
     pub(super) fn load(&self) -> io::Result<VecDeque<Segment>> {
+        check_dir(&self.dir)?;
         let mut segments = VecDeque::new();
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
