@@ -11,7 +11,7 @@ use std::iter;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use super::files::{open_to_read, replace};
+use super::files::{self, open_to_read, replace};
 use crate::wire::ApiVersion;
 
 /// How many bits an identity has: two halves.
@@ -39,9 +39,22 @@ pub(super) fn read(dir: &Path) -> io::Result<Option<u32>> {
     let mut properties = String::new();
     let file = open_to_read(&dir.join(FILE))?;
     file.take(MAX_BYTES).read_to_string(&mut properties)?;
-    let mut lines = properties.lines();
-    let id = lines.find_map(|line| line.strip_prefix(PROPERTY));
-    Ok(id.and_then(|id| id.parse().ok().filter(|id| id >> BITS == 0)))
+    let value = |name| properties.lines().find_map(|line| line.strip_prefix(name));
+    let id = value(PROPERTY).and_then(|id| id.parse().ok().filter(|id| id >> BITS == 0));
+    // Earlier versions wrote none.
+    let is_right = |id| value(CHECKSUM).is_none_or(|it| it == checksum(id));
+    Ok(id.filter(|id| is_right(*id)))
+}
+
+/// What shows that no digit of an identity has changed.
+fn checksum(id: u32) -> String {
+    format!("{:08x}", crc32fast::hash(&id.to_be_bytes()))
+}
+
+/// Takes the identity's file from everyone but who may use the log: earlier versions let everyone read it.
+pub(super) fn protect(dir: &Path) {
+    // Another account's file, in a folder of two, stays as it is.
+    let _ = files::create(&dir.join(FILE));
 }
 
 /// Gives the log in `dir` an identity. The file is written as a whole or not at all.

@@ -158,7 +158,10 @@ impl Log {
             },
         };
         let id = match stored {
-            Some(id) => id,
+            Some(id) => {
+                identity::protect(dir);
+                id
+            }
             None => identity::create(dir)?,
         };
         let open_files = Arc::default();
@@ -251,7 +254,7 @@ impl Log {
             };
             self.config
                 .report
-                .say(format!("cannot create {folder}: {error}"));
+                .say(format!("cannot create {what}: {error}"));
             error
         })?;
         topics.insert(name.to_string(), Arc::new(topic));

@@ -106,8 +106,6 @@ fn only_the_owner_can_use_the_folders_and_files_also_of_an_earlier_version() {
             chmod(&path, expected | 0o055 & expected >> 3 | 0o044).unwrap();
         }
         bob(&open(&dir, &config)).append(&mut numbered(1)).unwrap();
-        // It is only read.
-        chmod(&dir.path().join("meta.properties"), 0o600).unwrap();
     }
     assert_eq!(said.try_recv(), Err(mpsc::TryRecvError::Empty));
     chmod(dir.path(), 0o777).unwrap();
