@@ -25,6 +25,7 @@ const LOW: i16 = 32002;
 /// The file with the identity, as Kafka keeps its `cluster.id`.
 const FILE: &str = "meta.properties";
 const PROPERTY: &str = "log.id=";
+const CHECKSUM: &str = "log.id.crc32=";
 
 /// How much of that file is read.
 const MAX_BYTES: u64 = 64 * 1024;
@@ -60,8 +61,8 @@ pub(super) fn protect(dir: &Path) {
 /// Gives the log in `dir` an identity. The file is written as a whole or not at all.
 pub(super) fn create(dir: &Path) -> io::Result<u32> {
     let id = (random() as u32) >> (u32::BITS - BITS);
-    let line = format!("{PROPERTY}{id}\n").into_bytes();
-    replace(&dir.join(FILE), iter::once(line))?;
+    let lines = format!("{PROPERTY}{id}\n{CHECKSUM}{}\n", checksum(id));
+    replace(&dir.join(FILE), iter::once(lines.into_bytes()))?;
     Ok(id)
 }
 
@@ -136,6 +137,24 @@ mod tests {
         for broken in ["log.id=", "log.id=1073741824\n", "id=5\n"] {
             fs::write(dir.path().join(FILE), broken).unwrap();
             assert_eq!(stored(dir.path()), None, "{broken}");
+        }
+        fs::write(dir.path().join(FILE), "log.id=5\n").unwrap();
+        assert_eq!(stored(dir.path()), Some(5), "of an earlier version");
+    }
+
+    #[test]
+    fn a_changed_byte_never_makes_another_identity() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = create(dir.path()).unwrap();
+        let whole = fs::read(dir.path().join(FILE)).unwrap();
+        for at in 0..whole.len() {
+            for bit in 0..8 {
+                let mut changed = whole.clone();
+                changed[at] ^= 1 << bit;
+                fs::write(dir.path().join(FILE), changed).unwrap();
+                let found = stored(dir.path());
+                assert!(found.is_none_or(|found| found == id), "{at}, {bit}");
+            }
         }
     }
 }
