@@ -85,7 +85,7 @@ pub(super) fn other_writers(dir: &Path, is_shared: bool) -> io::Result<Option<&'
     })
 }
 
-/// Writes a file as a whole or not at all, and returns it. Never more than one of its parts is in memory.
+/// Writes a file as a whole or not at all, also at a power cut, and returns it. Never more than one of its parts is in memory.
 pub(super) fn replace(path: &Path, parts: impl Iterator<Item = Vec<u8>>) -> io::Result<File> {
     let mut name = path.as_os_str().to_os_string();
     name.push(".new");
@@ -98,6 +98,8 @@ pub(super) fn replace(path: &Path, parts: impl Iterator<Item = Vec<u8>>) -> io::
     }
     to.flush()?;
     drop(to);
+    // After a power cut, the name could stand for a file whose content never came to the disk.
+    file.sync_all()?;
     fs::rename(new, path)?;
     Ok(file)
 }
