@@ -19,6 +19,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
+use std::iter;
 use std::path::{Path, PathBuf};
 
 use super::files::{append_at, create, replace};
@@ -59,9 +60,9 @@ pub(super) struct GroupOffsets {
 type Key = (String, String);
 
 impl GroupOffsets {
-    /// Opens the file, which is created if it does not exist. A torn tail is ignored, and cut off by
-    /// the next commit. Other damage is set aside, and told to `report`. All pairs of group and topic that are
-    /// found are kept, and as many more as take `max_bytes` of memory.
+    /// Opens the file, which is created if it does not exist. Damage, also of a record that was written in part, is
+    /// set aside, and told to `report`. All pairs of group and topic that are found are kept, and as many more as
+    /// take `max_bytes` of memory.
     pub(super) fn open(path: &Path, max_bytes: u64, report: &Report) -> io::Result<GroupOffsets> {
         let mut offsets = GroupOffsets {
             path: path.to_path_buf(),
@@ -89,6 +90,9 @@ impl GroupOffsets {
                 aside.display()
             ));
         }
+        if offsets.len == 0 {
+            offsets.compact()?;
+        }
         Ok(offsets)
     }
 
@@ -96,8 +100,7 @@ impl GroupOffsets {
     fn load(&mut self) -> io::Result<Vec<u8>> {
         let mut input = BufReader::with_capacity(2 * MAX_RECORD_BYTES, self.file.try_clone()?);
         let (mut bytes, mut at) = (Vec::new(), 0);
-        // What is damaged, and how much of that lies before the last intact record.
-        let (mut damaged, mut before) = (Vec::new(), 0);
+        let mut damaged = Vec::new();
         let mut is_at_end = false;
         loop {
             while bytes.len() - at < MAX_RECORD_BYTES && !is_at_end {
@@ -110,16 +113,15 @@ impl GroupOffsets {
                 is_at_end = count == 0;
             }
             if at == bytes.len() {
-                if is_cut(&damaged[before..]) {
-                    damaged.truncate(before);
-                }
                 return Ok(damaged);
             }
             match decode(&mut Reader::new(&mut bytes[at..], 0)) {
                 Ok((key, committed, size)) => {
-                    self.insert(key, committed, size);
+                    match key == Key::default() {
+                        true => self.len += size,
+                        false => self.insert(key, committed, size),
+                    }
                     at += size as usize;
-                    before = damaged.len();
                 }
                 Err(Unreadable) => {
                     damaged.push(bytes[at]);
@@ -211,8 +213,10 @@ impl GroupOffsets {
     fn compact(&mut self) -> io::Result<()> {
         let live = self.committed.iter();
         let records = live.map(|(key, (value, _))| encode(key, value));
-        self.file = replace(&self.path, records)?;
-        self.len = self.live;
+        let first = first_record();
+        let len = self.live + first.len() as u64;
+        self.file = replace(&self.path, iter::once(first).chain(records))?;
+        self.len = len;
         Ok(())
     }
 
@@ -238,15 +242,10 @@ fn encode((group, topic): &Key, committed: &CommittedOffset) -> Vec<u8> {
     [&size[..], &sum, &w.bytes].concat()
 }
 
-/// Whether these bytes can be a record that was written in part.
-fn is_cut(bytes: &[u8]) -> bool {
-    match bytes.first_chunk::<4>() {
-        Some(size) if bytes.len() >= 8 => {
-            let size = u32::from_be_bytes(*size) as usize;
-            size <= MAX_RECORD_BYTES && size > bytes.len() - 8
-        }
-        _ => true,
-    }
+/// The record that each file begins with, so that none is empty. Its group and its topic have no names, which no
+/// others can have.
+fn first_record() -> Vec<u8> {
+    encode(&Key::default(), &CommittedOffset::none())
 }
 
 /// Takes a record off the front, and returns its size, too. Fails if it is not whole.
@@ -289,7 +288,7 @@ mod tests {
         for offset in 0..3 {
             open(dir).commit("g", "t", at(offset)).unwrap();
         }
-        let whole = fs::read(path).unwrap();
+        let whole = fs::read(path).unwrap().split_off(first_record().len());
         let record = whole.len() / 3;
         (whole, record)
     }
@@ -324,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tail_torn_at_any_byte_is_cut_and_commits_go_on() {
+    fn a_tail_torn_at_any_byte_is_set_aside_and_commits_go_on() {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("offsets");
         let (whole, record) = three_commits(&dir, &path);
@@ -333,6 +332,10 @@ mod tests {
             let expected = (cut / record).checked_sub(1).map(|n| at(n as i64));
             let mut groups = open(&dir);
             assert_eq!(groups.committed("g", "t"), expected, "cut at {cut}");
+            let aside = path.with_extension("damaged");
+            let torn = fs::read(&aside).unwrap_or_default();
+            assert_eq!(torn, whole[cut - cut % record..cut], "cut at {cut}");
+            let _ = fs::remove_file(&aside);
             groups.commit("g", "u", at(9)).unwrap();
             let groups = open(&dir);
             assert_eq!(groups.committed("g", "t"), expected, "cut at {cut}");
@@ -348,7 +351,7 @@ mod tests {
         for group in groups {
             open(&dir).commit(group, "t", at(5)).unwrap();
         }
-        let whole = fs::read(&path).unwrap();
+        let whole = fs::read(&path).unwrap().split_off(first_record().len());
         for byte in 0..whole.len() {
             let mut changed = whole.clone();
             changed[byte] ^= 1;
@@ -370,9 +373,7 @@ mod tests {
                 usize::from(aside.exists()),
                 "byte {byte}: {said:?}"
             );
-            // A size that reaches past the end looks like that of a record that was written in part.
-            let is_last = byte >= whole.len() / 3 * 2;
-            assert!(is_last || aside.exists(), "byte {byte}");
+            assert!(aside.exists(), "byte {byte}");
         }
     }
 
@@ -403,8 +404,8 @@ mod tests {
         let error = GroupOffsets::open(&dir.path().join("offsets"), 100, &report).unwrap_err();
         assert!(error.to_string().contains("offsets is a symbolic link"));
         fs::remove_file(dir.path().join("offsets")).unwrap();
-        symlink(&file, dir.path().join("offsets.new")).unwrap();
         let mut groups = open(&dir);
+        symlink(&file, dir.path().join("offsets.new")).unwrap();
         groups.commit("g", "t", at(1)).unwrap();
         assert!(groups.compact().is_err());
         groups.commit("g", "t", at(2)).unwrap();

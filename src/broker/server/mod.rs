@@ -137,8 +137,12 @@ impl Broker {
             return Err(Error::failed("cannot start the small broker", why).hint(hint));
         }
         let offsets = dir.join("group-offsets");
-        // It is as old as the log.
-        if log.topic_count() > 0 && !offsets.exists() {
+        // It is as old as the log, and never empty.
+        let is_gone = match offsets.symlink_metadata() {
+            Ok(found) => (found.len() == 0).then_some("empty"),
+            Err(_) => Some("gone"),
+        };
+        if let Some(how) = is_gone.filter(|_| log.topic_count() > 0) {
             config.report.say(format!(
                 "{} is gone: lines that were read can count as unread again.",
                 offsets.display()

@@ -49,13 +49,23 @@ fn committed_offsets_that_are_gone_cost_no_line_and_are_reported() {
     drop(broker);
     drop(start(&dir, config.clone()));
     assert_eq!(said.try_iter().count(), 0);
-    std::fs::remove_file(dir.path().join("group-offsets")).unwrap();
-    let broker = start(&dir, config);
-    assert!(said.try_recv().unwrap().contains("group-offsets is gone"));
-    let mut second = client(&broker);
-    let kept = second.fetch_group_topic_offset("g", "bob").unwrap();
-    assert_eq!(kept[0].offset, -1);
-    assert_eq!(lines(&mut second, 0).len(), 1);
+    let file = dir.path().join("group-offsets");
+    for how in ["gone", "empty"] {
+        match how {
+            "gone" => std::fs::remove_file(&file).unwrap(),
+            _ => std::fs::write(&file, "").unwrap(),
+        }
+        let broker = start(&dir, config.clone());
+        let expected = format!("group-offsets is {how}");
+        assert!(said.try_recv().unwrap().contains(&expected));
+        let mut second = client(&broker);
+        let kept = second.fetch_group_topic_offset("g", "bob").unwrap();
+        assert_eq!(kept[0].offset, -1);
+        assert_eq!(lines(&mut second, 0).len(), 1);
+        drop(broker);
+        drop(start(&dir, config.clone()));
+        assert_eq!(said.try_iter().count(), 0);
+    }
 }
 
 #[test]
