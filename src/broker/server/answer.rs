@@ -66,9 +66,21 @@ impl Shared {
             }
             Request::Metadata(body) => self.metadata(node, header, body, share)?,
             Request::Produce(body) => {
+                let mut is_gone = false;
                 let topics = answers(body.topics, |name, p| {
-                    self.append(body.acks, name, p, share)
+                    // The first is appended at once: most requests have no other. A client that wants no
+                    // answer may leave.
+                    let may_leave = seen.is_empty() || body.acks == 0;
+                    is_gone = is_gone || !may_leave && connection.is_closed();
+                    let topic = match is_gone {
+                        true => Err(code::UNKNOWN_SERVER_ERROR),
+                        false => self.topic_once(&mut seen, name, p.partition),
+                    };
+                    append(topic, body.acks, p, share)
                 });
+                if is_gone {
+                    return Err(ErrorKind::ConnectionAborted.into());
+                }
                 if body.acks == 0 {
                     return Ok(None);
                 }
@@ -203,31 +215,6 @@ impl Shared {
             topics: topics.collect(),
         };
         Ok(write_response(header, &response))
-    }
-
-    fn append(
-        &self,
-        acks: i16,
-        name: &str,
-        p: ProducePartition<'_>,
-        share: &Share<'_>,
-    ) -> ProducedPartition {
-        let topic = self.topic(name, p.partition);
-        let appended = match acks {
-            -1..=1 => topic.and_then(|topic| append_stamped(&topic, p.records, share)),
-            _ => Err(code::INVALID_REQUIRED_ACKS),
-        };
-        ProducedPartition {
-            partition: p.partition,
-            error_code: match error_code(&appended) {
-                // On that, producers look for another broker and retry for minutes before they
-                // report anything. There is no other broker.
-                code::KAFKA_STORAGE_ERROR => code::UNKNOWN_SERVER_ERROR,
-                error_code => error_code,
-            },
-            base_offset: appended.unwrap_or(-1),
-            log_append_time_ms: -1,
-        }
     }
 
     /// Reads, and while that gives less than `min_bytes` and time is left, waits for more messages
@@ -398,6 +385,29 @@ impl Shared {
 
 /// The topics that a request has named so far.
 type Seen<'a> = HashSet<&'a str>;
+
+fn append(
+    topic: Result<Arc<Topic>, ErrorCode>,
+    acks: i16,
+    p: ProducePartition<'_>,
+    share: &Share<'_>,
+) -> ProducedPartition {
+    let appended = match acks {
+        -1..=1 => topic.and_then(|topic| append_stamped(&topic, p.records, share)),
+        _ => Err(code::INVALID_REQUIRED_ACKS),
+    };
+    ProducedPartition {
+        partition: p.partition,
+        error_code: match error_code(&appended) {
+            // On that, producers look for another broker and retry for minutes before they
+            // report anything. There is no other broker.
+            code::KAFKA_STORAGE_ERROR => code::UNKNOWN_SERVER_ERROR,
+            error_code => error_code,
+        },
+        base_offset: appended.unwrap_or(-1),
+        log_append_time_ms: -1,
+    }
+}
 
 /// Appends a message set, of which messages without a timestamp get that of the append.
 fn append_stamped(topic: &Topic, set: &mut [u8], share: &Share<'_>) -> Result<i64, ErrorCode> {

@@ -367,6 +367,24 @@ fn a_partition_that_is_named_again_is_refused_and_a_topic_is_listed_once() {
         wire::read_response(&header(1), &mut answer).unwrap();
     let codes: Vec<_> = answer[0].partitions.iter().map(|p| p.error_code).collect();
     assert_eq!(codes, [code::NONE, code::INVALID_REQUEST]);
+    let mut sets = [(); 2].map(|()| encode(None, None, Some(b"hello")));
+    let partitions = sets.iter_mut().map(|records| ProducePartition {
+        partition: 0,
+        records,
+    });
+    let request = Request::Produce(ProduceRequest {
+        acks: 1,
+        timeout_ms: 1,
+        topics: vec![TopicData {
+            name: "bob",
+            partitions: partitions.collect(),
+        }],
+    });
+    let mut answer = ask(&stream, &request.write(&header(2))).unwrap();
+    let answer: ProduceResponse = wire::read_response(&header(2), &mut answer).unwrap();
+    let partitions = answer.topics[0].partitions.iter();
+    let codes: Vec<_> = partitions.map(|p| p.error_code).collect();
+    assert_eq!(codes, [code::NONE, code::INVALID_REQUEST]);
     let request = Request::Metadata(MetadataRequest {
         topics: Some(vec!["bob"; 1000]),
     });
