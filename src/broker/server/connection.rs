@@ -47,8 +47,8 @@ pub(super) enum Activity {
     Busy,
 }
 
-/// How long the fetches of most clients wait at most.
-const SHORT_WAIT: Duration = Duration::from_secs(5);
+/// How long the fetches of most clients wait at most: ours wait for 8 seconds.
+const SHORT_WAIT: Duration = Duration::from_secs(10);
 
 impl Activity {
     /// Its place among those of which the first is closed when there are too many: one that has never asked anything,

@@ -144,7 +144,7 @@ impl Broker {
         };
         if let Some(how) = is_gone.filter(|_| log.topic_count() > 0) {
             config.report.say(format!(
-                "{} is gone: lines that were read can count as unread again.",
+                "{} is {how}: lines that were read can count as unread again.",
                 offsets.display()
             ));
         }
@@ -257,6 +257,10 @@ impl Shared {
         let connection = Arc::new(Connection::new(stream));
         // Locked until the connection is registered, so that it cannot end before.
         let Some(mut connections) = self.make_room() else {
+            self.config.report.say(
+                "All connections are in use, and none of them can be closed: new clients are refused until one ends."
+                    .into(),
+            );
             return Ok(());
         };
         let builder = thread::Builder::new()

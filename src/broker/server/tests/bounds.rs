@@ -312,6 +312,39 @@ fn one_connection_too_many_replaces_the_one_idle_for_longest() {
 }
 
 #[test]
+fn where_no_connection_can_be_closed_a_newcomer_is_refused_and_that_is_reported_once() {
+    let (tx, said) = mpsc::channel();
+    let config = Config {
+        max_connections: 1,
+        report: Report::to(move |report| tx.send(report.to_string()).unwrap()),
+        ..Config::default()
+    };
+    let (_dir, broker) = broker(config);
+    let busy = connect(&broker);
+    ask(&busy, &versions()).unwrap();
+    wait_for_connection(&broker, "it is not served", |connection| {
+        *lock(&connection.activity) = Activity::Busy;
+        true
+    });
+    for _ in 0..2 {
+        assert!(is_closed(&connect(&broker)));
+    }
+    assert!(said.recv_timeout(DEADLINE).unwrap().contains("in use"));
+    ask(&busy, &versions()).unwrap();
+    assert_served(&broker);
+    assert_eq!(said.try_iter().count(), 0);
+}
+
+#[test]
+fn waits_as_long_as_our_own_do_not_end_before_idle_connections() {
+    let now = Instant::now();
+    let ago = |seconds| now.checked_sub(Duration::from_secs(seconds)).unwrap();
+    let idle = Activity::Idle(now).rank();
+    assert!(Activity::Waiting(ago(8)).rank() > idle);
+    assert!(Activity::Waiting(ago(60)).rank() < idle);
+}
+
+#[test]
 fn fetches_that_wait_give_way_to_newcomers_after_those_that_ask_nothing() {
     let config = Config {
         max_connections: 2,
