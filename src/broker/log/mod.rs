@@ -81,6 +81,8 @@ pub(super) struct Log {
     topics: Mutex<BTreeMap<String, Arc<Topic>>>,
     open_files: Arc<OpenFiles>,
     room: Arc<Room>,
+    /// Locked while a topic is loaded, which can take a megabyte of memory: one at a time.
+    loading: Arc<Mutex<()>>,
 }
 
 /// What a client is answered if a file cannot be read or written.
@@ -164,7 +166,7 @@ impl Log {
             }
             None => identity::create(dir)?,
         };
-        let open_files = Arc::default();
+        let (open_files, loading) = (Arc::default(), Arc::default());
         let room = Arc::new(Room::new(dir, config.max_log_bytes));
         let mut topics = BTreeMap::new();
         for entry in fs::read_dir(dir)? {
@@ -178,7 +180,7 @@ impl Log {
                         .say(format!("cannot use topic {name}: {error}"));
                     continue;
                 }
-                let topic = Topic::new(name, dir, config, &open_files, &room);
+                let topic = Topic::new(name, dir, config, &open_files, &room, &loading);
                 topics.insert(name.to_string(), Arc::new(topic));
             }
         }
@@ -197,6 +199,7 @@ impl Log {
             topics: Mutex::new(topics),
             open_files,
             room,
+            loading,
         })
     }
 
@@ -245,7 +248,14 @@ impl Log {
             ));
             return Err(code::POLICY_VIOLATION);
         }
-        let topic = Topic::new(name, &self.dir, &self.config, &self.open_files, &self.room);
+        let topic = Topic::new(
+            name,
+            &self.dir,
+            &self.config,
+            &self.open_files,
+            &self.room,
+            &self.loading,
+        );
         // An existing folder is another topic's, on a disk where `Bob` is `bob`.
         create_dir(topic.dir()).map_err(|error| {
             let what = match topic::concerns_all_topics(&error) {

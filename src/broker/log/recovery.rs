@@ -30,6 +30,7 @@ impl Topic {
     }
 
     pub(super) fn load(&self) -> io::Result<VecDeque<Segment>> {
+        let _turn = lock(&self.loading);
         check_dir(&self.dir)?;
         let mut segments = VecDeque::new();
         for entry in fs::read_dir(&self.dir)? {

@@ -448,6 +448,24 @@ fn threads_that_watched_a_topic_leave_no_memory_behind() {
 }
 
 #[test]
+fn topics_are_loaded_one_after_the_other() {
+    let dir = TempDir::new().unwrap();
+    four_messages(&dir);
+    let log = open(&dir, &small());
+    let bob = bob(&log);
+    let turn = lock(&log.loading);
+    thread::scope(|scope| {
+        let loads = scope.spawn(|| bob.offsets().unwrap());
+        assert!(!loads.is_finished());
+        drop(turn);
+        assert_eq!(loads.join().unwrap(), 0..4);
+        let _turn = lock(&log.loading);
+        // It is loaded.
+        assert_eq!(bob.offsets().unwrap(), 0..4);
+    });
+}
+
+#[test]
 fn a_message_is_found_by_a_timestamp_in_the_future() {
     let dir = TempDir::new().unwrap();
     let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as i64;

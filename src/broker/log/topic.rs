@@ -34,6 +34,8 @@ pub(in crate::broker) struct Topic {
     pub(super) watchers: Mutex<HashMap<ThreadId, Thread>>,
     pub(super) open_files: Arc<OpenFiles>,
     room: Arc<Room>,
+    /// Locked while a topic is loaded. No other lock is taken meanwhile that a thread keeps for long.
+    pub(super) loading: Arc<Mutex<()>>,
 }
 
 impl Topic {
@@ -43,6 +45,7 @@ impl Topic {
         config: &Arc<Config>,
         open_files: &Arc<OpenFiles>,
         room: &Arc<Room>,
+        loading: &Arc<Mutex<()>>,
     ) -> Topic {
         Topic {
             name: name.to_string(),
@@ -52,6 +55,7 @@ impl Topic {
             watchers: Mutex::default(),
             open_files: Arc::clone(open_files),
             room: Arc::clone(room),
+            loading: Arc::clone(loading),
         }
     }
 
