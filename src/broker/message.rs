@@ -129,6 +129,18 @@ fn offset(bytes: &[u8]) -> Option<i64> {
     Some(i64::from_be_bytes(*offset))
 }
 
+/// Gives a message, which may be cut, this offset.
+pub(super) fn set_offset(message: &mut [u8], offset: i64) {
+    if let Some(bytes) = message.first_chunk_mut() {
+        *bytes = offset.to_be_bytes();
+    }
+}
+
+/// Whether a message begins with this offset.
+pub(super) fn has_offset(message: &[u8], wanted: i64) -> bool {
+    offset(message) == Some(wanted)
+}
+
 /// The timestamp of a whole message, in milliseconds since 1970. Magic 0 has none.
 pub(super) fn timestamp(message: &[u8]) -> Option<i64> {
     let (timestamp, _) = message[TIMESTAMP..].split_first_chunk()?;

@@ -7,10 +7,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::MAX_OFFSET;
-use super::segment::{Lost, Segment};
+use super::segment::{Offsets, Segment};
 use super::topic::{Topic, next_offset, total};
 use super::walk::Walk;
 use crate::broker::files::{append_at, check_dir, create, open_to_read, read_part};
+use crate::broker::lock;
 use crate::broker::message::{self, MIN_BYTES};
 
 impl Topic {
@@ -68,7 +69,7 @@ impl Topic {
         match segments.front() {
             None => segments.push_back(Segment::new(0, self.most(0, 0))),
             Some(oldest) if oldest.base > 0 && total(&segments) < self.config.retention_bytes => {
-                let mut lost = Lost::default();
+                let mut lost = Offsets::default();
                 lost.add(0..oldest.base);
                 let said = lost.sentence(&self.name, "missing");
                 self.say(said, self.dir.display());
@@ -116,6 +117,7 @@ impl Topic {
         let Some(len) = segment.index(&self.dir)? else {
             return Ok(());
         };
+        self.say_repaired(segment);
         let path = segment.path(&self.dir);
         let (end, next) = (segment.end, segment.next.unwrap_or(segment.end));
         // A torn message was reported when it was set aside.
@@ -140,6 +142,7 @@ impl Topic {
         };
         let len = segment.index(&self.dir)?.unwrap_or(segment.len);
         let path = segment.path(&self.dir);
+        self.say_repaired(segment);
         let said = segment.lost.sentence(&self.name, "damaged");
         self.say(said, path.display());
         let rest = segment.len - len;
@@ -163,7 +166,7 @@ impl Topic {
         };
         // Where the sizes don't tell, there may have been as many messages as there is room for.
         let count = known.unwrap_or(most_messages(rest));
-        let mut lost = Lost::default();
+        let mut lost = Offsets::default();
         lost.add(end..end + count);
         if is_torn {
             let aside = torn_path(&path);
@@ -181,6 +184,12 @@ impl Topic {
         let said = said.map(|it| if known.is_some() { it } else { up_to(it) });
         self.say(said, path.display());
         self.push(segments, end + count)
+    }
+
+    /// Reports which messages have another offset in the file.
+    fn say_repaired(&self, segment: &Segment) {
+        let said = segment.repaired.sentence(&self.name, "repaired");
+        self.say(said, segment.path(&self.dir).display());
     }
 
     /// Reports what was lost, and where.

@@ -37,9 +37,11 @@ pub(super) struct Segment {
     pub(super) latest: i64,
     /// The index entry of what was appended last, or of the segment's first message.
     pub(super) newest: (i64, u64),
+    /// The offsets of messages that have another one in the file.
+    pub(super) repaired: Offsets,
     /// The offsets before `end` that it does not have, and those from `end` on that are known to be
     /// lost.
-    pub(super) lost: Lost,
+    pub(super) lost: Offsets,
 }
 
 /// Offsets, and the bytes at which their messages start.
@@ -65,7 +67,8 @@ impl Segment {
             index: Some(Index::new()),
             latest: i64::MIN,
             newest: (base, 0),
-            lost: Lost::default(),
+            repaired: Offsets::default(),
+            lost: Offsets::default(),
         }
     }
 
@@ -92,7 +95,8 @@ impl Segment {
         let path = self.path(dir);
         let file = open_to_read(&path)?;
         let mut walk = Walk::new(&file, &path, (self.base, 0), self.len, self.limit());
-        let (mut index, mut lost) = (Index::new(), Lost::default());
+        let (mut index, mut lost, mut repaired) =
+            (Index::new(), Offsets::default(), Offsets::default());
         let (mut end, mut len, mut latest) = (self.base, 0, i64::MIN);
         while let Some((offset, at, message)) = walk.next()? {
             if offset > end {
@@ -102,23 +106,26 @@ impl Segment {
             } else {
                 add_to_index(&mut index, offset, at);
             }
+            if !message::has_offset(message, offset) {
+                repaired.add(offset..offset + 1);
+            }
             latest = latest.max(message::latest_timestamp(message));
             (end, len) = (offset + 1, at + message.len() as u64);
         }
-        self.latest = latest;
+        (self.latest, self.repaired) = (latest, repaired);
         (self.end, self.index, self.lost) = (end, Some(index), lost);
         Ok(Some(len))
     }
 }
 
-/// Offsets of which the messages are lost, in rising order.
+/// Offsets of messages that are lost or repaired, in rising order.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Lost {
+pub(super) struct Offsets {
     ranges: Vec<Range<i64>>,
     count: i64,
 }
 
-impl Lost {
+impl Offsets {
     pub(super) fn add(&mut self, offsets: Range<i64>) {
         if offsets.is_empty() {
             return;
@@ -137,7 +144,7 @@ impl Lost {
         self.ranges.is_empty()
     }
 
-    /// Whether all of these offsets are known to be lost.
+    /// Whether all of these offsets are among them.
     pub(super) fn has(&self, offsets: &Range<i64>) -> bool {
         let mut ranges = self.ranges.iter();
         ranges.any(|lost| lost.start <= offsets.start && offsets.end <= lost.end)

@@ -13,7 +13,7 @@ use std::thread::{self, Thread, ThreadId};
 use super::files::OpenFiles;
 use super::recovery::torn_path;
 use super::room::Room;
-use super::segment::{Lost, Segment, add_to_index, modified};
+use super::segment::{Offsets, Segment, add_to_index, modified};
 use super::walk::{Walk, notes_path, to_notes, whole_notes};
 use super::{PARTITION, is_out_of_descriptors};
 use crate::broker::files::{append_at, create, open_to_read};
@@ -293,6 +293,7 @@ impl Topic {
             from: floor.max(newest).unwrap_or((segment.base, 0)),
             len: segment.len,
             limit: segment.limit(),
+            repaired: segment.repaired.clone(),
             lost: segment.lost.clone(),
         }))
     }
@@ -379,11 +380,13 @@ struct Extent {
     from: (i64, u64),
     len: u64,
     limit: i64,
-    lost: Lost,
+    repaired: Offsets,
+    lost: Offsets,
 }
 
 impl Extent {
-    /// Reads as [`Topic::read`] does. Returns false if it has to skip damage that is not known.
+    /// Reads as [`Topic::read`] does, up to a message that has another offset in the file, unless that is the first.
+    /// Returns false if it has to skip or to repair damage that is not known.
     fn read(
         self,
         offset: i64,
@@ -395,10 +398,12 @@ impl Extent {
             None => Arc::new(open_to_read(&self.path)?),
         };
         let mut walk = Walk::new(&file, &self.path, self.from, self.len, self.limit);
-        let (first, at) = loop {
+        let (first, at, is_repaired) = loop {
             match walk.next()? {
                 None => return Ok(false),
-                Some((found, at, _)) if found >= offset => break (found, at),
+                Some((found, at, message)) if found >= offset => {
+                    break (found, at, !message::has_offset(message, found));
+                }
                 Some(_) => {}
             }
         };
@@ -409,6 +414,7 @@ impl Extent {
         out.try_reserve_exact(wanted)?;
         out.resize(start + wanted, 0);
         file.read_exact_at(&mut out[start..], at)?;
+        message::set_offset(&mut out[start..], first);
         let intact = message::intact_bytes(&out[start..], first);
         // At the end of the file nothing is cut.
         if size <= wanted || !message::is_cut(&out[start + intact..]) {
@@ -416,7 +422,9 @@ impl Extent {
         }
         // Before its first message, it is another segment's damage.
         let from = offset.max(self.base);
-        Ok(from == first || self.lost.has(&(from..first)))
+        let is_known = |it: &Offsets, offsets: Range<i64>| offsets.is_empty() || it.has(&offsets);
+        Ok(is_known(&self.lost, from..first)
+            && (!is_repaired || is_known(&self.repaired, first..first + 1)))
     }
 }
 

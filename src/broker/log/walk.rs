@@ -1,7 +1,9 @@
 //! A walk over the messages of a segment, past what is damaged.
 //!
 //! A message is intact if it lies where the one before ends, has the next offset, and its checksum is
-//! right. Where that is not so, the walk goes on
+//! right. Its offset, which the checksum does not cover, can also be wrong, if it is certain which one it
+//! should be: the walk gives such a message with the right one. Where a message is not intact, the walk
+//! goes on
 //!
 //! 1. after as many bytes as the damaged message says it has, if an intact message with the offset
 //!    after its own lies there,
@@ -36,6 +38,9 @@ const CHUNK: u64 = 64 * 1024;
 
 /// How many messages after one that was found are asked for its offset.
 const FOLLOWERS: usize = 20;
+
+/// How many messages can be gone from a file at most.
+const MAX_GAP: i64 = 1 << 24;
 
 /// The bytes of a note: where the message starts, and where it ends.
 const NOTE_BYTES: usize = 16;
@@ -78,17 +83,21 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The next intact message: its offset, the byte at which it starts, and itself.
+    /// The next intact message: its offset, the byte at which it starts, and itself. In the file, its offset can be
+    /// another one.
     pub(super) fn next(&mut self) -> io::Result<Option<(i64, u64, &[u8])>> {
         let (mut offset, mut at) = (self.offset, self.at);
         let size = match self.intact(at, offset..offset + 1)? {
             Some((_, size)) => size,
-            None => match self.resume()? {
-                Some(found) => {
-                    (offset, at) = (found.0, found.1);
-                    found.2
-                }
-                None => return Ok(None),
+            None => match self.misnumbered(at, offset, true)? {
+                Some(size) => size,
+                None => match self.resume()? {
+                    Some(found) => {
+                        (offset, at) = (found.0, found.1);
+                        found.2
+                    }
+                    None => return Ok(None),
+                },
             },
         };
         (self.offset, self.at) = (offset + 1, at + size as u64);
@@ -127,6 +136,27 @@ impl<'a> Walk<'a> {
         };
         let is_intact = message::check(self.bytes(at, size)?).is_ok();
         Ok(is_intact.then_some((offset, size)))
+    }
+
+    /// The size of the message at `at`, if all but its offset is intact, and that must have been `offset`: the next
+    /// message has the one after that. Or, if `is_at_message` is certain, it is the last one, and has an offset that no
+    /// message can have there: a larger one would be right if messages before it were gone from the file.
+    fn misnumbered(
+        &mut self,
+        at: u64,
+        offset: i64,
+        is_at_message: bool,
+    ) -> io::Result<Option<usize>> {
+        let Some((found, size)) = self.intact(at, i64::MIN..i64::MAX)? else {
+            return Ok(None);
+        };
+        let after = at + size as u64;
+        let is_certain = match after == self.len {
+            true => is_at_message && !(offset..offset + MAX_GAP).contains(&found),
+            false => self.intact(after, offset + 1..offset + 2)?.is_some(),
+        };
+        let is_noted = self.after_noted(at)? > at || self.after_noted(after)? > after;
+        Ok(Some(size).filter(|_| is_certain && !is_noted))
     }
 
     /// The first intact message after the damaged one at which the walk stands: its offset, the byte
@@ -169,10 +199,12 @@ impl<'a> Walk<'a> {
         let (mut at, mut next) = (self.at, self.offset + 1);
         while let Some((_, size)) = self.header(at)? {
             at += size as u64;
-            if let Some((offset, size)) = self.intact(at, next..next + 1)?
-                && self.after_noted(at)? == at
-            {
-                return Ok(Some((offset, at, size)));
+            let size = match self.intact(at, next..next + 1)? {
+                Some((_, size)) if self.after_noted(at)? == at => Some(size),
+                _ => self.misnumbered(at, next, false)?,
+            };
+            if let Some(size) = size {
+                return Ok(Some((next, at, size)));
             }
             next += 1;
         }

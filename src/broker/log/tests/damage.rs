@@ -110,6 +110,15 @@ impl Damaged {
         })
     }
 
+    /// Flips this bit of the offset of message `n`.
+    fn flip_offset(&self, dir: &Path, n: usize, bit: usize) {
+        let (_, file, range) = &self.lines[n];
+        let path = dir.join(&self.files[*file].0);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[range.start + 7 - bit / 8] ^= 1 << (bit % 8);
+        fs::write(path, bytes).unwrap();
+    }
+
     /// The file, and the byte there, of a byte of all files together.
     fn place(&self, mut at: usize) -> (usize, usize) {
         for (n, (_, bytes)) in self.files.iter().enumerate() {
@@ -171,17 +180,46 @@ impl Damaged {
         let is_damaged = |file: &usize, range: &Range<usize>| {
             places.iter().any(|(f, at)| f == file && range.contains(at))
         };
-        let (damaged, intact): (Vec<_>, Vec<_>) = self
-            .lines
-            .iter()
-            .partition(|(_, file, range)| is_damaged(file, range));
+        let is_flipped = |n: usize| {
+            self.lines
+                .get(n)
+                .is_some_and(|(_, file, range)| is_damaged(file, range))
+        };
+        let (repaired, said): (Vec<_>, Vec<_>) =
+            left.said.iter().partition(|said| said.contains("repaired"));
+        let repaired: BTreeSet<_> = repaired.into_iter().flat_map(|it| offsets_in(it)).collect();
+        for n in 0..self.lines.len() {
+            let (_, file, range) = &self.lines[n];
+            let offset = range.start..range.start + 8;
+            let rest = offset.end..range.end;
+            let is_offset = is_damaged(file, &offset) && !is_damaged(file, &rest);
+            let is_repaired = repaired.contains(&(n as i64));
+            assert!(
+                is_offset || !is_repaired,
+                "flipped {positions:?}: {n} is repaired"
+            );
+            // It can't be repaired if a neighbour is damaged, too, or if none follows.
+            let is_followed = self
+                .lines
+                .get(n + 1)
+                .is_some_and(|(_, next, _)| next == file);
+            let is_alone = is_followed && !is_flipped(n.wrapping_sub(1)) && !is_flipped(n + 1);
+            assert!(
+                is_repaired || !is_offset || !is_alone,
+                "flipped {positions:?}: {n} is lost"
+            );
+        }
+        let (damaged, intact): (Vec<_>, Vec<_>) =
+            self.lines.iter().partition(|(line, file, range)| {
+                is_damaged(file, range) && !repaired.contains(&line.0)
+            });
         let intact: Vec<_> = intact.into_iter().map(|(line, ..)| line.clone()).collect();
         assert!(left.lines == intact, "flipped {positions:?}");
         assert!(left.appended >= self.lines.len() as i64);
         let damaged = damaged.into_iter().map(|((offset, _), ..)| *offset);
         let damaged: BTreeSet<_> = damaged.collect();
         let (mut named, mut count) = (BTreeSet::new(), 0);
-        for said in &left.said {
+        for said in said {
             named.extend(offsets_in(said));
             let said = said.strip_prefix("up to ").unwrap_or(said);
             let (lines, _) = said.split_once(' ').unwrap();
@@ -228,6 +266,73 @@ fn a_flipped_byte_costs_the_message_that_it_is_in() {
     let (_, _, last) = log.lines.last().unwrap();
     for back in 1..=last.len() {
         log.assert_only_the_damaged_are_missing(&[log.bytes() - back]);
+    }
+}
+
+#[test]
+fn a_flipped_offset_is_repaired_from_its_neighbours() {
+    let log = Damaged::new((0..1000).map(line));
+    let last_of_file = log
+        .lines
+        .iter()
+        .rposition(|(_, file, _)| *file == 0)
+        .unwrap();
+    for n in [0, 1, 499, last_of_file, last_of_file + 1, 998, 999] {
+        for bit in [0, 1, 7, 8, 31, 62] {
+            let left = log.after(|dir| log.flip_offset(dir, n, bit));
+            // The last line of a file could have that offset, if lines before it were gone.
+            let is_possible = [last_of_file, 999].contains(&n) && bit < 24 && n >> bit & 1 == 0;
+            let (how, lost) = if is_possible {
+                ("damaged", n)
+            } else {
+                ("repaired", usize::MAX)
+            };
+            let lines = log.lines.iter().map(|(line, ..)| line);
+            let lines = lines.filter(|(offset, _)| *offset as usize != lost);
+            assert!(left.lines.iter().eq(lines), "{n}, {bit}: {:?}", left.said);
+            assert_eq!(left.appended, 1000);
+            assert_eq!(left.said.len(), 1, "{:?}", left.said);
+            let expected = format!("1 line of topic bob is {how}, offset {n}: ");
+            assert!(left.said[0].starts_with(&expected), "{:?}", left.said);
+        }
+    }
+}
+
+#[test]
+fn a_flipped_offset_under_a_running_broker_is_reported_when_it_is_read() {
+    let log = Damaged::new((0..1000).map(line));
+    let (tx, said) = mpsc::channel();
+    let config = Config {
+        report: Report::to(move |said| tx.send(said.to_string()).unwrap()),
+        ..config()
+    };
+    let left = log.after(|_| ());
+    let log_again = open(&left.dir, &config);
+    assert_eq!(read(&bob(&log_again), 0).len(), 1002);
+    log.flip_offset(&left.dir.path().join("bob-0"), 500, 3);
+    for _ in 0..2 {
+        assert_eq!(read(&bob(&log_again), 0).len(), 1002);
+    }
+    assert_eq!(said.try_iter().count(), 1);
+}
+
+#[test]
+fn lines_after_a_gap_in_a_file_get_no_other_offsets() {
+    let log = Damaged::new((0..20).map(line));
+    for (first, last) in [(10, 17), (10, 18), (10, 19), (18, 19), (17, 19)] {
+        // Those between are gone.
+        let left = log.after(|dir| {
+            let path = dir.join(&log.files[0].0);
+            let bytes = fs::read(&path).unwrap();
+            let (from, to) = (log.lines[first].2.start, log.lines[last].2.start);
+            fs::write(path, [&bytes[..from], &bytes[to..]].concat()).unwrap();
+        });
+        let is_kept = |line: &Line| log.lines.iter().any(|(it, ..)| it == line);
+        assert!(
+            left.lines.iter().all(is_kept),
+            "from {last} on: {:?}",
+            left.said
+        );
     }
 }
 
@@ -302,14 +407,13 @@ fn neighbours_with_the_same_wrong_offset_do_not_confirm_each_other() {
     let log = Damaged::new((0..1000).map(line));
     for (n, bit) in [(0, 16), (0, 4), (500, 3), (500, 20), (998, 2), (998, 30)] {
         let left = log.after(|dir| {
-            for (_, file, range) in &log.lines[n..n + 2] {
-                let path = dir.join(&log.files[*file].0);
-                let mut bytes = fs::read(&path).unwrap();
-                bytes[range.start + 7 - bit / 8] ^= 1 << (bit % 8);
-                fs::write(path, bytes).unwrap();
+            for n in n..n + 2 {
+                log.flip_offset(dir, n, bit);
             }
         });
-        let intact = log.lines[..n].iter().chain(&log.lines[n + 2..]);
+        // The first has no neighbour with the right one, the second has, unless it is the last line.
+        let next = if n < 998 { n + 1 } else { n + 2 };
+        let intact = log.lines[..n].iter().chain(&log.lines[next..]);
         let intact = intact.map(|(line, ..)| line);
         assert!(left.lines.iter().eq(intact), "{n}, {bit}: {:?}", left.said);
     }
@@ -420,8 +524,10 @@ fn what_is_inside_a_value_never_becomes_a_line() {
     );
     let (_, file, carrier) = log.lines[3].clone();
     let check = |left: &Left, what: &dyn std::fmt::Debug| {
-        let expected = log.lines.iter().filter(|(_, _, range)| *range != carrier);
-        let expected = expected.map(|(line, ..)| line);
+        let is_repaired = left.said.iter().any(|said| said.contains("repaired"));
+        let is_kept =
+            |(_, _, range): &&(Line, usize, Range<usize>)| is_repaired || *range != carrier;
+        let expected = log.lines.iter().filter(is_kept).map(|(line, ..)| line);
         assert!(left.lines.iter().eq(expected), "{what:?}: {:?}", left.said);
         assert_eq!(left.said.len(), 1, "{what:?}: {:?}", left.said);
     };
