@@ -16,6 +16,9 @@ use crate::ending::spawn;
 /// each of which keeps its thread and its socket until crate `kafka` gives up, after 120 seconds.
 const MAX_THREADS: usize = 12;
 
+/// Longer than any connection is idle.
+const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 type Job = Box<dyn FnOnce(&mut KafkaClient) + Send>;
 
 /// A `KafkaClient` on its own thread, which ends when this is dropped and its last call returns.
@@ -36,6 +39,9 @@ impl Connection {
             let mut client = KafkaClient::new(vec![server]);
             client.set_client_id(identity::client_id().into());
             client.set_fetch_min_bytes(1);
+            // The crate would connect again by itself after 9 minutes, to whoever serves by then. `topic_client` does,
+            // and looks first.
+            client.set_connection_idle_timeout(A_DAY);
             // A broker checks what is appended, and TCP what travels. librdkafka doesn't check it
             // again either, and here it would take longer than all else that reading does.
             client.set_fetch_crc_validation(false);

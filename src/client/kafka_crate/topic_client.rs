@@ -23,6 +23,9 @@ pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const TOPIC_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the list of partitions is refreshed.
 const METADATA_AGE: Duration = Duration::from_secs(60);
+/// A connection that was idle for so long is replaced before the broker closes it, which small ones and Kafka do after
+/// 10 minutes.
+const IDLE_AGE: Duration = Duration::from_secs(9 * 60);
 /// The pause before the first retry, which doubles up to the longest one.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -32,6 +35,8 @@ pub(super) struct TopicClient {
     pub(super) broker: Arc<Broker>,
     pub(super) topic: String,
     connection: Option<Connection>,
+    /// When the last call on it began.
+    used_at: Instant,
     /// The advertised address of the broker that leads the topic, once this connection has used it.
     leader: Option<String>,
     /// All partitions of the topic.
@@ -50,6 +55,7 @@ impl TopicClient {
             broker: Arc::clone(broker),
             topic: topic.to_string(),
             connection: None,
+            used_at: Instant::now(),
             leader: None,
             partitions: BTreeSet::new(),
             refresh_at: Instant::now(),
@@ -87,6 +93,9 @@ impl TopicClient {
 
     /// Connects and looks up the partitions, unless that was done a short time ago.
     pub(super) fn ensure_connected(&mut self) -> Result<(), CallError> {
+        if self.used_at.elapsed() >= IDLE_AGE {
+            self.disconnect();
+        }
         if self.connection.is_some() && Instant::now() < self.refresh_at {
             return Ok(());
         }
@@ -181,6 +190,7 @@ impl TopicClient {
     ) -> Result<Call<T>, CallError> {
         let connection = self.connection.as_ref();
         let connection = connection.ok_or_else(|| CallError::connection("not connected"))?;
+        self.used_at = Instant::now();
         Ok(connection.start(limit, work))
     }
 
@@ -258,6 +268,27 @@ fn only_leader<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::TakeOver;
+    use crate::error::Error;
+
+    #[test]
+    fn a_connection_that_was_idle_for_long_is_replaced_after_a_look_at_who_serves() {
+        let look: TakeOver =
+            Arc::new(|| Err(Error::denied("cannot use the broker", "another account")));
+        let broker = Arc::new(Broker {
+            server: "127.0.0.1:1".into(),
+            take_over: Some(Arc::downgrade(&look)),
+            log_id: None,
+            threads: Arc::default(),
+        });
+        let mut client = TopicClient::new(&broker, &"bob".parse().unwrap());
+        client.connection = Some(Connection::open("127.0.0.1:1".into(), &broker.threads).unwrap());
+        client.refresh_at = Instant::now() + METADATA_AGE;
+        assert!(client.ensure_connected().is_ok());
+        client.used_at = Instant::now().checked_sub(IDLE_AGE).unwrap();
+        let error = client.ensure_connected().unwrap_err();
+        assert!(error.is_fatal(), "{error:?}");
+    }
 
     #[test]
     fn a_topic_is_served_if_one_broker_leads_all_of_it() {
