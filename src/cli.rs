@@ -197,17 +197,18 @@ impl Connection {
         };
         let dir = self.data_dir()?;
         let host = host::find_or_start(&server, port, dir.clone(), self.shared)?;
+        let doing = format!("cannot use the small broker on port {port}");
         let broker = match host {
             Host::Kafka if self.embedded.is_some() => {
-                return Err(Error::failed(
-                    format!("cannot use the small broker on port {port}"),
-                    "a real Kafka serves there",
-                )
-                .hint(
+                return Err(Error::failed(doing, "a real Kafka serves there").hint(
                     "Leave out --embedded to use that one, or choose a port with --embedded=PORT.",
                 ));
             }
-            Host::Kafka => None,
+            Host::Unknown if self.embedded.is_some() => {
+                let why = "what serves there closes connections instead of answering";
+                return Err(Error::failed(doing, why).hint("Choose a port with --embedded=PORT."));
+            }
+            Host::Kafka | Host::Unknown => None,
             Host::Other(broker) => {
                 if let Some(notice) = broker.notice() {
                     say(notice);

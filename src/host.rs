@@ -39,6 +39,8 @@ pub enum Host {
     Other(Arc<LocalBroker>),
     /// A real Kafka.
     Kafka,
+    /// A program of this account that closes connections instead of answering: perhaps a secured Kafka.
+    Unknown,
 }
 
 /// A small broker of this machine: its address and its log, and the broker itself while this process
@@ -98,7 +100,7 @@ pub fn find_or_start(server: &str, port: u16, dir: PathBuf, is_shared: bool) -> 
                 Found::Kafka => return Ok(Host::Kafka),
                 Found::Stopping(_) if attempt < START_ATTEMPTS => {}
                 Found::Stopping(Some(error)) => return Err(error),
-                Found::Stopping(None) => return Ok(Host::Kafka),
+                Found::Stopping(None) => return Ok(Host::Unknown),
             }
         } else {
             match broker.serve() {

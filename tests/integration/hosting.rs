@@ -1,7 +1,9 @@
 //! The small broker as its users meet it: started, joined, taken over, restarted.
 
 use std::fs::{self, OpenOptions};
+use std::net::TcpListener;
 use std::path::Path;
+use std::thread;
 
 use crate::support::{Kafka, Program, free_port, user};
 
@@ -248,6 +250,23 @@ fn the_cause_is_named_where_no_broker_can_start() {
             .says(&[&format!("{} is not a folder", file.display()), "--data-dir"])
             .does_not_say("os error");
     }
+}
+
+#[test]
+fn a_program_that_closes_connections_is_not_called_a_kafka() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // It ends with this process.
+    thread::spawn(move || listener.incoming().for_each(drop));
+    Kafka::embedded()
+        .by_address()
+        .program("publisher", &["alice", "bob"])
+        .arg(format!("--embedded={port}"))
+        .input("x\n")
+        .run()
+        .code(1)
+        .says(&["closes connections instead of answering"])
+        .does_not_say("real Kafka");
 }
 
 #[test]
