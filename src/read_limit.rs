@@ -10,7 +10,7 @@ use crate::ending::{Stop, say};
 use crate::error::{Error, Result};
 use crate::last::Last;
 use crate::opener::Opener;
-use crate::seal::Read;
+use crate::seal::{self, Read};
 use crate::terminal::Output;
 
 /// The end of a reading: a number of messages, the ends of the log at the start, or neither.
@@ -19,6 +19,8 @@ pub struct ReadLimit {
     ends: Option<Offsets>,
     last: Option<Last>,
     opener: Option<Opener>,
+    /// Without a secret: whether the notice about sealed lines was given.
+    has_said_sealed: bool,
     /// Whether a line was not shown, or is missing. Shared with the thread that ends a program that is stuck.
     has_fault: Arc<AtomicBool>,
 }
@@ -31,6 +33,7 @@ impl ReadLimit {
             ends,
             last: None,
             opener: None,
+            has_said_sealed: false,
             has_fault: Arc::default(),
         }
     }
@@ -109,6 +112,7 @@ impl ReadLimit {
         let Some(opener) = self.opener.as_mut().filter(|_| is_message) else {
             if is_message && is_asked_for {
                 self.count_one();
+                self.say_if_sealed(record, output)?;
                 output.message(record, None)?;
             }
             return Ok(());
@@ -129,6 +133,17 @@ impl ReadLimit {
             let value = Some(line.text());
             output.message(&Record { value, ..*record }, Some(line.clock))?;
         }
+        Ok(())
+    }
+
+    /// A sealed value is printed as it is, since a pipe may carry it on; but a person who expects text should know.
+    fn say_if_sealed(&mut self, record: &Record<'_>, output: &mut Output) -> Result<()> {
+        if self.has_said_sealed || !record.value.is_some_and(seal::is_sealed) {
+            return Ok(());
+        }
+        self.has_said_sealed = true;
+        output.flush()?;
+        say(seal::notice_without_secret(record.key.unwrap_or_default()));
         Ok(())
     }
 

@@ -20,7 +20,7 @@ mod secret;
 use keys::Keys;
 pub use line::{Opened, Sealer, is_sealed, most_text};
 pub use lookback::LookBack;
-pub use reader::{Read, Reader, Seen, is_dated};
+pub use reader::{Read, Reader, Seen, is_dated, notice_without_secret};
 pub use secret::{Secret, fresh};
 
 use crate::error::Error;

@@ -156,14 +156,27 @@ pub fn is_dated(clock: i64, now: i64) -> bool {
     clock.abs_diff(now) > CLOCK_DIFFERENCE
 }
 
+/// What a reader without a secret says of the first sealed line.
+pub fn notice_without_secret(sender: &[u8]) -> String {
+    format!(
+        "lines {} are sealed: --secret-file FILE opens them",
+        of(sender)
+    )
+}
+
+/// Whose a line is, after the word for it.
+fn of(sender: &[u8]) -> String {
+    match str::from_utf8(sender).map(str::parse::<Name>) {
+        Ok(Ok(name)) => format!("from {name}"),
+        _ if sender.is_empty() => "without a sender".into(),
+        _ => format!("from {}", quoted(sender)),
+    }
+}
+
 impl Kind {
     /// About the first lines of this kind.
     fn notice(self, lines: u64, sender: &[u8]) -> String {
-        let of = match str::from_utf8(sender).map(str::parse::<Name>) {
-            Ok(Ok(name)) => format!("from {name}"),
-            _ if sender.is_empty() => "without a sender".into(),
-            _ => format!("from {}", quoted(sender)),
-        };
+        let of = of(sender);
         match self {
             Kind::NotSealed => {
                 format!("a line {of} is not sealed, and not shown; {SAME_SECRET}")

@@ -47,6 +47,7 @@ on_kafka! {
     others::kcat_reads_our_lines_and_we_read_its();
     sealed::sealed_lines_come_out_as_they_went_in_and_nobody_else_can_read_them();
     sealed::a_reader_with_another_secret_says_so_and_shows_nothing();
+    sealed::a_reader_without_a_secret_says_once_that_lines_are_sealed_and_prints_them();
     sealed::a_writer_without_the_secret_has_no_line_shown_and_each_try_is_counted();
     sealed::lines_that_are_dropped_or_reordered_are_said();
     sealed::a_line_that_is_too_large_to_be_sealed_is_named_and_the_others_are_sent();

@@ -126,6 +126,24 @@ pub(crate) fn a_reader_with_another_secret_says_so_and_shows_nothing(on: &Kafka)
     ended.prints("one\ntwo\n").says(&[&from]);
 }
 
+pub(crate) fn a_reader_without_a_secret_says_once_that_lines_are_sealed_and_prints_them(
+    on: &Kafka,
+) {
+    let _host = on.keep_running();
+    let (secrets, me, peer) = (Secrets::new(), user("alice"), user("bob"));
+    on.send(&me, &peer, "not sealed\n");
+    let reader = on.program("subscriber", &[&peer, "--from", "earliest", "-n", "3"]);
+    let reader = reader.start();
+    reader.wait_for("not sealed\n");
+    secrets.send(on, &me, &peer, "one\n");
+    let notice = format!("lines from {me} are sealed: --secret-file FILE opens them\n");
+    reader.wait_for_notice(&notice);
+    secrets.send(on, &me, &peer, "two\n");
+    let ended = reader.wait().code(0).prints(on.log(&peer));
+    let times = ended.stderr.matches("are sealed").count();
+    assert_eq!(times, 1, "{}", ended.report());
+}
+
 /// All that can be done to the values of records without the secret. None of it is a line.
 fn changed(values: &[&str]) -> Vec<Vec<u8>> {
     let value = values[3].as_bytes();
@@ -711,6 +729,7 @@ mod embedded {
     on_the_small_broker! {
         sealed_lines_come_out_as_they_went_in_and_nobody_else_can_read_them();
         a_reader_with_another_secret_says_so_and_shows_nothing();
+        a_reader_without_a_secret_says_once_that_lines_are_sealed_and_prints_them();
         a_writer_without_the_secret_has_no_line_shown_and_each_try_is_counted();
         lines_that_are_dropped_or_reordered_are_said();
         a_line_that_is_too_large_to_be_sealed_is_named_and_the_others_are_sent();
