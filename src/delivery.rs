@@ -7,13 +7,13 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::client::{Cluster, Event, Partitioning, Producer, Report, Reports, excerpt};
+use crate::client::{Cluster, Partitioning, Producer, Report, Reports, excerpt};
 use crate::error::{Error, Result};
 use crate::lines::Line;
 use crate::name::Name;
@@ -238,9 +238,30 @@ impl Ledger {
     }
 
     /// How a line that failed begins: of a sealed one, a report only knows the value.
-    pub fn excerpt(&self, line: u64, value: &[u8]) -> String {
+    fn excerpt(&self, line: u64, value: &[u8]) -> String {
         let typed = self.typed.get(&line).cloned();
         typed.unwrap_or_else(|| quoted(value))
+    }
+
+    /// What to say at once if a report is about lines that failed. To be asked before the report is
+    /// [applied](Ledger::apply), which forgets how they begin.
+    pub fn failure_notice(&self, report: &Report) -> Option<String> {
+        let Report::Failed {
+            first,
+            count,
+            excerpt,
+            why,
+        } = report
+        else {
+            return None;
+        };
+        let excerpt = self.excerpt(*first, excerpt);
+        let unacknowledged = if why.is_unacknowledged() { *count } else { 0 };
+        let what = not_delivered(*count, unacknowledged);
+        Some(match count - 1 {
+            0 => format!("{excerpt} {what}: {why}"),
+            more => format!("{excerpt} and {more} more {what}: {why}"),
+        })
     }
 
     fn fail(&mut self, first: u64, count: u64, excerpt: String, why: &Error) {
@@ -381,12 +402,13 @@ impl From<Report> for Arrival {
 /// Keeps a publisher's ledger until every line is settled and no more come, and returns the verdict.
 ///
 /// The last lines have `patience` to be settled, but after an interruption less than a second. An
-/// interruption is a failure unless lines are typed: then the input ends where the user stops.
+/// interruption is a failure unless lines are typed: then the input ends where the user stops. Who types
+/// also gets a notice of each line that fails while more can be typed; the verdict names it again.
 pub fn settle(
     mut ledger: Ledger,
     arrivals: &Receiver<Arrival>,
     patience: Duration,
-    mut notice: impl FnMut(&Event),
+    mut notice: impl FnMut(&dyn Display),
 ) -> Result<()> {
     // Why no more lines are taken, and until when the last ones may be settled.
     let mut end: Option<(Cause, Instant)> = None;
@@ -400,11 +422,19 @@ pub fn settle(
         match arrival {
             Ok(Arrival::Report(Report::Connection(event))) => notice(&event),
             Ok(Arrival::Report(report)) => {
+                let failure = ledger.failure_notice(&report);
                 ledger.apply(&report);
-                if ledger.is_broken() && end.is_none() {
+                if end.is_some() {
+                    continue;
+                }
+                if ledger.is_broken() {
                     ledger.close();
                     let cause = Cause::Ended(Err(ledger.rest_is_unread()));
                     end = Some((cause, Instant::now() + patience));
+                } else if ledger.is_typed()
+                    && let Some(failure) = failure
+                {
+                    notice(&failure);
                 }
             }
             Ok(Arrival::InputEnded(result)) => {
@@ -426,7 +456,7 @@ pub fn settle(
 }
 
 /// What can be said of so many lines, of which so many may have arrived.
-pub(crate) fn not_delivered(lines: u64, unacknowledged: u64) -> &'static str {
+fn not_delivered(lines: u64, unacknowledged: u64) -> &'static str {
     match lines {
         _ if unacknowledged == lines => "may not have arrived",
         _ if unacknowledged > 0 => "were not delivered, or may not have arrived",
@@ -673,6 +703,26 @@ mod tests {
         }
         let patience = Duration::from_millis(1);
         settle(ledger(is_typed, count), &rx, patience, |_| ()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn who_types_is_told_of_a_line_that_failed_while_more_can_be_typed() {
+        let too_large = |line| Arrival::Report(failed(line, Error::too_large_to_seal(9)));
+        let notice =
+            "'text 1' was not delivered: too large to be sealed: a sealed line has at most 9 bytes";
+        for (is_typed, expected) in [(true, &[notice][..]), (false, &[])] {
+            let (tx, rx) = mpsc::channel();
+            for arrival in [too_large(1), Arrival::InputEnded(Ok(())), too_large(2)] {
+                tx.send(arrival).unwrap();
+            }
+            let mut notices = Vec::new();
+            let patience = Duration::from_millis(1);
+            let verdict = settle(ledger(is_typed, 2), &rx, patience, |it| {
+                notices.push(it.to_string());
+            });
+            assert!(verdict.unwrap_err().to_string().starts_with("2 of 2 lines"));
+            assert_eq!(notices, expected);
+        }
     }
 
     #[test]

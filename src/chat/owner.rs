@@ -12,7 +12,7 @@ use super::positions::{Outcome, Task};
 use super::presence::Presence;
 use super::{HOW_TO_LEAVE, Options, Parties};
 use crate::client::{Event, Offsets, Report};
-use crate::delivery::{Cause, Ledger, not_delivered};
+use crate::delivery::{Cause, Ledger};
 use crate::error::{Error, Result};
 use crate::terminal::{Message, Screen, ScreenEvent};
 
@@ -327,10 +327,7 @@ impl Chat {
     }
 
     fn report(&mut self, report: &Report, now: Instant) {
-        let excerpt = match report {
-            Report::Failed { first, excerpt, .. } => self.ledger.excerpt(*first, excerpt),
-            _ => String::new(),
-        };
+        let failure = self.ledger.failure_notice(report);
         self.ledger.apply(report);
         match report {
             Report::Acknowledged {
@@ -347,14 +344,7 @@ impl Chat {
             Report::Failed { .. } if !self.ledger.is_typed() && self.ledger.is_broken() => {
                 self.drain(Err(self.ledger.rest_is_unread()), now);
             }
-            Report::Failed { count, why, .. } => {
-                let unacknowledged = if why.is_unacknowledged() { *count } else { 0 };
-                let what = not_delivered(*count, unacknowledged);
-                self.screen.notice(&match count - 1 {
-                    0 => format!("{excerpt} {what}: {why}"),
-                    more => format!("{excerpt} and {more} more {what}: {why}"),
-                });
-            }
+            Report::Failed { .. } => failure.iter().for_each(|it| self.screen.notice(it)),
             // The consumer reports these, too.
             Report::Connection(Event::Lost { .. } | Event::Back { .. } | Event::Refused { .. })
             | Report::Typed { .. } => {}

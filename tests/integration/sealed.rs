@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 use crate::support::{Ended, Kafka, Program, user};
-use crate::tty::{CTRL_C, CTRL_D, Tty, unbroken};
+use crate::tty::{CTRL_C, CTRL_D, ENTER, PASTE_END, PASTE_START, Tty, unbroken};
 
 const SECRET: &str = "correct horse battery staple";
 const OTHER_SECRET: &str = "another secret of enough bytes";
@@ -54,6 +54,14 @@ impl Secrets {
     fn chat(&self, on: &Kafka, me: &str, peer: &str) -> Tty {
         let file = self.ours();
         on.chat_with(me, peer, &["--secret-file", file.to_str().unwrap()])
+    }
+
+    /// The first sealed line of a topic, once it has one.
+    #[track_caller]
+    fn first_line(&self, on: &Kafka, topic: &str) -> String {
+        let arguments = [topic, "--from", "earliest", "-n", "1"];
+        let reader = on.program("subscriber", &arguments).secret(self.ours());
+        String::from_utf8(reader.run().code(0).stdout).unwrap()
     }
 
     /// A subscriber that opens a topic, from its start to its end.
@@ -285,6 +293,35 @@ pub(crate) fn a_line_that_is_too_large_to_be_sealed_is_named_and_the_others_are_
     ended.prints([line(most), line(1)].concat());
 }
 
+#[test]
+fn a_typed_line_that_is_too_large_to_be_sealed_is_said_at_enter_by_both_programs() {
+    let on = Kafka::embedded();
+    let _host = on.host();
+    let secrets = Secrets::new();
+    let most = (1_048_000 - "alice".len() - 8) * 3 / 4 - 88;
+
+    let publisher = on.program("publisher", &["alice", "bob"]);
+    let publisher = publisher.secret(secrets.ours()).on_a_terminal();
+    // A terminal passes on 4095 bytes of a line at most; Ctrl-D passes on what is typed so far.
+    publisher.keys(&format!("{}{CTRL_D}", "x".repeat(4000)).repeat(most / 4000 + 1));
+    publisher.keys(ENTER);
+    publisher.wait_for("…' was not delivered: ");
+    publisher.line("a short one");
+    assert_eq!(secrets.first_line(&on, "bob"), "a short one\n");
+    publisher.keys(CTRL_D);
+    let publisher = publisher.ends_with(1);
+    let says = format!("too large to be sealed: a sealed line has at most {most} bytes");
+    publisher.has_shown_times(&says, 2);
+    publisher.has_shown(&["1 of 2 lines was not delivered"]);
+
+    let chat = secrets.chat(&on, "alice", "carol");
+    chat.keys(&format!("{PASTE_START}{}{PASTE_END}", "x".repeat(most + 1)));
+    chat.keys(ENTER);
+    chat.wait_for(&format!("and a sealed line can have {most}"));
+    chat.line("a short one");
+    assert_eq!(secrets.first_line(&on, "carol"), "a short one\n");
+}
+
 /// Bad records, under a name each.
 #[cfg(all(target_os = "linux", feature = "librdkafka"))]
 pub(crate) fn a_flood_of_bad_lines_under_many_names_takes_no_memory(on: &Kafka, lines: usize) {
@@ -489,9 +526,7 @@ pub(crate) fn bad_lines_leave_a_chat_as_it_is_and_the_line_that_is_typed_intact(
     alice.wait_for("the true one");
     alice.wait_for("being typed");
     alice.keys(" to the end\r");
-    let reader = on.program("subscriber", &[&peer, "--from", "earliest", "-n", "1"]);
-    let reader = reader.secret(secrets.ours()).run();
-    reader.code(0).prints("being typed to the end\n");
+    assert_eq!(secrets.first_line(on, &peer), "being typed to the end\n");
     alice.keys(CTRL_D);
     let alice = alice.ends_with(0);
     for n in 0..5 {
@@ -676,12 +711,7 @@ fn a_secret_is_asked_for_without_echo() {
     terminal.wait_for_no_echo();
     terminal.keys(&format!("{SECRET}\r"));
     terminal.keys("hello\r");
-    let reader = on.program("subscriber", &["bob", "--from", "earliest", "-n", "1"]);
-    reader
-        .secret(secrets.ours())
-        .run()
-        .code(0)
-        .prints("hello\n");
+    assert_eq!(secrets.first_line(&on, "bob"), "hello\n");
     terminal.has_not_shown("correct");
     terminal.keys(CTRL_D);
     terminal.ends_with(0);
