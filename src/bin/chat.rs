@@ -43,8 +43,9 @@ fn open(arguments: Arguments) -> Result<()> {
     let me = cli::name(me, cli::WHO_ARE_YOU)?;
     let words = connection.words();
     let (parties, connected) = if peer.is_none() && options.lists_writers() {
-        let (peer, connected) =
-            connection.connect_and_ask(|cluster, until| chat::list_writers(cluster, &me, until))?;
+        let (peer, connected) = connection.connect_and_ask(|cluster, until| {
+            chat::list_writers(cluster, &me, secret.as_ref(), until);
+        })?;
         (options.parties(me, peer)?, connected)
     } else {
         // Both names are checked before anything is connected to.

@@ -12,6 +12,7 @@ use crate::ending::{say, spawn};
 use crate::error::Result;
 use crate::last::kept;
 use crate::name::Name;
+use crate::seal::{Reader, Secret, Seen};
 
 /// How many writers are looked up: those who wrote last.
 const MAX_WRITERS: usize = 10;
@@ -22,6 +23,8 @@ struct Line {
     sender: Name,
     partition: i32,
     offset: i64,
+    /// Of a sealed line.
+    seen: Option<Seen>,
 }
 
 /// What the search for writers finds.
@@ -33,9 +36,16 @@ enum Found {
 }
 
 /// Prints who has written, the last one first, and how many lines each, as far as that is known in time; if it is not,
-/// says so. Without a cluster, there was no connection in time. If nobody has written, nothing is printed.
-pub fn list_writers(cluster: Option<&dyn Cluster>, me: &Name, until: Instant) {
-    let Ok(found) = cluster.map(|it| start(it, me, until)).transpose() else {
+/// says so. Without a cluster, there was no connection in time. If nobody has written, nothing is printed. With a
+/// secret, only the lines that a chat would show count.
+pub fn list_writers(
+    cluster: Option<&dyn Cluster>,
+    me: &Name,
+    secret: Option<&Secret>,
+    until: Instant,
+) {
+    let found = cluster.map(|it| start(it, me, secret, until)).transpose();
+    let Ok(found) = found else {
         return;
     };
     let mut is_first = true;
@@ -56,17 +66,29 @@ pub fn list_writers(cluster: Option<&dyn Cluster>, me: &Name, until: Instant) {
 }
 
 /// Looks for them on a thread of its own: a broker may be slow.
-fn start(cluster: &dyn Cluster, me: &Name, until: Instant) -> Result<Receiver<Found>> {
+fn start(
+    cluster: &dyn Cluster,
+    me: &Name,
+    secret: Option<&Secret>,
+    until: Instant,
+) -> Result<Receiver<Found>> {
     let (reader, mut groups, me) = (cluster.reader(), cluster.group_offsets()?, me.clone());
+    let secret = secret.cloned();
     let (tx, writers) = mpsc::channel();
     spawn("writers", move || {
+        let opener = secret.map(|secret| Reader::new(&secret, &me)).transpose();
+        // That keys cannot be derived is said when the chat opens.
+        let Ok(mut opener) = opener else { return };
         let open = |start| reader.consumer(&me, start);
-        let keep = |record: &Record<'_>| line(record, &me);
-        let lines = match kept(MAX_OFFSETS as u64, &bounds(until), open, keep) {
+        let keep = |record: &Record<'_>| line(record, &me, opener.as_ref());
+        let mut lines = match kept(MAX_OFFSETS as u64, &bounds(until), open, keep) {
             Err(_) if Instant::now() >= until => return,
             // Of a topic that can't be read, nothing is known.
             lines => lines.unwrap_or_default(),
         };
+        if let Some(opener) = &mut opener {
+            leave_out_copies(&mut lines, opener);
+        }
         let tell = |name, count| {
             let is_heard = tx.send(Found::Writer(name, count)).is_ok();
             is_heard && Instant::now() < until
@@ -78,15 +100,28 @@ fn start(cluster: &dyn Cluster, me: &Name, until: Instant) -> Result<Receiver<Fo
     Ok(writers)
 }
 
-/// The line in a record, if it can be answered.
-fn line(record: &Record<'_>, me: &Name) -> Option<Line> {
-    record.value?;
-    let sender: Name = std::str::from_utf8(record.key?).ok()?.parse().ok()?;
-    (sender != *me).then_some(Line {
+/// The line in a record, if it can be answered, and opened if `opener` is given.
+fn line(record: &Record<'_>, me: &Name, opener: Option<&Reader>) -> Option<Line> {
+    let (key, value) = (record.key?, record.value?);
+    let sender: Name = std::str::from_utf8(key).ok()?.parse().ok()?;
+    if sender == *me {
+        return None;
+    }
+    let seen = match opener {
+        Some(opener) => Some(opener.look(key, value)?.0),
+        None => None,
+    };
+    Some(Line {
         sender,
         partition: record.partition,
         offset: record.offset,
+        seen,
     })
+}
+
+/// Leaves out sealed lines that are repeated or out of order.
+fn leave_out_copies(lines: &mut Vec<Line>, opener: &mut Reader) {
+    lines.retain_mut(|line| line.seen.take().is_none_or(|seen| opener.takes(seen)));
 }
 
 /// Calls `each` with those who wrote unread lines, and their number, the last one first, while that returns true.
@@ -126,6 +161,7 @@ mod tests {
     use super::*;
     use crate::client::Offsets;
     use crate::error::Error;
+    use crate::seal::Sealer;
 
     /// What bob and carol have been read up to; dave's position may not be looked up.
     struct Groups;
@@ -152,6 +188,7 @@ mod tests {
             sender: sender.parse().unwrap(),
             partition: 0,
             offset,
+            seen: None,
         };
         let lines = (0..).zip(senders).map(line).collect();
         let mut listed = Vec::new();
@@ -191,7 +228,39 @@ mod tests {
                 value,
                 ..Record::default()
             };
-            assert_eq!(line(&record, &me).is_some(), counts, "{record:?}");
+            assert_eq!(line(&record, &me, None).is_some(), counts, "{record:?}");
         }
+    }
+
+    #[test]
+    fn with_a_secret_only_lines_that_are_shown_count() {
+        let secret = Secret::of(b"a secret for this test".to_vec().into()).unwrap();
+        let [me, bob, carol] = ["alice", "bob", "carol"].map(|it| it.parse().unwrap());
+        let sealed = |sender| {
+            let mut sealer = Sealer::new(&secret, sender, &me).unwrap();
+            [(); 2].map(|()| sealer.seal(0, b"hi").unwrap())
+        };
+        let ([one, two], [carols, _]) = (sealed(&bob), sealed(&carol));
+        let mut opener = Reader::new(&secret, &me).unwrap();
+        let values = [
+            &one,
+            "not sealed",
+            &one,
+            &two,
+            &carols,
+            &one,
+            "sealed1:AAAA",
+        ];
+        let records = (0..).zip(values).map(|(offset, value)| Record {
+            offset,
+            key: Some(b"bob"),
+            value: Some(value.as_bytes()),
+            ..Record::default()
+        });
+        let lines = records.filter_map(|record| line(&record, &me, Some(&opener)));
+        let mut lines: Vec<Line> = lines.collect();
+        leave_out_copies(&mut lines, &mut opener);
+        let offsets: Vec<i64> = lines.iter().map(|line| line.offset).collect();
+        assert_eq!(offsets, [0, 3]);
     }
 }

@@ -126,6 +126,11 @@ impl Reader {
         self.sessions.raise(session, number);
     }
 
+    /// Whether that line would be shown now. If so, it would be a repeated one from now on.
+    pub fn takes(&mut self, Seen(session, number): Seen) -> bool {
+        self.sessions.take(session, number) != Place::Repeated
+    }
+
     /// The counts that are due: those of lines for which nothing was said so far. `is_end` makes all of them due.
     pub fn counts(&mut self, is_end: bool, now: Instant) -> Vec<String> {
         let kinds = KINDS.iter().zip(&mut self.tallies);
@@ -143,7 +148,7 @@ impl Reader {
 }
 
 /// A line that was opened, but not shown: its session and its number.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seen(SessionKey, u64);
 
 fn session_key(sender: &[u8], line: &Opened) -> SessionKey {
