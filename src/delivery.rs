@@ -5,7 +5,6 @@
 //! [reports](Report) and knows which lines are still in flight. The halves share one atomic: the number of
 //! lines taken, and a bit that closes the outbox.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::sync::Arc;
@@ -97,7 +96,7 @@ impl Outbox {
                     });
                 }
                 match seal(&mut self.sealer, text) {
-                    Ok(value) => self.producer.send(number, &value),
+                    Ok(value) => self.producer.send(number, value),
                     Err(why) => self.fail(number, text, why),
                 }
             }
@@ -123,16 +122,15 @@ impl Outbox {
 }
 
 /// The value of a line's record.
-fn seal<'a>(sealer: &mut Option<Sealer>, text: &'a [u8]) -> Result<Cow<'a, [u8]>> {
+fn seal<'a>(sealer: &'a mut Option<Sealer>, text: &'a [u8]) -> Result<&'a [u8]> {
     let Some(sealer) = sealer else {
-        return Ok(Cow::Borrowed(text));
+        return Ok(text);
     };
     if text.len() > sealer.most_text() {
         let why = Error::too_large_to_seal(sealer.most_text());
         return Err(why.of_size(text.len() as u64));
     }
-    let value = sealer.seal(time::now(), text)?;
-    Ok(Cow::Owned(value.into_bytes()))
+    sealer.seal(time::now(), text)
 }
 
 /// The half that knows what became of them.

@@ -238,23 +238,23 @@ mod tests {
         let [me, bob, carol] = ["alice", "bob", "carol"].map(|it| it.parse().unwrap());
         let sealed = |sender| {
             let mut sealer = Sealer::new(&secret, sender, &me).unwrap();
-            [(); 2].map(|()| sealer.seal(0, b"hi").unwrap())
+            [(); 2].map(|()| sealer.seal(0, b"hi").unwrap().to_vec())
         };
         let ([one, two], [carols, _]) = (sealed(&bob), sealed(&carol));
         let mut opener = Reader::new(&secret, &me).unwrap();
         let values = [
-            &one,
-            "not sealed",
+            &one[..],
+            b"not sealed",
             &one,
             &two,
             &carols,
             &one,
-            "sealed1:AAAA",
+            b"sealed1:AAAA",
         ];
         let records = (0..).zip(values).map(|(offset, value)| Record {
             offset,
             key: Some(b"bob"),
-            value: Some(value.as_bytes()),
+            value: Some(value),
             ..Record::default()
         });
         let lines = records.filter_map(|record| line(&record, &me, Some(&opener)));

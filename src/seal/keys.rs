@@ -53,10 +53,14 @@ impl Keys {
         }
     }
 
-    /// What a sealed line is bound to beside its text. A topic's name has no NUL: so the two names can't run
-    /// into each other.
-    pub(super) fn associated_data(&self, sender: &[u8]) -> Vec<u8> {
-        [CONTEXT, sender, b"\0", self.topic.as_bytes()].concat()
+    /// Writes into `data` what a sealed line is bound to beside its text. A topic's name has no NUL: so the two
+    /// names can't run into each other.
+    pub(super) fn associated_data<'a>(&self, sender: &[u8], data: &'a mut Vec<u8>) -> &'a [u8] {
+        data.clear();
+        for part in [CONTEXT, sender, b"\0", self.topic.as_bytes()] {
+            data.extend_from_slice(part);
+        }
+        data
     }
 }
 

@@ -49,14 +49,14 @@ pub struct Opened {
     pub(super) number: u64,
     /// When its sender sealed it, by the sender's clock: in milliseconds since 1970.
     pub clock: i64,
-    /// Session, number and clock, and then the text.
+    /// The value's bytes without the tag, of which the sealed ones are opened in place.
     bytes: Vec<u8>,
 }
 
 impl Opened {
     /// The line itself.
     pub fn text(&self) -> &[u8] {
-        &self.bytes[HEAD_BYTES..]
+        &self.bytes[ID_BYTES + NONCE_BYTES + HEAD_BYTES..]
     }
 }
 
@@ -81,6 +81,7 @@ pub struct Sealer {
     /// Random, for the next lines.
     nonces: Vec<Nonce>,
     most_text: usize,
+    buffers: Buffers,
 }
 
 impl Sealer {
@@ -89,13 +90,16 @@ impl Sealer {
         let keys = Keys::new(secret, topic)?;
         let mut session = Session::default();
         getrandom::fill(&mut session).map_err(no_random_bytes)?;
+        let mut associated_data = Vec::new();
+        keys.associated_data(sender.as_bytes(), &mut associated_data);
         Ok(Sealer {
-            associated_data: keys.associated_data(sender.as_bytes()),
+            associated_data,
             keys,
             session,
             next: 0,
             nonces: Vec::new(),
             most_text: most_text(sender),
+            buffers: Buffers::default(),
         })
     }
 
@@ -105,12 +109,12 @@ impl Sealer {
     }
 
     /// Seals the next line. Each call uses up a number, so a line that is sent again is not sealed again.
-    pub fn seal(&mut self, clock: i64, text: &[u8]) -> Result<String> {
+    pub fn seal(&mut self, clock: i64, text: &[u8]) -> Result<&[u8]> {
         let nonce = self.nonce()?;
-        let number = self.next.to_be_bytes();
-        let head = [&self.session[..], &number, &clock.to_be_bytes()].concat();
+        let head = head(&self.session, self.next, clock);
         self.next += 1;
-        seal(&self.keys, &self.associated_data, &nonce, &head, text)
+        let buffers = &mut self.buffers;
+        buffers.seal(&self.keys, &self.associated_data, &nonce, &head, text)
     }
 
     fn nonce(&mut self) -> Result<Nonce> {
@@ -125,74 +129,108 @@ impl Sealer {
     }
 }
 
-fn seal(
-    keys: &Keys,
-    associated_data: &[u8],
-    nonce: &Nonce,
-    head: &[u8],
-    text: &[u8],
-) -> Result<String> {
-    let mut bytes = Vec::with_capacity(EXTRA_BYTES + text.len());
-    for part in [&keys.id[..], nonce, head, text] {
-        bytes.extend_from_slice(part);
-    }
-    let plain = &mut bytes[ID_BYTES + NONCE_BYTES..];
-    // It fails only for more than 256 GiB.
-    let tag = keys
-        .cipher
-        .encrypt_inout_detached(&XNonce::from(*nonce), associated_data, plain.into())
-        .map_err(|why| Error::failed("cannot seal a line", why))?;
-    bytes.extend_from_slice(&tag);
-    let mut value = String::with_capacity(PREFIX.len() + bytes.len().div_ceil(3) * 4);
-    value.push_str("sealed1:");
-    value.push_str(&Base64UrlUnpadded::encode_string(&bytes));
-    Ok(value)
+/// What stands before the text.
+fn head(session: &Session, number: u64, clock: i64) -> [u8; HEAD_BYTES] {
+    let mut head = [0; HEAD_BYTES];
+    head[..SESSION_BYTES].copy_from_slice(session);
+    head[SESSION_BYTES..][..8].copy_from_slice(&number.to_be_bytes());
+    head[SESSION_BYTES + 8..].copy_from_slice(&clock.to_be_bytes());
+    head
 }
 
-/// Opens the value of a record with this key.
-pub(super) fn open(keys: &Keys, sender: &[u8], value: &[u8]) -> Result<Opened, Refusal> {
+/// What a line is sealed in, line after line: its bytes, and then its value.
+#[derive(Default)]
+struct Buffers {
+    bytes: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl Buffers {
+    fn seal(
+        &mut self,
+        keys: &Keys,
+        associated_data: &[u8],
+        nonce: &Nonce,
+        head: &[u8; HEAD_BYTES],
+        text: &[u8],
+    ) -> Result<&[u8]> {
+        let Buffers { bytes, value } = self;
+        bytes.clear();
+        for part in [&keys.id[..], nonce, head, text] {
+            bytes.extend_from_slice(part);
+        }
+        let plain = &mut bytes[ID_BYTES + NONCE_BYTES..];
+        // It fails only for more than 256 GiB.
+        let tag = keys
+            .cipher
+            .encrypt_inout_detached(&XNonce::from(*nonce), associated_data, plain.into())
+            .map_err(|why| Error::failed("cannot seal a line", why))?;
+        bytes.extend_from_slice(&tag);
+        value.resize(PREFIX.len() + Base64UrlUnpadded::encoded_len(bytes), 0);
+        let (prefix, encoded) = value.split_at_mut(PREFIX.len());
+        prefix.copy_from_slice(PREFIX);
+        Base64UrlUnpadded::encode(bytes, encoded)
+            .map_err(|why| Error::failed("cannot seal a line", why))?;
+        Ok(value)
+    }
+}
+
+/// Opens the value of a record with this key. `data` is a buffer.
+pub(super) fn open(
+    keys: &Keys,
+    sender: &[u8],
+    value: &[u8],
+    data: &mut Vec<u8>,
+) -> Result<Opened, Refusal> {
     let encoded = value.strip_prefix(PREFIX).ok_or(Refusal::NotSealed)?;
-    let encoded = str::from_utf8(encoded).map_err(|_| Refusal::Forged)?;
-    let bytes = Base64UrlUnpadded::decode_vec(encoded).map_err(|_| Refusal::Forged)?;
-    let (id, rest) = bytes.split_first_chunk().ok_or(Refusal::Forged)?;
+    let mut bytes = vec![0; encoded.len() * 3 / 4];
+    let decoded = Base64UrlUnpadded::decode(encoded, &mut bytes).map_err(|_| Refusal::Forged)?;
+    let length = decoded.len();
+    bytes.truncate(length);
+    let (id, rest) = bytes.split_first_chunk_mut().ok_or(Refusal::Forged)?;
     if *id != keys.id {
         return Err(Refusal::OtherSecret);
     }
-    let (nonce, rest) = rest.split_first_chunk().ok_or(Refusal::Forged)?;
-    let (sealed, tag) = rest.split_last_chunk().ok_or(Refusal::Forged)?;
+    let (nonce, rest) = rest.split_first_chunk_mut().ok_or(Refusal::Forged)?;
+    let (plain, tag) = rest.split_last_chunk_mut().ok_or(Refusal::Forged)?;
     if sender.len() > MOST_SENDER_BYTES {
         return Err(Refusal::Forged);
     }
-    let mut plain = sealed.to_vec();
     let nonce: &Nonce = nonce;
     let tag: &[u8; TAG_BYTES] = tag;
     keys.cipher
         .decrypt_inout_detached(
             &XNonce::from(*nonce),
-            &keys.associated_data(sender),
-            plain.as_mut_slice().into(),
+            keys.associated_data(sender, data),
+            (&mut *plain).into(),
             &Tag::from(*tag),
         )
         .map_err(|_| Refusal::Forged)?;
     let (session, rest) = plain.split_first_chunk().ok_or(Refusal::Forged)?;
     let (number, rest) = rest.split_first_chunk().ok_or(Refusal::Forged)?;
     let clock = rest.first_chunk().ok_or(Refusal::Forged)?;
+    let (session, number, clock) = (*session, *number, *clock);
+    bytes.truncate(length - TAG_BYTES);
     Ok(Opened {
-        session: *session,
-        number: u64::from_be_bytes(*number),
-        clock: i64::from_be_bytes(*clock),
-        bytes: plain,
+        session,
+        number: u64::from_be_bytes(number),
+        clock: i64::from_be_bytes(clock),
+        bytes,
     })
 }
 
 /// A line whose text is its session's first byte and its number.
 #[cfg(test)]
 pub(super) fn for_test(keys: &Keys, sender: &str, session: Session, number: u64) -> Vec<u8> {
-    let head = [&session[..], &number.to_be_bytes(), &0i64.to_be_bytes()].concat();
-    let data = keys.associated_data(sender.as_bytes());
     let text = format!("{}:{number}", session[0]);
-    let value = seal(keys, &data, &[0; NONCE_BYTES], &head, text.as_bytes());
-    value.unwrap_or_default().into_bytes()
+    let nonce = [0; NONCE_BYTES];
+    tests::seal(
+        keys,
+        sender,
+        &nonce,
+        &head(&session, number, 0),
+        text.as_bytes(),
+    )
 }
 
 #[cfg(test)]
@@ -209,6 +247,26 @@ pub(super) mod tests {
     /// The secret of the test vectors in docs/sealed.md.
     pub(in super::super) fn secret() -> Secret {
         Secret::of(b"a secret for test vectors\n".to_vec().into()).unwrap()
+    }
+
+    pub(in super::super) fn seal(
+        keys: &Keys,
+        sender: &str,
+        nonce: &Nonce,
+        head: &[u8; HEAD_BYTES],
+        text: &[u8],
+    ) -> Vec<u8> {
+        let mut data = Vec::new();
+        let data = keys.associated_data(sender.as_bytes(), &mut data);
+        let mut buffers = Buffers::default();
+        buffers
+            .seal(keys, data, nonce, head, text)
+            .unwrap()
+            .to_vec()
+    }
+
+    fn open(keys: &Keys, sender: &[u8], value: &[u8]) -> Result<Opened, Refusal> {
+        super::open(keys, sender, value, &mut Vec::new())
     }
 
     fn keys() -> Keys {
@@ -267,10 +325,9 @@ pub(super) mod tests {
         let keys = keys();
         assert_eq!(hex(&keys.id), "c8098867ab5cc98d0732a65275565731");
         for (sender, number, clock, text, value) in VECTORS {
-            let head = [&[0x11; 16][..], &number.to_be_bytes(), &clock.to_be_bytes()].concat();
-            let data = keys.associated_data(sender.as_bytes());
-            let sealed = seal(&keys, &data, &[0x22; 24], &head, text.as_bytes()).unwrap();
-            assert_eq!(sealed, *value);
+            let head = head(&[0x11; 16], *number, *clock);
+            let sealed = seal(&keys, sender, &[0x22; 24], &head, text.as_bytes());
+            assert_eq!(sealed, value.as_bytes());
             let opened = open(&keys, sender.as_bytes(), value.as_bytes()).unwrap();
             assert_eq!((opened.session, opened.number), ([0x11; 16], *number));
             assert_eq!((opened.clock, opened.text()), (*clock, text.as_bytes()));
@@ -286,7 +343,7 @@ pub(super) mod tests {
         for number in 0..3 {
             for sealer in &mut sealers {
                 let value = sealer.seal(-5, b"same").unwrap();
-                let opened = open(&keys, b"alice", value.as_bytes()).unwrap();
+                let opened = open(&keys, b"alice", value).unwrap();
                 assert_eq!((opened.number, opened.clock), (number, -5));
                 sessions.push(opened.session);
             }
@@ -307,11 +364,7 @@ pub(super) mod tests {
     #[test]
     fn each_change_of_one_bit_or_of_the_length_is_refused() {
         let keys = keys();
-        let sealed = |text: &[u8]| {
-            let data = keys.associated_data(b"alice");
-            let value = seal(&keys, &data, &[7; 24], &[1; HEAD_BYTES], text);
-            value.unwrap().into_bytes()
-        };
+        let sealed = |text: &[u8]| seal(&keys, "alice", &[7; 24], &[1; HEAD_BYTES], text);
         // Of every length modulo 3, so that the last symbol has every number of spare bits.
         for text in ["", "x", "hello"] {
             let value = sealed(text.as_bytes());
@@ -359,14 +412,14 @@ pub(super) mod tests {
             &"bob".parse().unwrap(),
         )
         .unwrap();
-        let value = sealer.seal(0, b"hi").unwrap().into_bytes();
-        assert_eq!(open(&keys, b"alice", &value).unwrap().text(), b"hi");
+        let value = sealer.seal(0, b"hi").unwrap();
+        assert_eq!(open(&keys, b"alice", value).unwrap().text(), b"hi");
         for sender in [&b"carol"[..], b"", b"alice\0", b"alice\0bob", &[b'a'; 300]] {
-            assert_eq!(open(&keys, sender, &value), Err(Refusal::Forged));
+            assert_eq!(open(&keys, sender, value), Err(Refusal::Forged));
         }
         // The other direction: other keys, and so an unknown id.
         let back = Keys::new(&secret(), &"alice".parse().unwrap()).unwrap();
-        assert_eq!(open(&back, b"alice", &value), Err(Refusal::OtherSecret));
+        assert_eq!(open(&back, b"alice", value), Err(Refusal::OtherSecret));
         assert_eq!(open(&keys, b"alice", b"hi"), Err(Refusal::NotSealed));
         assert_eq!(open(&keys, b"alice", b""), Err(Refusal::NotSealed));
     }
@@ -377,10 +430,8 @@ pub(super) mod tests {
         #[test]
         fn any_line_comes_back(text: Vec<u8>, number: u64, clock: i64, sender in "[a-z]{0,20}") {
             let keys = Keys::for_test("bob");
-            let head = [&[3; 16][..], &number.to_be_bytes(), &clock.to_be_bytes()].concat();
-            let data = keys.associated_data(sender.as_bytes());
-            let value = seal(&keys, &data, &[5; 24], &head, &text).unwrap();
-            let opened = open(&keys, sender.as_bytes(), value.as_bytes()).unwrap();
+            let value = seal(&keys, &sender, &[5; 24], &head(&[3; 16], number, clock), &text);
+            let opened = open(&keys, sender.as_bytes(), &value).unwrap();
             prop_assert_eq!(opened.text(), &text);
             prop_assert_eq!((opened.number, opened.clock), (number, clock));
         }

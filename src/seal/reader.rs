@@ -56,6 +56,8 @@ pub struct Reader {
     keys: Keys,
     sessions: Sessions,
     tallies: [Tally; KINDS.len()],
+    /// For the associated data and for the session of each line.
+    buffer: Vec<u8>,
 }
 
 impl Reader {
@@ -75,6 +77,7 @@ impl Reader {
             keys,
             sessions: Sessions::default(),
             tallies: Default::default(),
+            buffer: Vec::new(),
         }
     }
 
@@ -103,12 +106,14 @@ impl Reader {
 
     /// A line and where it stands, or what is wrong with it.
     fn place(&mut self, sender: &[u8], value: &[u8]) -> Result<(Place, Opened), Kind> {
-        let line = line::open(&self.keys, sender, value).map_err(|refusal| match refusal {
+        let line = line::open(&self.keys, sender, value, &mut self.buffer);
+        let line = line.map_err(|refusal| match refusal {
             Refusal::NotSealed => Kind::NotSealed,
             Refusal::OtherSecret => Kind::OtherSecret,
             Refusal::Forged => Kind::Forged,
         })?;
-        match self.sessions.take(session_key(sender, &line), line.number) {
+        let session = session_key(sender, &line, &mut self.buffer);
+        match self.sessions.take(session, line.number) {
             Place::Repeated => Err(Kind::Repeated),
             place => Ok((place, line)),
         }
@@ -117,18 +122,20 @@ impl Reader {
     /// Opens a record out of turn, such as one before the start. The first part of what it returns is for
     /// [`remember`](Reader::remember).
     pub fn look(&self, sender: &[u8], value: &[u8]) -> Option<(Seen, Opened)> {
-        let line = line::open(&self.keys, sender, value).ok()?;
-        Some((Seen(session_key(sender, &line), line.number), line))
+        let mut session = SessionKey::new();
+        let line = line::open(&self.keys, sender, value, &mut session).ok()?;
+        session_key(sender, &line, &mut session);
+        Some((Seen(session, line.number), line))
     }
 
     /// From now on, that line would be a repeated one.
     pub fn remember(&mut self, Seen(session, number): Seen) {
-        self.sessions.raise(session, number);
+        self.sessions.raise(&session, number);
     }
 
     /// Whether that line would be shown now. If so, it would be a repeated one from now on.
     pub fn takes(&mut self, Seen(session, number): Seen) -> bool {
-        self.sessions.take(session, number) != Place::Repeated
+        self.sessions.take(&session, number) != Place::Repeated
     }
 
     /// The counts that are due: those of lines for which nothing was said so far. `is_end` makes all of them due.
@@ -151,8 +158,11 @@ impl Reader {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seen(SessionKey, u64);
 
-fn session_key(sender: &[u8], line: &Opened) -> SessionKey {
-    [&line.session, sender].concat()
+fn session_key<'a>(sender: &[u8], line: &Opened, key: &'a mut SessionKey) -> &'a [u8] {
+    key.clear();
+    key.extend_from_slice(&line.session);
+    key.extend_from_slice(sender);
+    key
 }
 
 /// Whether a line is shown with its time: the clocks of its sender and its reader, in milliseconds since 1970,
@@ -283,8 +293,8 @@ struct Known {
 
 impl Sessions {
     /// Takes a line that is to be shown.
-    fn take(&mut self, key: SessionKey, number: u64) -> Place {
-        let place = match self.known.get(&key).map(|known| known.highest) {
+    fn take(&mut self, key: &[u8], number: u64) -> Place {
+        let place = match self.known.get(key).map(|known| known.highest) {
             None => Place::First(number),
             Some(highest) if number <= highest => return Place::Repeated,
             Some(highest) if number - highest == 1 => Place::Next,
@@ -295,8 +305,8 @@ impl Sessions {
     }
 
     /// The session has come at least as far as this number.
-    fn raise(&mut self, key: SessionKey, number: u64) {
-        if let Some(known) = self.known.get_mut(&key) {
+    fn raise(&mut self, key: &[u8], number: u64) {
+        if let Some(known) = self.known.get_mut(key) {
             known.highest = known.highest.max(number);
             if known.used == self.uses {
                 return;
@@ -313,9 +323,9 @@ impl Sessions {
             self.uses += 1;
             let used = self.uses;
             let highest = number;
-            self.known.insert(key.clone(), Known { highest, used });
+            self.known.insert(key.to_vec(), Known { highest, used });
         }
-        self.by_use.insert(self.uses, key);
+        self.by_use.insert(self.uses, key.to_vec());
     }
 }
 
@@ -508,17 +518,17 @@ mod tests {
         let mut sessions = Sessions::default();
         let key = |n: usize| n.to_be_bytes().to_vec();
         for n in 0..MOST_SESSIONS {
-            assert_eq!(sessions.take(key(n), 0), Place::First(0));
+            assert_eq!(sessions.take(&key(n), 0), Place::First(0));
         }
         // The first one is used again, so the second one goes.
-        assert_eq!(sessions.take(key(0), 1), Place::Next);
-        assert_eq!(sessions.take(key(0), 2), Place::Next);
-        assert_eq!(sessions.take(key(MOST_SESSIONS), 0), Place::First(0));
+        assert_eq!(sessions.take(&key(0), 1), Place::Next);
+        assert_eq!(sessions.take(&key(0), 2), Place::Next);
+        assert_eq!(sessions.take(&key(MOST_SESSIONS), 0), Place::First(0));
         assert_eq!(sessions.known.len(), MOST_SESSIONS);
         assert_eq!(sessions.by_use.len(), MOST_SESSIONS);
-        assert_eq!(sessions.take(key(0), 2), Place::Repeated);
-        assert_eq!(sessions.take(key(2), 0), Place::Repeated);
-        assert_eq!(sessions.take(key(1), 0), Place::First(0));
+        assert_eq!(sessions.take(&key(0), 2), Place::Repeated);
+        assert_eq!(sessions.take(&key(2), 0), Place::Repeated);
+        assert_eq!(sessions.take(&key(1), 0), Place::First(0));
     }
 
     #[test]
