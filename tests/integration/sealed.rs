@@ -49,6 +49,15 @@ impl Secrets {
         publisher.input(lines).run().code(0);
     }
 
+    /// The values of sealed lines from `me` to `peer`, which only another broker has.
+    #[track_caller]
+    fn sealed_elsewhere(&self, me: &str, peer: &str, lines: &str) -> String {
+        let elsewhere = Kafka::embedded();
+        let _host = elsewhere.host();
+        self.send(&elsewhere, me, peer, lines);
+        elsewhere.log(peer)
+    }
+
     /// A sealed chat on a terminal.
     #[track_caller]
     fn chat(&self, on: &Kafka, me: &str, peer: &str) -> Tty {
@@ -224,22 +233,19 @@ pub(crate) fn a_writer_without_the_secret_has_no_line_shown_and_each_try_is_coun
 pub(crate) fn lines_that_are_dropped_or_reordered_are_said(on: &Kafka) {
     let _host = on.keep_running();
     let (secrets, me, peer) = (Secrets::new(), user("alice"), user("bob"));
-    secrets.send(on, &me, &peer, numbered(9));
-    let log = on.log(&peer);
+    let log = secrets.sealed_elsewhere(&me, &peer, &numbered(9));
     let values: Vec<&str> = log.lines().collect();
-    // The same topic elsewhere: a broker that withholds some, and gives others late.
-    let elsewhere = Kafka::embedded();
-    let _other_host = elsewhere.host();
+    // As from a broker that withholds some, and gives others late.
     let kept = [0, 1, 5, 4, 6].map(|n| format!("{}\n", values[n])).concat();
-    let bob = secrets.chat(&elsewhere, &peer, &me);
+    let bob = secrets.chat(on, &peer, &me);
     bob.wait_for("lines are sealed");
     bob.keys("being typed");
-    elsewhere.send(&me, &peer, kept);
+    on.send(&me, &peer, kept);
     let notices = [
         format!("3 lines from {me} are missing"),
         format!("a line from {me} is repeated or out of order, and not shown"),
     ];
-    let ended = secrets.reader(&elsewhere, &peer).run().code(1);
+    let ended = secrets.reader(on, &peer).run().code(1);
     let ended = ended.prints("line 0\nline 1\nline 5\nline 6\n");
     ended.says(&notices.each_ref().map(String::as_str));
 
@@ -507,8 +513,7 @@ pub(crate) fn two_with_different_secrets_are_both_told(on: &Kafka) {
 
 pub(crate) fn bad_lines_leave_a_chat_as_it_is_and_the_line_that_is_typed_intact(on: &Kafka) {
     let _host = on.keep_running();
-    let (secrets, me, peer) = (Secrets::new(), user("alice"), user("bob"));
-    let elsewhere = user("carol");
+    let (secrets, me, peer, carol) = (Secrets::new(), user("alice"), user("bob"), user("carol"));
     secrets.send(on, &peer, &me, numbered(5));
     let log = on.log(&me);
     let values: Vec<&str> = log.lines().collect();
@@ -519,8 +524,11 @@ pub(crate) fn bad_lines_leave_a_chat_as_it_is_and_the_line_that_is_typed_intact(
     alice.keys("being typed");
     let mut bad = changed(&values);
     bad.extend(values.iter().map(|it| it.as_bytes().to_vec()));
-    secrets.send(on, &peer, &elsewhere, "another topic\n");
-    bad.push(on.log(&elsewhere).trim_end().into());
+    // Another topic's, the other direction's, another sender's.
+    for (sender, topic) in [(&peer, &carol), (&me, &peer), (&carol, &me)] {
+        let value = secrets.sealed_elsewhere(sender, topic, "swapped\n");
+        bad.push(value.trim_end().into());
+    }
     on.send(&peer, &me, [bad.join(&b'\n'), b"\n".to_vec()].concat());
     secrets.send(on, &peer, &me, "the true one\n");
     alice.wait_for("the true one");
@@ -532,6 +540,7 @@ pub(crate) fn bad_lines_leave_a_chat_as_it_is_and_the_line_that_is_typed_intact(
     for n in 0..5 {
         alice.has_shown_times(&format!("line {n}"), 1);
     }
+    alice.has_not_shown("swapped");
     let notices = unbroken(&alice.history()).replace("* ", "");
     let counted: u64 = notices.lines().map(counted).sum();
     assert_eq!(counted, bad.len() as u64, "{notices}");
