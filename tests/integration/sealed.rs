@@ -709,6 +709,31 @@ fn a_subscriber_that_has_found_a_fault_ends_with_1_even_if_its_output_is_stopped
 }
 
 #[test]
+fn a_line_from_another_time_is_shown_with_its_date_on_a_terminal() {
+    let on = Kafka::embedded();
+    let _host = on.host();
+    let secrets = Secrets::new();
+    // The first test vector of docs/sealed.md.
+    let secret = secrets.file("vectors", "a secret for test vectors");
+    let value = "sealed1:yAmIZ6tcyY0HMqZSdVZXMSIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIidExRDvNSDdu_iNbsoeIZBC\
+        CO9VG2jWJCpGsHOrC0CKqBeTHZ_6icm1hXkQeUdfKFpBOWtagAlZQQ\n";
+    on.send("alice", "bob", value);
+    let publisher = on.program("publisher", &["alice", "bob"]);
+    let publisher = publisher.secret(secret.clone());
+    publisher.input("of now\n").run().code(0);
+    let reader = || {
+        let arguments = ["bob", "--from", "earliest", "-n", "2"];
+        let reader = on.program("subscriber", &arguments).env("TZ", "UTC");
+        reader.secret(secret.clone())
+    };
+    let terminal = reader().on_a_terminal().ends_with(0);
+    let shown = terminal.history();
+    let shown: Vec<&str> = shown.lines().filter(|row| !row.is_empty()).collect();
+    assert_eq!(shown, ["2026-11-28 13:22:11 xin chào", "of now"]);
+    reader().run().code(0).prints("xin chào\nof now\n");
+}
+
+#[test]
 fn a_secret_is_asked_for_without_echo() {
     let on = Kafka::embedded();
     let host = on.host();
