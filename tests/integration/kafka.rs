@@ -147,6 +147,7 @@ fn a_chat_opens_with_the_last_lines_of_both_sides_in_all_partitions() {
 on_kafka! {
     sealed::json_says_that_a_line_is_sealed_and_when_its_sender_sealed_it();
     sealed::copies_of_lines_do_not_take_the_place_of_earlier_lines();
+    sealed::a_flood_of_bad_lines_leaves_the_line_that_is_typed_intact();
     sealed::sealed_lines_are_in_the_partition_that_the_senders_name_has();
 }
 
