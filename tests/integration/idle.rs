@@ -19,7 +19,7 @@ const INTERVAL: u64 = 8;
 const MORE: u64 = 8;
 
 /// A proxy for one program, which counts its requests to the one broker of `on`.
-fn counting(on: &Kafka) -> (Proxy, Kafka) {
+pub(crate) fn counting(on: &Kafka) -> (Proxy, Kafka) {
     let servers = on.servers();
     let (_, port) = servers.rsplit_once(':').unwrap();
     let proxy = Proxy::of(port.parse().unwrap());

@@ -27,6 +27,12 @@ const WARM_UP_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// How long a missing topic is left to be created before it is asked for again; twice as long each time
 /// after that.
+///
+/// Each request for a missing topic asks the controller to create it, which logs each one after the first. Most are
+/// librdkafka's own: as long as a topic of a client has no leader, it asks with a back-off from 100 ms to a second, and
+/// each second besides. So a creation that takes a second and a half is asked for ten times, and ten seconds of waiting
+/// are 40 requests, 14 of them sent here. To wait with `allow.auto.create.topics=false` would take another client, and
+/// nobody would ask again after a request that the controller has lost.
 const CREATION_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a topic may take to be created, with a leader for every partition.
@@ -95,8 +101,6 @@ impl TopicRequests {
                 @ (Code::TopicAuthorizationFailed | Code::InvalidTopic | Code::PolicyViolation),
             ) => Err(failed_by_code(&doing, code)),
             Err(_) => {
-                // Each request for a missing topic asks the controller to create it, which logs a warning
-                // for each after the first.
                 pause(rest);
                 rest = (rest * 2).min(TOPIC_TIMEOUT / 10);
                 if let Some(newer) = ask(timeout)? {
