@@ -50,6 +50,8 @@ struct Gathered {
     refused: Vec<Unsettled>,
     /// The topic may not be written to.
     is_denied: bool,
+    /// Why lines wait, as the cluster says, until one is acknowledged.
+    stall: Option<String>,
     /// Since when some of the returned lines are without a partition.
     stranded_since: Option<Instant>,
 }
@@ -66,6 +68,7 @@ impl Deliveries {
                 returned: Vec::new(),
                 refused: Vec::new(),
                 is_denied: false,
+                stall: None,
                 stranded_since: None,
             }),
         }
@@ -90,6 +93,7 @@ impl Deliveries {
     pub(super) fn acknowledge(&self, line: u64, partition: i32, offset: i64) {
         let mut gathered = lock(&self.gathered);
         gathered.acknowledged += 1;
+        gathered.stall = None;
         gathered.run.acknowledged(line, partition, offset);
         // It has none if an earlier attempt wrote the line, and only its acknowledgement was lost.
         if offset >= 0 {
@@ -145,6 +149,11 @@ impl Deliveries {
         std::mem::take(&mut lock(&self.gathered).is_denied)
     }
 
+    /// The cluster has said why lines wait.
+    pub(super) fn on_stall(&self, why: &str) {
+        lock(&self.gathered).stall = Some(why.to_string());
+    }
+
     /// Since when lines have been without a partition: the topic was created again, with fewer.
     pub(super) fn stranded_since(&self) -> Option<Instant> {
         lock(&self.gathered).stranded_since
@@ -173,7 +182,9 @@ impl Deliveries {
     pub(super) fn reason(&self, code: Code, status: &ClusterStatus) -> Error {
         match code {
             Code::MessageTimedOut => {
-                let cause = status.cause();
+                // A connection that fails meanwhile is another broker's, unless all are away.
+                let stall = lock(&self.gathered).stall.clone();
+                let cause = stall.filter(|_| !status.is_away()).or(status.cause());
                 sentences::not_acknowledged(&self.doing, self.timeout, cause.as_deref())
             }
             code => failed_by_code(&self.doing, code),
@@ -269,5 +280,22 @@ mod tests {
             };
             assert!(why.to_string().contains(said), "{why}");
         }
+    }
+
+    #[test]
+    fn a_line_that_timed_out_names_why_lines_wait_until_one_is_acknowledged() {
+        let (tx, _rx) = mpsc::channel::<Report>();
+        let timeout = Duration::from_secs(5);
+        let deliveries = Deliveries::new(Reports::to(tx), "cannot write".into(), timeout);
+        let status = ClusterStatus::new(Vec::new(), false, None, drop);
+        let why = || {
+            deliveries
+                .reason(Code::MessageTimedOut, &status)
+                .to_string()
+        };
+        deliveries.on_stall("too few replicas");
+        assert!(why().ends_with("within 5 seconds (too few replicas)"));
+        deliveries.acknowledge(1, 0, 0);
+        assert!(why().ends_with("within 5 seconds"));
     }
 }

@@ -300,7 +300,10 @@ impl Poller {
             return;
         }
         let why = match explained.cause {
-            Some(cause) => cause,
+            Some(cause) => {
+                self.shared.deliveries.on_stall(&cause);
+                cause
+            }
             None if waited >= REPORTED_AFTER => "the cluster does not say why".into(),
             // The next look asks again.
             None => return,

@@ -17,9 +17,9 @@ use super::load::{Chance, account};
 use super::proxy::{Fault, Proxy};
 use super::{Hosts, Plan, run, seed};
 use crate::kafka::cluster;
-#[cfg(feature = "librdkafka")]
-use crate::support::contains;
 use crate::support::{A_DAY, Kafka, PATIENCE, Program, free_port, poll_until, setting, user};
+#[cfg(feature = "librdkafka")]
+use crate::support::{Ended, contains};
 use crate::tty::{CTRL_C, CTRL_D};
 
 /// What the proxy does, in turn.
@@ -413,7 +413,7 @@ fn three_brokers_of_which_too_few_are_left_acknowledge_no_line() {
     let on = Kafka::real();
     let (me, topic) = (user("alice"), user("bob"));
     let mut publisher = on
-        .program("publisher", &[&me, &topic, "--delivery-timeout", "10"])
+        .program("publisher", &[&me, &topic, "--delivery-timeout", "20"])
         .start();
     publisher.write(format!("{me} 1\n"));
     on.first_lines(&topic, 1);
@@ -422,7 +422,11 @@ fn three_brokers_of_which_too_few_are_left_acknowledge_no_line() {
     let others: Vec<_> = others.map(Killed::node).collect();
     publisher.write(format!("{me} 2\n{me} 3\n"));
     publisher.close();
+    #[cfg(feature = "librdkafka")]
+    publisher.wait_for_notice("lines are not acknowledged yet: ");
     let ended = publisher.wait().code(1);
+    #[cfg(feature = "librdkafka")]
+    let ended = names_why_lines_waited(ended);
     drop(others);
     leader_in_full_sync(&topic);
     let log = on.log_bytes(&topic, &["-s"]);
@@ -432,6 +436,15 @@ fn three_brokers_of_which_too_few_are_left_acknowledge_no_line() {
     let report = check(&[sent], &log);
     print_figures(format_args!("{}: {report}", named("too few are left")));
     assert!(report.is_clean(), "{report}");
+}
+
+/// The reason for a line that was given up is the one that was told before.
+#[cfg(feature = "librdkafka")]
+fn names_why_lines_waited(ended: Ended) -> Ended {
+    let (_, told) = ended.stderr.split_once("not acknowledged yet: ").unwrap();
+    let why = told.lines().next().unwrap();
+    let reason = format!("not acknowledged within 20 seconds ({why})");
+    ended.says(&[&reason])
 }
 
 #[cfg(feature = "librdkafka")]
