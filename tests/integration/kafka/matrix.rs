@@ -1,6 +1,10 @@
 //! Each client reads the lines of each other: ours, kcat, and kafka-python.
 
 #[cfg(feature = "librdkafka")]
+use base64ct::{Base64, Encoding as _};
+#[cfg(feature = "librdkafka")]
+use kafka_chat::time::rfc_3339;
+#[cfg(feature = "librdkafka")]
 use serde_json::Value;
 
 use super::new_topic;
@@ -8,10 +12,10 @@ use super::new_topic;
 use super::{cluster, run, script};
 use crate::others;
 #[cfg(feature = "librdkafka")]
-use crate::reading::{json_lines, objects};
-#[cfg(feature = "librdkafka")]
-use crate::support::setting;
+use crate::reading::{json_lines, now};
 use crate::support::{Kafka, Program, user};
+#[cfg(feature = "librdkafka")]
+use crate::support::{PATIENCE, contains, setting};
 
 /// A client that writes or reads.
 #[derive(Debug, Clone, Copy)]
@@ -176,59 +180,164 @@ fn records(on: &Kafka, library: &str, topic: &str, partitions: &str) -> Program 
     }
 }
 
+/// Where a record is.
+#[cfg(feature = "librdkafka")]
+fn place(record: &Value) -> (i64, i64) {
+    let number = |field| i64::try_from(record[field].as_u64().unwrap()).unwrap();
+    (number("partition"), number("offset"))
+}
+
+/// What `subscriber --json` prints with these options, but for the field `time`, sorted by place.
+#[cfg(feature = "librdkafka")]
+fn printed(on: &Kafka, topic: &str, options: &[&str]) -> Vec<Value> {
+    let subscriber = on.program("subscriber", &[topic, "--json"]).args(options);
+    let mut printed = json_lines(&subscriber.run().code(0).stdout);
+    let without_time = |it: &mut Value| drop(it.as_object_mut().unwrap().remove("time"));
+    printed.iter_mut().for_each(without_time);
+    printed.sort_by_key(place);
+    printed
+}
+
+/// The value of a record, unless it has none.
+#[cfg(feature = "librdkafka")]
+fn value_of(record: &Value) -> Option<Vec<u8>> {
+    match (&record["value"], &record["value_base64"]) {
+        (Value::String(text), _) => Some(text.clone().into_bytes()),
+        (_, Value::String(encoded)) => Some(Base64::decode_vec(encoded).unwrap()),
+        _ => None,
+    }
+}
+
+#[cfg(feature = "librdkafka")]
+fn sorted_lines(printed: &[u8]) -> Vec<&[u8]> {
+    let mut lines: Vec<_> = printed.split_inclusive(|&byte| byte == b'\n').collect();
+    lines.sort_unstable();
+    lines
+}
+
 #[cfg(feature = "librdkafka")]
 #[test]
 #[ignore = "needs a real Kafka"]
 fn records_of_other_programs_are_read_byte_for_byte() {
     let on = Kafka::real();
-    for (partitions, times) in [("1", "CreateTime"), ("6", "LogAppendTime")] {
-        let topic = user("alice");
-        cluster(&["topic", &topic, partitions]);
-        cluster(&[
-            "configure",
-            &topic,
-            &format!("message.timestamp.type={times}"),
-        ]);
-        for library in ["kafka-python", "confluent"] {
-            records(&on, library, &topic, partitions).run().code(0);
+    for partitions in ["1", "6"] {
+        for times in ["CreateTime", "LogAppendTime"] {
+            let topic = user("alice");
+            cluster(&["topic", &topic, partitions]);
+            let type_of_times = format!("message.timestamp.type={times}");
+            cluster(&["configure", &topic, &type_of_times]);
+            write_as_others_do(&on, &topic, partitions);
+            let ended = records(&on, "read", &topic, partitions).run().code(0);
+            let mut expected = json_lines(&ended.stdout);
+            expected.sort_by_key(place);
+            // 8 records each, by kafka-python in two compressions, by confluent-kafka in five and in a transaction.
+            let count = partitions.parse::<usize>().unwrap() * 8 * (2 + 5 + 1) + 5 * 3;
+            assert_eq!(expected.len(), count);
+            let all = ["--from", "earliest", "-e"];
+            assert_eq!(printed(&on, &topic, &all), expected);
+            every_option_gives_its_records(&on, &topic, &expected, times);
+            a_chat_shows_the_lines_of_bob(&on, &topic, &expected);
         }
-        for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
-            let lines = format!("bob\tkcat, {codec}\n\tan empty key\n");
-            let arguments = ["-P", "-K", "\t", "-z", codec, "-H", "trace=1"];
-            kcat(&on, &topic, &arguments).input(lines).run().code(0);
-            let line = format!("bob\tJava, {codec} {}\n", "x".repeat(300));
-            let arguments = ["produce", &topic, codec];
-            run(script(&arguments, setting("KAFKA_CHAT_TEST_DIR")).input(line));
-        }
+    }
+}
 
-        let ended = records(&on, "read", &topic, partitions).run().code(0);
-        let mut expected: Vec<Value> = json_lines(&ended.stdout);
-        let place = |it: &Value| (it["partition"].as_i64(), it["offset"].as_i64());
-        expected.sort_by_key(place);
-        let mut read = objects(&on, &topic);
-        read.iter_mut()
-            .for_each(|it| drop(it.as_object_mut().unwrap().remove("time")));
-        read.sort_by_key(place);
-        assert_eq!(read, expected);
-        // 8 records each, by kafka-python in two compressions, by confluent-kafka in five and in a transaction.
-        let count = partitions.parse::<usize>().unwrap() * 8 * (2 + 5 + 1) + 5 * 3;
-        assert_eq!(read.len(), count);
+#[cfg(feature = "librdkafka")]
+fn write_as_others_do(on: &Kafka, topic: &str, partitions: &str) {
+    for library in ["kafka-python", "confluent"] {
+        records(on, library, topic, partitions).run().code(0);
+    }
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        let lines = format!("bob\tkcat, {codec}\n\tan empty key\n");
+        let arguments = ["-P", "-K", "\t", "-z", codec, "-H", "trace=1"];
+        kcat(on, topic, &arguments).input(lines).run().code(0);
+        let line = format!("bob\tJava, {codec} {}\n", "x".repeat(300));
+        let arguments = ["produce", topic, codec];
+        run(script(&arguments, setting("KAFKA_CHAT_TEST_DIR")).input(line));
+    }
+}
 
-        let with_value = |it: &&Value| it.get("value") != Some(&Value::Null);
-        let lines = expected.iter().filter(with_value).count();
-        let plain = on.log_bytes(&topic, &[]);
-        assert_eq!(plain.iter().filter(|&&byte| byte == b'\n').count(), lines);
-        if partitions == "1" {
-            let of_bob = expected
-                .iter()
-                .filter(|it| it["key"] == "bob")
-                .filter(with_value);
-            let lines = of_bob.map(|it| format!("{}\n", it["value"].as_str().unwrap()));
-            let mut chat = on.program("chat", &[&topic, "bob"]).start();
-            chat.wait_for(&lines.collect::<String>());
-            chat.close();
-            chat.wait().code(0);
+/// Starts, ends and formats, alone and together, against what another program has read.
+#[cfg(feature = "librdkafka")]
+fn every_option_gives_its_records(on: &Kafka, topic: &str, all: &[Value], times: &str) {
+    let time = |record: &Value| record["timestamp"].as_i64().unwrap();
+    let plainly = |options: &[&str]| {
+        let subscriber = on.program("subscriber", &[topic]).args(options);
+        subscriber.run().code(0).stdout
+    };
+    // Some records are of half an hour later, unless the broker has set the time.
+    let past = all.iter().map(time).filter(|it| *it <= now());
+    let last = past.max().unwrap();
+    let is_since = |record: &&Value, since: i64| {
+        let (partition, offset) = place(record);
+        let mut found = all
+            .iter()
+            .filter(|it| place(it).0 == partition && time(it) >= since);
+        found.next().is_some_and(|first| place(first).1 <= offset)
+    };
+    for (from, since) in [
+        ("earliest".to_string(), i64::MIN),
+        ("1d".to_string(), now() - 24 * 60 * 60_000),
+        (rfc_3339(last).unwrap(), last),
+    ] {
+        let expected: Vec<_> = all
+            .iter()
+            .filter(|it| is_since(it, since))
+            .cloned()
+            .collect();
+        assert_eq!(expected.len() < all.len(), since == last, "{from}");
+        let count = expected.len().to_string();
+        for end in [&["-e"][..], &["-n", &count]] {
+            let options = [&["--from", &from], end].concat();
+            assert_eq!(printed(on, topic, &options), expected, "{options:?}");
+            let lines = || expected.iter().filter_map(value_of);
+            let plain: Vec<u8> = lines()
+                .flat_map(|line| [&line[..], b"\n"].concat())
+                .collect();
+            if end == ["-e"] {
+                let ended = plainly(&options);
+                assert_eq!(sorted_lines(&ended), sorted_lines(&plain), "{options:?}");
+                let named = plainly(&[&options[..], &["-s", "--time"]].concat());
+                assert_eq!(sorted_lines(&named).len(), lines().count(), "{options:?}");
+                for record in expected.iter().filter(|it| it["key"] == "bob") {
+                    let Some(line) = value_of(record) else {
+                        continue;
+                    };
+                    let ending = [b" bob: ", &line[..], b"\n"].concat();
+                    assert!(contains(&named, &ending), "{options:?}: {record}");
+                }
+            }
         }
+    }
+    if times == "LogAppendTime" {
+        let last = printed(on, topic, &["--last", "10", "-e"]);
+        assert_eq!(last.len(), 10);
+        let earliest = last.iter().map(time).min();
+        let others = all.iter().filter(|it| !last.contains(it));
+        assert!(others.map(time).max() <= earliest, "{last:?}");
+        assert!(last.iter().all(|it| all.contains(it)), "{last:?}");
+    }
+}
+
+/// How many unread lines a chat shows.
+#[cfg(feature = "librdkafka")]
+const MOST_UNREAD: usize = 100;
+
+#[cfg(feature = "librdkafka")]
+fn a_chat_shows_the_lines_of_bob(on: &Kafka, topic: &str, all: &[Value]) {
+    let of_bob = all.iter().filter(|it| it["key"] == "bob");
+    let lines = of_bob.filter_map(value_of);
+    let mut missing: Vec<_> = lines.map(|line| [&line[..], b"\n"].concat()).collect();
+    let count = missing.len().min(MOST_UNREAD);
+    let mut chat = on.program("chat", &[topic, "bob"]).start();
+    let has_all = |printed: &[u8]| sorted_lines(printed).len() == count;
+    assert!(chat.stdout.wait(PATIENCE, has_all), "{}", chat.report());
+    chat.close();
+    let printed = chat.wait().code(0).stdout;
+    let printed = sorted_lines(&printed);
+    assert_eq!(printed.len(), count);
+    for line in printed {
+        let found = missing.iter().position(|it| it == line);
+        missing.swap_remove(found.expect("each line of bob once"));
     }
 }
 
