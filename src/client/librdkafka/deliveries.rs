@@ -50,7 +50,7 @@ struct Gathered {
     refused: Vec<Unsettled>,
     /// The topic may not be written to.
     is_denied: bool,
-    /// Why lines wait, as the cluster says, until one is acknowledged.
+    /// Why lines wait, as it was reported, until one is acknowledged.
     stall: Option<String>,
     /// Since when some of the returned lines are without a partition.
     stranded_since: Option<Instant>,
@@ -149,7 +149,7 @@ impl Deliveries {
         std::mem::take(&mut lock(&self.gathered).is_denied)
     }
 
-    /// The cluster has said why lines wait.
+    /// It is reported why lines wait.
     pub(super) fn on_stall(&self, why: &str) {
         lock(&self.gathered).stall = Some(why.to_string());
     }

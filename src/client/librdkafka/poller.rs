@@ -300,14 +300,12 @@ impl Poller {
             return;
         }
         let why = match explained.cause {
-            Some(cause) => {
-                self.shared.deliveries.on_stall(&cause);
-                cause
-            }
+            Some(cause) => cause,
             None if waited >= REPORTED_AFTER => "the cluster does not say why".into(),
             // The next look asks again.
             None => return,
         };
+        self.shared.deliveries.on_stall(&why);
         self.stalled_at = Some(self.shared.deliveries.acknowledged());
         self.shared.status.report(Event::Stalled { why });
     }
