@@ -204,7 +204,10 @@ pub fn run(
         see_whole: commands.see_whole(parties.reads()),
         see_own_whole: commands.see_whole(parties.writes()),
     };
-    let (mut terminal, screen) = Terminal::open(me, look, is_needed, notify.clone())?;
+    let (mut terminal, mut screen) = Terminal::open(me, look, is_needed, notify.clone())?;
+    let how_to_leave = terminal::is_typed().then_some(HOW_TO_LEAVE);
+    let notices: Vec<&str> = how_to_leave.into_iter().chain(gate.greeting()).collect();
+    screen.greet(&notices);
     let shown = notify.clone();
     LocalBroker::report_to(&broker, move |report| {
         shown(ScreenEvent::Notice(report.into()))

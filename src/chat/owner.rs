@@ -10,7 +10,7 @@ use super::history::Earlier;
 use super::peer::Peer;
 use super::positions::{Outcome, Task};
 use super::presence::Presence;
-use super::{HOW_TO_LEAVE, Options, Parties};
+use super::{Options, Parties};
 use crate::client::{Event, Offsets, Report};
 use crate::delivery::{Cause, Ledger};
 use crate::error::{Error, Result};
@@ -148,12 +148,6 @@ impl Chat {
 
     /// Handles what arrives until the chat has ended, and returns how.
     pub(super) fn run(mut self, arrivals: &Receiver<Arrival>) -> Result<()> {
-        if self.ledger.is_typed() {
-            self.screen.notice(HOW_TO_LEAVE);
-        }
-        if let Some(greeting) = self.conversation.gate.greeting() {
-            self.screen.notice(greeting);
-        }
         loop {
             let arrival = match self.deadline() {
                 None => arrivals.recv().ok(),

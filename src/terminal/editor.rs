@@ -43,8 +43,9 @@ const HISTORY_LINES: usize = 1000;
 
 /// Makes the editor repaint its prompt: the least that it can be given to print. It ends with the line
 /// ending that the editor would add, and takes that back beforehand. On a terminal's first row it can't, since no row
-/// is above: there the first message leaves an empty row. Only what comes after the line ending could mend that, but
-/// the editor writes its prompt there, and does not say that it was woken.
+/// is above: there the next message leaves an empty row. So a chat [greets](Screen::greet) before there is a prompt,
+/// which is then on the first row only after Ctrl-L. What comes after the line ending could mend that, too, but the
+/// editor writes its prompt there, and does not say that it was woken.
 const WAKE: &str = "\x1b[A\n";
 
 /// Lines that are typed at a terminal.

@@ -28,6 +28,9 @@ const NOTICE_ROOM_BYTES: usize = 8 * ROOM_BYTES;
 /// How many bytes a message or a notice takes beside its text, about.
 const PIECE_BYTES: usize = 32;
 
+/// Clears what the terminal itself has echoed so far.
+const CLEAR_ROW: &str = "\r\x1b[K";
+
 /// Ends what the editor may have switched on: synchronized output and bracketed paste.
 const EDITOR_OFF: &str = "\x1b[?2026l\x1b[?2004l";
 
@@ -178,6 +181,20 @@ impl Screen {
             Some(batch) => batch.passes.extend(offsets),
             None if self.in_print > 0 => self.passes_after.extend(offsets),
             None => self.shown.extend(offsets),
+        }
+    }
+
+    /// Prints the first notices, before the first line is asked for: directly, since there is no prompt yet.
+    pub fn greet(&mut self, notices: &[&str]) {
+        if self.wake.is_some() && self.layout.style.takes_notices && can_write() {
+            let pieces = notices.iter().map(|text| Piece::Notice(text.to_string()));
+            let rows = self.layout.print(&pieces.collect::<Vec<_>>());
+            // If this fails, so does the editor's first write, which reports it.
+            _ = write_all(&[CLEAR_ROW.as_bytes(), &rows].concat());
+            return;
+        }
+        for text in notices {
+            self.notice(text);
         }
     }
 

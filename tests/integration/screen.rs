@@ -100,6 +100,20 @@ fn a_message_longer_than_half_the_screen_is_cut_and_subscriber_shows_it_whole() 
 }
 
 #[test]
+fn no_row_is_empty_above_the_first_notices_and_messages() {
+    let on = Kafka::embedded();
+    let _host = on.host();
+    let (me, peer) = (user("alice"), user("bob"));
+    // Nobody has written to the terminal before.
+    let chat = on.by_address().chat(&me, &peer);
+    on.send(&peer, &me, "hello\n");
+    chat.wait_for(": hello");
+    let screen = chat.screen();
+    assert!(screen.starts_with("* to leave: "), "{}", chat.report());
+    assert!(!screen.contains("\n\n"), "{}", chat.report());
+}
+
+#[test]
 fn a_message_on_a_simple_terminal_starts_on_a_row_of_its_own() {
     let on = Kafka::embedded();
     let _host = on.host();
