@@ -5,11 +5,12 @@
 //! and again with the right checksums.
 
 use std::fs;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, OnceLock};
 
 use super::log::Log;
-use super::{Config, message};
+use super::{Config, Report, message};
 use crate::wire::{Request, code};
 
 /// A request, and the messages in it.
@@ -50,28 +51,47 @@ fn append(set: &mut [u8]) {
 
 /// A segment file, in a folder for this call alone.
 pub fn log(dir: &Path, segment: &[u8]) {
-    open(dir, segment);
+    let no_notes = &[];
+    open(dir, segment, no_notes);
     let mut sealed = segment.to_vec();
     seal(&mut sealed);
-    open(dir, &sealed);
+    open(dir, &sealed, no_notes);
     damage(dir, segment);
 }
 
-/// Opens a log with this segment, reads all of it, and appends to it. Returns what was read: each
-/// offset, and the message without it.
-fn open(dir: &Path, segment: &[u8]) -> Vec<(i64, Vec<u8>)> {
-    let topic_dir = dir.join("bob-0");
-    // From the last call, if there was one.
-    let _ = fs::remove_dir_all(&topic_dir);
-    fs::create_dir_all(&topic_dir).expect("a folder");
-    fs::write(topic_dir.join(format!("{:020}.log", 0)), segment).expect("a file");
+/// A log of one topic, and what is said about it.
+fn open_log(dir: &Path) -> (Log, Receiver<String>) {
+    let (tx, said) = mpsc::channel();
     let config = Config {
         retention_bytes: 1 << 20,
         segment_bytes: 1 << 20,
         max_topics: 2,
+        // Nobody may be left who reads it.
+        report: Report::to(move |report| drop(tx.send(report.to_string()))),
         ..Config::default()
     };
     let log = Log::open(dir, "127.0.0.1:1", &Arc::new(config)).expect("a log");
+    (log, said)
+}
+
+/// The file of the only segment, and that of its notes, in an empty folder.
+fn new_files(dir: &Path) -> (PathBuf, PathBuf) {
+    let topic_dir = dir.join("bob-0");
+    // From the last call, if there was one.
+    let _ = fs::remove_dir_all(&topic_dir);
+    fs::create_dir_all(&topic_dir).expect("a folder");
+    let segment = topic_dir.join(format!("{:020}.log", 0));
+    let notes = segment.with_extension("lookalikes");
+    (segment, notes)
+}
+
+/// Opens a log with this segment and these notes, reads all of it, and appends to it. Returns what was read, each
+/// offset and the message without it, and what was said.
+fn open(dir: &Path, segment: &[u8], notes: &[u8]) -> (Vec<(i64, Vec<u8>)>, Vec<String>) {
+    let (segment_path, notes_path) = new_files(dir);
+    fs::write(segment_path, segment).expect("a file");
+    fs::write(notes_path, notes).expect("a file");
+    let (log, said) = open_log(dir);
     let topic = log.topic("bob").expect("the topic");
     let readable = topic.offsets().expect("its offsets");
     let mut all = Vec::new();
@@ -92,8 +112,7 @@ fn open(dir: &Path, segment: &[u8]) -> Vec<(i64, Vec<u8>)> {
         assert_eq!(at, read.len(), "only whole messages are kept");
     }
     topic.first_since(0, || Ok(())).expect("a search by time");
-    let mut one = MESSAGE.to_vec();
-    seal(&mut one);
+    let mut one = encode(b"x");
     let appended = topic.append(&mut one).expect("room for one more");
     assert!(appended >= readable.end, "no offset is given twice");
     let mut read = Vec::new();
@@ -104,44 +123,81 @@ fn open(dir: &Path, segment: &[u8]) -> Vec<(i64, Vec<u8>)> {
     let beyond = topic.read(appended + 2, |all| all.min(1), &mut read);
     assert_eq!(beyond, Err(code::OFFSET_OUT_OF_RANGE));
     log.release();
-    all
+    drop((topic, log));
+    (all, said.iter().collect())
 }
 
 /// Damages a log of a hundred messages at the places that `bytes` name, each by two of them: no
 /// message that is read was changed, and there are not more missing than were damaged or lie between
-/// two that were.
+/// two that were. All damage is reported.
 fn damage(dir: &Path, bytes: &[u8]) {
-    let mut one = MESSAGE.to_vec();
-    seal(&mut one);
-    let mut segment = one.repeat(100);
-    message::assign_offsets(&mut segment, 0, |_, _| ());
-    let whole = segment.clone();
-    let mut is_damaged = [false; 100];
+    static LOG: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
+    let (whole, notes) = LOG.get_or_init(|| hundred_messages(dir));
+    let mut segment = whole.clone();
     for pair in bytes.chunks_exact(2).take(20) {
         let at = usize::from(u16::from_be_bytes([pair[0], pair[1]])) % segment.len();
         segment[at] ^= 1 << (pair[0] % 8);
     }
-    for (n, is_damaged) in is_damaged.iter_mut().enumerate() {
-        let place = n * one.len()..(n + 1) * one.len();
-        *is_damaged = segment[place.clone()] != whole[place];
+    let (mut messages, mut is_damaged, mut can_be_repaired) = (Vec::new(), Vec::new(), Vec::new());
+    let mut at = 0;
+    while let Some((_, size)) = message::header(&whole[at..]) {
+        let (message, found) = (&whole[at..at + size], &segment[at..at + size]);
+        messages.push(&message[8..]);
+        is_damaged.push(message != found);
+        can_be_repaired.push(message[8..] == found[8..]);
+        at += size;
     }
-    let read = open(dir, &segment);
+    let (read, said) = open(dir, &segment, notes);
     for (offset, message) in &read {
-        assert_eq!(message, &one[8..], "message {offset} is another");
-        let was_damaged = is_damaged.get(*offset as usize);
-        assert_eq!(was_damaged, Some(&false), "message {offset} was damaged");
+        let n = *offset as usize;
+        assert_eq!(
+            Some(&&message[..]),
+            messages.get(n),
+            "message {n} is another"
+        );
+        assert!(
+            !is_damaged[n] || can_be_repaired[n],
+            "message {n} was damaged"
+        );
     }
     let was_read = |n: usize| read.iter().any(|(offset, _)| *offset == n as i64);
     let near = |n: usize| is_damaged[n.saturating_sub(1)] && is_damaged.get(n + 1) != Some(&false);
     for n in (0..100).filter(|n| !is_damaged[*n] && !was_read(*n)) {
         assert!(near(n), "message {n} is missing");
     }
+    assert_eq!(said.is_empty(), !is_damaged.contains(&true), "{said:?}");
 }
 
-/// A message of magic 0 without a key, value `x`, and still without a checksum.
-const MESSAGE: [u8; 27] = [
-    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 15, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 0, 0, 0, 1, b'x',
-];
+/// The segment of a hundred messages with numbered values, and its notes. In some values is a whole message with the
+/// next offset.
+fn hundred_messages(dir: &Path) -> (Vec<u8>, Vec<u8>) {
+    let (segment, notes) = new_files(dir);
+    let (log, _said) = open_log(dir);
+    let topic = log.topic("bob").expect("the topic");
+    for n in 0..100 {
+        let mut value = format!("line {n}").into_bytes();
+        if n % 10 == 5 {
+            let mut forged = encode(b"forged");
+            message::set_offset(&mut forged, n + 1);
+            value.extend(forged);
+        }
+        let appended = topic.append(&mut encode(&value));
+        assert_eq!(appended, Ok(n), "every message has the next offset");
+    }
+    log.release();
+    let [segment, notes] = [segment, notes].map(|path| fs::read(path).expect("a file"));
+    assert!(!notes.is_empty(), "the forged messages are noted");
+    (segment, notes)
+}
+
+/// A message of magic 0 without a key.
+fn encode(value: &[u8]) -> Vec<u8> {
+    let size = (14 + value.len()) as i32;
+    let head = [&[0; 8][..], &size.to_be_bytes(), &[0; 6], &[0xff; 4]].concat();
+    let mut message = [&head, &(value.len() as i32).to_be_bytes()[..], value].concat();
+    seal(&mut message);
+    message
+}
 
 /// Gives all whole messages the right checksums.
 fn seal(set: &mut [u8]) {
