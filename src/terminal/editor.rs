@@ -173,6 +173,8 @@ impl LineEditor {
         }
         let read = self.editor.readline(&self.prompt);
         if let Some(painter) = self.editor.helper() {
+            // Before the lock is given back, for which the end of the program waits.
+            painter.draft.set(false);
             painter.held.take();
             if !matches!(read, Err(ReadlineError::Io(_) | ReadlineError::Errno(_))) {
                 painter.confirm();
@@ -368,7 +370,6 @@ impl Validator for Painter {
     /// The editor asks this of each line before it leaves raw mode.
     fn validate(&self, _: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
         self.held.replace(Some(settings::leave()));
-        self.draft.set(false);
         Ok(ValidationResult::Valid(None))
     }
 }
