@@ -213,7 +213,12 @@ pub(super) struct Killed(String);
 
 impl Killed {
     pub(super) fn node(node: &str) -> Killed {
-        cluster(&["signal", "KILL", node]);
+        Killed::by("KILL", node)
+    }
+
+    /// Ended by this signal.
+    pub(super) fn by(signal: &str, node: &str) -> Killed {
+        cluster(&["signal", signal, node]);
         Killed(node.into())
     }
 }
