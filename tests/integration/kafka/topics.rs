@@ -1,12 +1,26 @@
 //! What other clients write into a topic, and what operators do to it.
 
+#[cfg(feature = "librdkafka")]
+use std::sync::Mutex;
+#[cfg(feature = "librdkafka")]
+use std::time::Duration;
+
+#[cfg(feature = "librdkafka")]
+use rdkafka::{
+    client::ClientContext,
+    config::ClientConfig,
+    error::RDKafkaErrorCode,
+    message::Message as _,
+    producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext},
+};
+
 use super::matrix::kcat;
 #[cfg(feature = "librdkafka")]
 use super::sorted_log;
 use super::{cluster, new_topic};
 use crate::support::{Kafka, Program, user};
 #[cfg(feature = "librdkafka")]
-use crate::support::{random_lines, setting};
+use crate::support::{PATIENCE, poll_until, random_lines, setting};
 #[cfg(feature = "librdkafka")]
 use crate::tty::CTRL_D;
 
@@ -118,6 +132,65 @@ fn writers_to_a_compacted_topic_are_warned_once() {
     publisher.wait().code(0);
     chat.keys(CTRL_D);
     chat.ends_with(0).has_shown_times("is compacted", 1);
+}
+
+/// What became of records: their values, each with the error, if there was one.
+#[cfg(feature = "librdkafka")]
+#[derive(Default)]
+struct Outcomes(Mutex<Vec<(String, Option<RDKafkaErrorCode>)>>);
+
+#[cfg(feature = "librdkafka")]
+impl ClientContext for Outcomes {}
+
+#[cfg(feature = "librdkafka")]
+impl ProducerContext for Outcomes {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let (message, code) = match result {
+            Ok(message) => (message, None),
+            Err((error, message)) => (message, error.rdkafka_error_code()),
+        };
+        let value = String::from_utf8_lossy(message.payload().unwrap());
+        self.0.lock().unwrap().push((value.into_owned(), code));
+    }
+}
+
+/// If this fails, librdkafka splits a batch that is refused, and `too_large.rs` can go:
+/// <https://github.com/confluentinc/librdkafka/issues/488>
+#[cfg(feature = "librdkafka")]
+#[test]
+#[ignore = "needs a real Kafka"]
+fn librdkafka_by_itself_fails_every_line_of_a_batch_that_is_too_large() {
+    let on = Kafka::real();
+    let topic = new_topic("bob");
+    cluster(&["configure", &topic, "max.message.bytes=1000"]);
+    let large = "x".repeat(5000);
+    let lines = ["before", &large, "after"];
+    // The batch is sent once it is full, and not before.
+    let producer: BaseProducer<Outcomes> = ClientConfig::new()
+        .set("bootstrap.servers", on.servers())
+        .set("linger.ms", "200000")
+        .set("batch.num.messages", lines.len().to_string())
+        .create_with_context(Outcomes::default())
+        .unwrap();
+    for line in lines {
+        let record = BaseRecord::<str, str>::to(&topic)
+            .partition(0)
+            .payload(line);
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    let outcomes = poll_until(
+        PATIENCE,
+        || "three outcomes".into(),
+        || {
+            producer.poll(Duration::from_millis(1));
+            let outcomes = producer.context().0.lock().unwrap();
+            (outcomes.len() == lines.len()).then(|| outcomes.clone())
+        },
+    );
+    let refused = Some(RDKafkaErrorCode::MessageSizeTooLarge);
+    assert_eq!(outcomes, lines.map(|line| (line.to_string(), refused)));
 }
 
 /// Small lines around a large one, and what is in the topic if that fails.
