@@ -12,10 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::client::{Cluster, Partitioning, Producer, Report, Reports, excerpt};
+use crate::client::{Cluster, Partitioning, Producer, Report, Reports, Route, excerpt};
 use crate::error::{Error, Result};
 use crate::lines::Line;
-use crate::name::Name;
 use crate::seal::{Sealer, Secret};
 use crate::terminal::{is_typed, quoted};
 use crate::time;
@@ -32,23 +31,23 @@ const MAX_EXCERPTS: usize = 1000;
 /// The bit of `taken` that says that no more lines are taken.
 const CLOSED: u64 = 1 << 63;
 
-/// Opens both halves, for `sender`'s lines to `topic`; a line is given up after `timeout`. With a secret, lines are
+/// Opens both halves, for one sender's lines to one topic; a line is given up after `timeout`. With a secret, lines are
 /// sealed. The ledger's owner receives the reports.
 pub fn open(
     cluster: &dyn Cluster,
-    (sender, topic): (&Name, &Name),
+    route: Route<'_>,
     secret: Option<Secret>,
     timeout: Duration,
     reports: Reports,
 ) -> Result<(Outbox, Ledger)> {
-    let sealer = secret.map(|secret| Sealer::new(&secret, sender, topic));
+    let sealer = secret.map(|secret| Sealer::new(&secret, route.sender, route.topic));
     let sealer = sealer.transpose()?;
     // A reader takes the lines of a session in their order, which only a partition has.
     let partitioning = match sealer {
         Some(_) => Partitioning::Fixed,
         None => Partitioning::ByKey,
     };
-    let producer = cluster.producer(sender, topic, partitioning, timeout, reports.clone())?;
+    let producer = cluster.producer(route, partitioning, timeout, reports.clone())?;
     let ledger = Ledger::new(is_typed());
     let outbox = Outbox {
         sealer,

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 
 use clap::Parser;
 use kafka_chat::cli::{self, Connection, Delivery, SecretSource};
-use kafka_chat::client::Reports;
+use kafka_chat::client::{Reports, Route};
 use kafka_chat::delivery::{self, Arrival};
 use kafka_chat::ending::{self, Owner};
 use kafka_chat::error::Result;
@@ -42,7 +42,12 @@ fn publish(arguments: Arguments) -> Result<()> {
     let (tx, arrivals) = mpsc::channel();
     let timeout = arguments.delivery.timeout();
     let reports = Reports::to(tx.clone());
-    let (mut outbox, ledger) = delivery::open(&*cluster, (&me, &peer), secret, timeout, reports)?;
+    let route = Route {
+        sender: &me,
+        topic: &peer,
+        reads: None,
+    };
+    let (mut outbox, ledger) = delivery::open(&*cluster, route, secret, timeout, reports)?;
     ending::on_signal(tx.clone(), || Arrival::Interrupted)?;
     let progress = Progress::of_input();
     let shown = progress.clone();

@@ -44,7 +44,7 @@ use std::sync::mpsc::{self, Sender};
 
 use crate::broker::HEARTBEATS;
 use crate::cli::Connected;
-use crate::client::{Cluster, Consumer, Offsets, POLL_WAIT, Reports, Start};
+use crate::client::{Cluster, Consumer, Event, Offsets, POLL_WAIT, Reports, Route, Start};
 use crate::delivery::{self, Outbox};
 use crate::ending::{self, spawn};
 use crate::error::{Error, Result};
@@ -175,6 +175,10 @@ pub fn run(
         false => Start::Earliest,
     };
     let mut consumer = cluster.consumer(parties.reads(), start)?;
+    let gone = match is_position_known {
+        true => Vec::new(),
+        false => gone_before(&consumer.position()),
+    };
     let (clock, ends) = (Clock::new(terminal::is_shown()), consumer.end_offsets()?);
     let downgrade = Downgrade::new(&parties.peer, options.seal.plain);
     let (gate, earlier) = Gate::open(
@@ -187,10 +191,14 @@ pub fn run(
     )?;
     let lowest_partition = consumer.position().keys().next().copied().unwrap_or(0);
     let (me, reports) = (&parties.me, Reports::to(tx.clone()));
-    let to_peer = (me, parties.writes());
+    let route = Route {
+        sender: me,
+        topic: parties.writes(),
+        reads: Some(parties.reads()),
+    };
     let (mut outbox, ledger) = delivery::open(
         cluster.as_ref(),
-        to_peer,
+        route,
         secret.clone(),
         options.delivery_timeout(),
         reports,
@@ -206,7 +214,8 @@ pub fn run(
     };
     let (mut terminal, mut screen) = Terminal::open(me, look, is_needed, notify.clone())?;
     let how_to_leave = terminal::is_typed().then_some(HOW_TO_LEAVE);
-    let notices: Vec<&str> = how_to_leave.into_iter().chain(gate.greeting()).collect();
+    let of_gate = how_to_leave.into_iter().chain(gate.greeting());
+    let notices: Vec<&str> = of_gate.chain(gone.iter().map(String::as_str)).collect();
     screen.greet(&notices);
     let shown = notify.clone();
     LocalBroker::report_to(&broker, move |report| {
@@ -249,6 +258,18 @@ pub fn run(
     _ = tx.send(Arrival::InputEnded(ended));
     // The lines in flight need the outbox until the owner ends the program.
     owner.wait()
+}
+
+/// What to say at a first read about lines that the topic had before these offsets, its oldest ones.
+fn gone_before(oldest: &Offsets) -> Vec<String> {
+    let missed = oldest.iter().filter(|(_, start)| **start > 0);
+    let missed = missed.map(|(&partition, &start)| Event::Missed {
+        partition,
+        wanted: 0,
+        resumed: start,
+        end: start,
+    });
+    missed.map(|event| event.to_string()).collect()
 }
 
 /// Returns a function that wraps a value in `arrival` and sends it to the owner. Without an owner the program

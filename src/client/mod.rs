@@ -19,7 +19,7 @@
 //! use std::time::Duration;
 //!
 //! use kafka_chat::client::{
-//!     self, DELIVERY_TIMEOUT, Options, Partitioning, Report, Reports, Start,
+//!     self, DELIVERY_TIMEOUT, Options, Partitioning, Report, Reports, Route, Start,
 //! };
 //!
 //! # fn main() -> kafka_chat::error::Result<()> {
@@ -32,8 +32,13 @@
 //!
 //! let (tx, rx) = mpsc::channel::<Report>();
 //! let reports = Reports::to(tx);
+//! let route = Route {
+//!     sender: &alice,
+//!     topic: &bob,
+//!     reads: None,
+//! };
 //! let mut producer =
-//!     cluster.producer(&alice, &bob, Partitioning::ByKey, DELIVERY_TIMEOUT, reports)?;
+//!     cluster.producer(route, Partitioning::ByKey, DELIVERY_TIMEOUT, reports)?;
 //! producer.send(1, b"hello");
 //! assert!(matches!(rx.recv(), Ok(Report::Acknowledged { first: 1, .. })));
 //!
@@ -299,6 +304,17 @@ impl fmt::Display for Event {
     }
 }
 
+/// Whose lines a producer writes, and where.
+#[derive(Debug, Clone, Copy)]
+pub struct Route<'a> {
+    /// The key of every record.
+    pub sender: &'a Name,
+    /// The topic that is written to.
+    pub topic: &'a Name,
+    /// The topic that the same program reads, if it does: if that is compacted, the producer reports it, too.
+    pub reads: Option<&'a Name>,
+}
+
 /// Writes one sender's lines to one topic, in order: all to one partition, chosen by the hash of
 /// the sender's name.
 ///
@@ -347,11 +363,10 @@ pub trait GroupOffsets: Send {
 ///
 /// Creating one waits for the topic, which the broker creates if it is set to.
 pub trait Cluster: Send + Sync {
-    /// A producer of `sender`'s lines in `topic`. A line is given up after `delivery_timeout`.
+    /// A producer of one sender's lines in one topic. A line is given up after `delivery_timeout`.
     fn producer(
         &self,
-        sender: &Name,
-        topic: &Name,
+        route: Route<'_>,
         partitioning: Partitioning,
         delivery_timeout: Duration,
         reports: Reports,

@@ -30,7 +30,8 @@ use self::consumer::KafkaCrateConsumer;
 use self::errors::CallError;
 use self::topic_client::{REQUEST_TIMEOUT, TopicClient};
 use super::{
-    Cluster, Consumer, GroupOffsets, Offsets, Partitioning, Producer, Reports, Start, TakeOver,
+    Cluster, Consumer, GroupOffsets, Offsets, Partitioning, Producer, Reports, Route, Start,
+    TakeOver,
 };
 use crate::error::Result;
 use crate::name::Name;
@@ -98,14 +99,13 @@ impl KafkaCrateCluster {
 impl Cluster for KafkaCrateCluster {
     fn producer(
         &self,
-        sender: &Name,
-        topic: &Name,
+        route: Route<'_>,
         _always_fixed: Partitioning,
         delivery_timeout: Duration,
         reports: Reports,
     ) -> Result<Box<dyn Producer>> {
-        let client = TopicClient::new(&self.broker, topic);
-        producer::start(client, sender, delivery_timeout, reports)
+        let client = TopicClient::new(&self.broker, route.topic);
+        producer::start(client, route.sender, delivery_timeout, reports)
     }
 
     fn consumer(&self, topic: &Name, start: Start) -> Result<Box<dyn Consumer>> {

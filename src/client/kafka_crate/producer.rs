@@ -363,7 +363,7 @@ mod tests {
     use super::*;
     use crate::broker::{Broker, Config};
     use crate::client::kafka_crate::KafkaCrateCluster;
-    use crate::client::{Cluster, DELIVERY_TIMEOUT, Partitioning};
+    use crate::client::{Cluster, DELIVERY_TIMEOUT, Partitioning, Route};
 
     #[test]
     fn a_closed_queue_gives_no_batch_even_if_lines_wait() {
@@ -383,8 +383,11 @@ mod tests {
         let (tx, rx) = mpsc::channel::<Report>();
         let mut producer = cluster
             .producer(
-                &alice,
-                &bob,
+                Route {
+                    sender: &alice,
+                    topic: &bob,
+                    reads: None,
+                },
                 Partitioning::ByKey,
                 DELIVERY_TIMEOUT,
                 Reports::to(tx),

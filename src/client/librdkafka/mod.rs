@@ -39,7 +39,7 @@ use self::status::{ClusterStatus, Context};
 use self::topic::{ANSWER_TIMEOUT, metadata};
 use super::properties;
 use super::{
-    Cluster, Consumer, Event, GroupOffsets, Options, Partitioning, Producer, Reports, Start,
+    Cluster, Consumer, Event, GroupOffsets, Options, Partitioning, Producer, Reports, Route, Start,
     TakeOver,
 };
 use crate::broker::identity;
@@ -255,8 +255,7 @@ impl LibrdkafkaCluster {
 impl Cluster for LibrdkafkaCluster {
     fn producer(
         &self,
-        sender: &Name,
-        topic: &Name,
+        route: Route<'_>,
         partitioning: Partitioning,
         delivery_timeout: Duration,
         reports: Reports,
@@ -269,7 +268,7 @@ impl Cluster for LibrdkafkaCluster {
         if let Some(warning) = properties::weakness(&self.properties) {
             say(warning);
         }
-        producer::start(self, sender, topic, partitioning, delivery_timeout, reports)
+        producer::start(self, route, partitioning, delivery_timeout, reports)
     }
 
     fn consumer(&self, topic: &Name, start: Start) -> Result<Box<dyn Consumer>> {
@@ -326,10 +325,15 @@ mod tests {
     }
 
     fn produce(server: &str, properties: &[(&str, &str)]) -> String {
+        let (alice, bob) = ("alice".parse().unwrap(), "bob".parse().unwrap());
+        let route = Route {
+            sender: &alice,
+            topic: &bob,
+            reads: None,
+        };
         let producer = cluster(server, properties).and_then(|cluster| {
             cluster.producer(
-                &"alice".parse()?,
-                &"bob".parse()?,
+                route,
                 Partitioning::ByKey,
                 Duration::from_secs(1),
                 Reports::to(mpsc::channel::<Report>().0),

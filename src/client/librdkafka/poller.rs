@@ -25,6 +25,7 @@ use crate::broker::lock;
 use crate::client::partitioner::partition_for;
 use crate::client::{Event, Offsets};
 use crate::error::{Error, Result};
+use crate::name::Name;
 
 /// How long the thread sleeps while lines are under way, and while none are.
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
@@ -194,9 +195,20 @@ impl Poller {
             .max_batch_bytes
             .filter(|_| codec.is_none_or(|it| it == "none"));
         lock(&self.shared.slot).limit = limit.map(BatchLimit::new);
-        let was_compacted = replace(&mut self.settings, settings).is_compacted;
-        if self.settings.is_compacted && !was_compacted {
-            let topic = self.shared.destination.topic.to_string();
+        // Who asks why lines wait does not ask about the topic that is read.
+        let before = replace(&mut self.settings, settings);
+        self.settings.is_read_compacted |= before.is_read_compacted;
+        let after = &self.settings;
+        if after.is_compacted && !before.is_compacted {
+            self.report_compacted(Some(&self.shared.destination.topic));
+        }
+        if after.is_read_compacted && !before.is_read_compacted {
+            self.report_compacted(self.shared.destination.reads.as_ref());
+        }
+    }
+
+    fn report_compacted(&self, topic: Option<&Name>) {
+        if let Some(topic) = topic.map(Name::to_string) {
             self.shared.status.report(Event::Compacted { topic });
         }
     }

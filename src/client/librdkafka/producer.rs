@@ -19,7 +19,7 @@ use super::{LibrdkafkaCluster, create};
 use crate::broker::lock;
 use crate::client::partitioner::partition_for;
 use crate::client::properties::is_true;
-use crate::client::{MAX_RECORD_BYTES, Partitioning, Producer, Report, Reports};
+use crate::client::{MAX_RECORD_BYTES, Partitioning, Producer, Report, Reports, Route};
 use crate::ending::spawn;
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -54,6 +54,8 @@ pub(super) struct Destination {
     /// The key of every record.
     pub(super) sender: Name,
     pub(super) topic: Name,
+    /// The topic that the same program reads, if it does.
+    pub(super) reads: Option<Name>,
 }
 
 impl Destination {
@@ -78,9 +80,10 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Asks for the topic's settings.
+    /// Asks for the topic's settings, and whether the topic that is read is compacted.
     pub(super) fn ask_settings(&self) -> Result<Receiver<TopicSettings>> {
-        topic_settings::ask(&self.cluster, &self.destination.topic)
+        let Destination { topic, reads, .. } = &self.destination;
+        topic_settings::ask(&self.cluster, topic, reads.as_ref())
     }
 }
 
@@ -177,14 +180,14 @@ pub(super) fn fatal_code(client: &Base) -> Option<Code> {
 /// Connects, and starts the thread that polls for delivery reports.
 pub(super) fn start(
     cluster: &LibrdkafkaCluster,
-    sender: &Name,
-    topic: &Name,
+    route: Route<'_>,
     partitioning: Partitioning,
     delivery_timeout: Duration,
     reports: Reports,
 ) -> Result<Box<dyn Producer>> {
     let events = reports.clone();
     let status = cluster.status(move |event| events.send(Report::Connection(event)));
+    let topic = route.topic;
     let doing = format!("cannot write to topic {topic} at {}", status.servers());
     let timeout = delivery_timeout.as_millis().to_string();
     let ours = [SETTINGS, &[("delivery.timeout.ms", &timeout)]].concat();
@@ -205,11 +208,12 @@ pub(super) fn start(
         .map_err(|error| cluster.explain(&status, topic, error))?;
     requests.reach_leader(producer.client(), &|time| producer.poll(time))?;
     let destination = Destination {
-        sender: sender.clone(),
+        sender: route.sender.clone(),
         topic: topic.clone(),
+        reads: route.reads.cloned(),
     };
     let partition = (partitioning == Partitioning::Fixed)
-        .then(|| partition_for(sender.as_bytes(), &requests.partitions()));
+        .then(|| partition_for(route.sender.as_bytes(), &requests.partitions()));
     let client = CurrentClient::new(Arc::new(producer), None, partition);
     status.on_started();
     let shared = Arc::new(Shared {

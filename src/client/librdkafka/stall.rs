@@ -64,7 +64,7 @@ fn explain(cluster: &LibrdkafkaCluster, topic: &Name, ids: &[i32]) -> Option<Exp
             settings: None,
         });
     }
-    let settings = topic_settings::described(&admin, topic);
+    let settings = topic_settings::described(&admin, topic, None);
     let cause = settings
         .as_ref()
         .and_then(|it| too_few_in_sync(&partitions, it.min_in_sync));

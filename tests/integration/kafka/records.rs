@@ -191,6 +191,9 @@ fn a_chat_says_how_many_lines_were_deleted_before_it_read_them() {
     let bob = on.chat(&peer, &me);
     bob.wait_for("up to 4 lines are gone from the topic (offsets 2 to 5)");
     bob.wait_for(&format!("{me}: 7"));
+    // With another peer, this is a first read.
+    let other = on.chat(&peer, &user("carol"));
+    other.wait_for("up to 6 lines are gone from the topic (offsets 0 to 5)");
 }
 
 #[test]

@@ -119,19 +119,24 @@ fn lines_that_wait_for_replicas_are_reported_until_they_are_acknowledged() {
 #[cfg(feature = "librdkafka")]
 #[test]
 #[ignore = "needs a real Kafka"]
-fn writers_to_a_compacted_topic_are_warned_once() {
+fn writers_to_a_compacted_topic_and_the_chat_that_reads_it_are_warned_once() {
     let on = Kafka::real();
     let (me, peer) = (new_topic("alice"), new_topic("bob"));
     cluster(&["configure", &peer, "cleanup.policy=compact"]);
     let mut publisher = on.program("publisher", &[&me, &peer]).start();
     let chat = on.chat(&me, &peer);
+    let reader = on.chat(&peer, &me);
     publisher.wait_for_notice(&format!("topic {peer} is compacted"));
-    chat.wait_for(&format!("topic {peer} is compacted"));
+    for chat in [&chat, &reader] {
+        chat.wait_for(&format!("topic {peer} is compacted"));
+    }
     publisher.write("one\n");
     publisher.close();
     publisher.wait().code(0);
-    chat.keys(CTRL_D);
-    chat.ends_with(0).has_shown_times("is compacted", 1);
+    for chat in [chat, reader] {
+        chat.keys(CTRL_D);
+        chat.ends_with(0).has_shown_times("is compacted", 1);
+    }
 }
 
 /// What became of records: their values, each with the error, if there was one.
