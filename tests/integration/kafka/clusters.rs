@@ -381,3 +381,35 @@ fn a_broker_that_is_localhost_on_the_ipv6_loopback_alone_is_written_to_and_read(
     let subscriber = start("subscriber", &[&me, "--from", "earliest", "-e"]);
     subscriber.wait().code(0).prints("two\n");
 }
+
+#[cfg(feature = "librdkafka")]
+#[test]
+#[ignore = "needs a real Kafka"]
+fn a_broker_that_pauses_is_lost_once_and_back_once() {
+    let cluster = Cluster::start(&[]);
+    let on = &cluster.kafka;
+    let (me, peer) = (user("alice"), user("bob"));
+    let reader = on.reader(&me);
+    let alice = on.chat(&me, &peer);
+    on.send(&peer, &me, "before\n");
+    reader.wait_for("before\n");
+    alice.wait_for(&format!("{peer}: before"));
+    cluster.run(&["signal", "STOP", "1"]);
+    reader.wait_for_notice(" lost (");
+    alice.wait_for(" lost (");
+    cluster.run(&["signal", "CONT", "1"]);
+    reader.wait_for_notice(" is back");
+    alice.wait_for(" is back");
+    on.send(&peer, &me, "after\n");
+    reader.wait_for("after\n");
+    alice.wait_for(&format!("{peer}: after"));
+    alice.keys(CTRL_D);
+    let alice = alice.ends_with(0);
+    reader.signal("INT");
+    let ended = reader.wait().prints("before\nafter\n");
+    for notice in [" lost (", " is back"] {
+        alice.has_shown_times(notice, 1);
+        let times = ended.stderr.matches(notice).count();
+        assert_eq!(times, 1, "{notice}: {}", ended.report());
+    }
+}
