@@ -178,8 +178,12 @@ fn a_topic_that_is_created_again_is_read_and_written_by_programs_that_stay_open(
     publisher.wait().code(0);
     reader.wait_for("five\n");
     bob.wait_for(&format!("{me}: five"));
-    assert_eq!(reader.stdout.bytes(), b"one\ntwo\nthree\nfour\nfive\n");
     assert_eq!(on.log(&peer), "three\nfour\nfive\n");
+    reader.signal("INT");
+    let ended = reader.wait().prints("one\ntwo\nthree\nfour\nfive\n");
+    assert_eq!(ended.stderr.matches(told).count(), 1, "{}", ended.report());
+    bob.keys(CTRL_D);
+    bob.ends_with(0).has_shown_times(told, 1);
 }
 
 #[cfg(feature = "librdkafka")]
