@@ -8,8 +8,10 @@ mod records;
 mod topics;
 
 use std::ffi::OsStr;
+use std::fs;
 use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
 use std::thread;
 
 use crate::support::{Ended, Kafka, PATIENCE, Program, setting, user};
@@ -192,6 +194,24 @@ fn weaker_acknowledgements_are_a_warning() {
     let weak = ["-X", "enable.idempotence=false", "-X", "acks=1"];
     let ended = publisher.args(weak).input("one\n").run().code(0);
     ended.says(&["Warning", "acks", "enable.idempotence"]);
+}
+
+#[test]
+#[ignore = "needs a real Kafka"]
+fn the_port_of_a_kraft_controller_is_named_as_one() {
+    let info = Path::new(&setting("KAFKA_CHAT_TEST_DIR")).join("info");
+    let info = fs::read_to_string(info).unwrap();
+    let mut listeners = info.lines();
+    let Some(controllers) = listeners.find_map(|line| line.strip_prefix("CONTROLLER=")) else {
+        // A cluster with ZooKeeper has none.
+        return assert!(info.contains("zookeeper="), "{info}");
+    };
+    let controller = controllers.split(',').next().unwrap().to_string();
+    let subscriber = Kafka::Real(controller).program("subscriber", &["bob"]);
+    subscriber
+        .run()
+        .code(1)
+        .says(&["the port of a KRaft controller"]);
 }
 
 #[cfg(feature = "librdkafka")]
