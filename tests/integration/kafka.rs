@@ -4,7 +4,6 @@ mod clusters;
 mod matrix;
 #[cfg(feature = "librdkafka")]
 mod records;
-#[cfg(feature = "librdkafka")]
 mod topics;
 
 use std::ffi::OsStr;

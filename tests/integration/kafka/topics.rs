@@ -24,6 +24,7 @@ use crate::support::{PATIENCE, poll_until, random_lines, setting};
 #[cfg(feature = "librdkafka")]
 use crate::tty::CTRL_D;
 
+#[cfg(feature = "librdkafka")]
 #[test]
 #[ignore = "needs a real Kafka"]
 fn records_of_every_compression_are_read() {
