@@ -117,6 +117,10 @@ const WEAK: &[Rule] = &[
     ),
 ];
 
+/// How a warning of them ends.
+#[cfg(feature = "librdkafka")]
+const WEAK_EXIT: &str = "Exit code 0 then means only that the lines were handed over.";
+
 /// As librdkafka reads it.
 pub(super) fn is_true(value: &str) -> bool {
     ["true", "t", "1"].contains(&value)
@@ -136,7 +140,7 @@ pub(super) fn weakness(properties: &[(String, String)]) -> Option<String> {
     let warnings: Vec<_> = matching(WEAK, properties)
         .map(|(name, why)| format!("Warning: with this {name}, {why}."))
         .collect();
-    (!warnings.is_empty()).then(|| warnings.join("\n"))
+    (!warnings.is_empty()).then(|| format!("{}\n{WEAK_EXIT}", warnings.join("\n")))
 }
 
 /// The rules that apply, each with the name that was given. Of two values, the last one counts.
