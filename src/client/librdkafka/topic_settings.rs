@@ -31,8 +31,8 @@ pub(super) struct TopicSettings {
     pub(super) is_read_compacted: bool,
 }
 
-/// Asks for the settings of `topic`, and whether `reads` is compacted, on a thread and a connection of its own. Nothing comes if the cluster does not
-/// answer, or refuses: it takes DescribeConfigs on the topic.
+/// Asks for the settings of `topic`, and whether `reads` is compacted, on a thread and a connection of its own. Nothing
+/// comes if the cluster does not answer, or refuses: it takes DescribeConfigs on the topic.
 pub(super) fn ask(
     cluster: &LibrdkafkaCluster,
     topic: &Name,
