@@ -208,7 +208,10 @@ pub(crate) fn abuse(duration: Duration, limit: Option<&str>) {
     let host = on.host();
     let again = kilobytes(host.pid(), "VmHWM");
     println!("memory after the start: {at_start} kB, of the next host {again} kB");
-    assert!(again < at_start + MORE_AT_START, "the next host took {again} kB");
+    assert!(
+        again < at_start + MORE_AT_START,
+        "the next host took {again} kB"
+    );
 }
 
 /// Ends the attacks when it is dropped.
