@@ -39,6 +39,9 @@ const CHUNK: u64 = 64 * 1024;
 /// How many messages after one that was found are asked for its offset.
 const FOLLOWERS: usize = 20;
 
+/// How many of them are enough, if they agree with it, where the next one is damaged.
+const AGREEING: usize = 3;
+
 /// How many messages can be gone from a file at most.
 const MAX_GAP: i64 = 1 << 24;
 
@@ -220,12 +223,22 @@ impl<'a> Walk<'a> {
         let (mut next, mut differences) = (offset, Vec::new());
         while differences.len() < FOLLOWERS {
             at += size as u64;
+            if self.after_noted(at)? > at {
+                // A damaged size has led into a value.
+                break;
+            }
             let Some((found, next_size)) = self.header(at)? else {
                 break;
             };
             (next, size) = (next + 1, next_size);
             if found == next || self.intact(at, 0..i64::MAX)?.is_some() {
                 differences.push(found - next);
+            } else if lost <= most
+                && differences.len() >= AGREEING
+                && differences.iter().all(|it| *it == 0)
+            {
+                // A damaged size may have led here, and the offsets from here on tell nothing.
+                break;
             }
         }
         let count = |n: i64| differences.iter().filter(|it| **it == n).count();

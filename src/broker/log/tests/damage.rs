@@ -403,6 +403,38 @@ fn flipped_bytes_in_neighbours_cost_these() {
 }
 
 #[test]
+fn a_damaged_size_further_on_does_not_hide_the_lines_before_it() {
+    let forged = |n: usize| {
+        let mut forged = encode(None, Some(b"mallory"), Some(b"forged"));
+        message::set_offset(&mut forged, n as i64 + 1);
+        encode(
+            None,
+            None,
+            Some(&[format!("line {n}").as_bytes(), &forged].concat()),
+        )
+    };
+    let same_size = |n: usize| match n % 10 {
+        5 => forged(n),
+        _ => encode(None, None, Some(format!("line {n}").as_bytes())),
+    };
+    let log = Damaged::new((0..100).map(same_size));
+    for n in 10..90 {
+        for bit in 0..8 {
+            let left = log.after(|dir| {
+                let path = dir.join(&log.files[0].0);
+                let mut bytes = fs::read(&path).unwrap();
+                bytes[log.lines[n].2.start + 9] ^= 1 << 5;
+                bytes[log.lines[n + 9].2.start + 11] ^= 1 << bit;
+                fs::write(path, bytes).unwrap();
+            });
+            let is_intact = |(offset, _): &&Line| ![n, n + 9].contains(&(*offset as usize));
+            let intact = log.lines.iter().map(|(line, ..)| line).filter(is_intact);
+            assert!(left.lines.iter().eq(intact), "{n}, {bit}: {:?}", left.said);
+        }
+    }
+}
+
+#[test]
 fn neighbours_with_the_same_wrong_offset_do_not_confirm_each_other() {
     let log = Damaged::new((0..1000).map(line));
     for (n, bit) in [(0, 16), (0, 4), (500, 3), (500, 20), (998, 2), (998, 30)] {
