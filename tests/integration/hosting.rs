@@ -5,6 +5,8 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::thread;
 
+use tempfile::TempDir;
+
 use crate::support::{Kafka, Program, free_port, user};
 
 #[test]
@@ -258,9 +260,9 @@ fn a_program_that_closes_connections_is_not_called_a_kafka() {
     let port = listener.local_addr().unwrap().port();
     // It ends with this process.
     thread::spawn(move || listener.incoming().for_each(drop));
-    Kafka::embedded()
-        .by_address()
-        .program("publisher", &["alice", "bob"])
+    let dir = TempDir::new().unwrap();
+    Program::ours("publisher", &["alice", "bob", "--data-dir"])
+        .arg(dir.path())
         .arg(format!("--embedded={port}"))
         .input("x\n")
         .run()
