@@ -90,8 +90,9 @@ pub(super) struct Poller {
     patience: Duration,
     /// The first of the looks, without a break, that found no connection.
     alone_since: Option<Instant>,
-    /// While lines wait: the client has taken news of the topic for outdated since the last look, and between the two
-    /// looks before.
+    /// While lines wait: the client has taken news of another leader for outdated since the last look, and between the
+    /// two looks before. Of the same one it may, and must not be replaced: its lines may be stored already, and are only
+    /// not read while too few replicas have them, so that they would be written twice.
     is_outdated: bool,
     was_outdated: bool,
     /// How many lines had been acknowledged when it was reported that lines wait.
@@ -157,7 +158,7 @@ impl Poller {
                 Some(Err(TryRecvError::Empty)) | None => {}
             }
             self.shared.status.report_lasting();
-            self.is_outdated |= self.shared.status.topic().take_outdated();
+            self.is_outdated |= self.shared.status.topic().take_misled();
             if self.is_look_due() {
                 self.look_after_client();
             }

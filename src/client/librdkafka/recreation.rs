@@ -5,6 +5,7 @@
 //! reads nor writes any more: <https://github.com/confluentinc/librdkafka/issues/4898>. Topics have ids from
 //! Kafka 2.8 on. Of one without, librdkafka never takes note that it has fewer partitions than before.
 
+use std::collections::BTreeMap;
 use std::mem::take;
 
 /// The id that librdkafka gives a topic of which it knows none, in base64.
@@ -20,14 +21,27 @@ pub(super) struct Incarnations {
     ids: Vec<String>,
     is_recreated: bool,
     is_outdated: bool,
+    is_misled: bool,
+    /// By partition: the leader in the last answer, and the one that librdkafka uses.
+    answered: BTreeMap<String, String>,
+    used: BTreeMap<String, String>,
     partition_count: usize,
 }
 
 impl Incarnations {
     /// Takes note of a log line.
     pub(super) fn on_log(&mut self, line: &str) {
-        if line.contains("]: ignoring outdated metadata update") {
+        if let Some((partition, leader)) = of_partition(line, "] Leader ") {
+            self.answered.insert(partition, first_word(leader));
+        }
+        if let Some((partition, change)) = of_partition(line, "]: leader ")
+            && let Some((_, leader)) = change.split_once(" -> leader ")
+        {
+            self.used.insert(partition, first_word(leader));
+        }
+        if let Some((partition, _)) = of_partition(line, "]: ignoring outdated metadata update") {
             self.is_outdated = true;
+            self.is_misled |= self.used.get(&partition) != self.answered.get(&partition);
         }
         if let Some((_, counts)) = line.split_once(" partition count changed from ")
             && let Some((_, count)) = counts.split_once(" to ")
@@ -65,6 +79,23 @@ impl Incarnations {
     pub(super) fn take_outdated(&mut self) -> bool {
         take(&mut self.is_outdated)
     }
+
+    /// Whether that news named another leader than librdkafka uses, since the last call. With the right one it can
+    /// write, but not read: only a fetch has the epoch.
+    pub(super) fn take_misled(&mut self) -> bool {
+        take(&mut self.is_misled)
+    }
+}
+
+/// The partition that stands before `mark` in a log line, and what stands after it.
+fn of_partition<'a>(line: &'a str, mark: &str) -> Option<(String, &'a str)> {
+    let (before, after) = line.split_once(mark)?;
+    let (_, partition) = before.rsplit_once('[')?;
+    Some((partition.into(), after))
+}
+
+fn first_word(text: &str) -> String {
+    text.split(' ').next().unwrap_or_default().into()
 }
 
 #[cfg(test)]
@@ -103,6 +134,26 @@ mod tests {
                 "[thrd:main]: Topic bob partition count changed from 0 to {count}"
             ));
             assert_eq!(topic.partition_count(), count);
+        }
+    }
+
+    #[test]
+    fn news_that_is_taken_for_outdated_misleads_if_it_names_another_leader() {
+        for (leader, is_misled) in [("2", false), ("1", true)] {
+            let mut topic = Incarnations::default();
+            topic.on_log("[thrd:main]: Topic bob [0] Leader 2 Epoch 3");
+            topic.on_log("[thrd:main]: bob [0]: leader 1 epoch 2 -> leader 2 epoch 3");
+            topic.on_log("[thrd:main]: Topic bob [1] Leader 3 Epoch 0");
+            topic.on_log(&format!(
+                "[thrd:main]: Topic bob [0] Leader {leader} Epoch 0"
+            ));
+            assert!(!topic.take_misled());
+            topic.on_log(
+                "[thrd:main]: bob [0]: ignoring outdated metadata update with leader epoch 0 which is older than our \
+                 cached epoch 3",
+            );
+            assert_eq!(topic.take_misled(), is_misled, "leader {leader}");
+            assert!(!topic.take_misled() && topic.take_outdated());
         }
     }
 

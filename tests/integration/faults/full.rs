@@ -507,6 +507,42 @@ fn three_brokers_of_which_another_one_leads_a_topic_that_was_created_again_are_w
     assert_eq!(on.log(&topic), "two\n");
 }
 
+#[cfg(feature = "librdkafka")]
+#[test]
+#[ignore = "needs a real Kafka of three brokers"]
+fn three_brokers_of_which_a_follower_is_gone_store_a_line_once_in_a_topic_that_was_created_again() {
+    let on = Kafka::real();
+    let (me, topic) = (user("alice"), user("bob"));
+    cluster(&["topic", &topic]);
+    let mut publisher = on.program("publisher", &[&me, &topic]).start();
+    let reader = on.reader(&topic);
+    let first = Killed::node(&leader_in_full_sync(&topic));
+    publisher.write("one\n");
+    reader.wait_for("one\n");
+    drop(first);
+    // The publisher knows a later leader epoch now than a new topic has, but the right leader.
+    let leader = leader_in_full_sync(&topic);
+    let what = || format!("led by {leader}: {topic}");
+    poll_until(PATIENCE, what, || {
+        cluster(&["recreate", &topic]);
+        (leader_in_full_sync(&topic) == leader).then_some(())
+    });
+    publisher.write("two\n");
+    reader.wait_for("two\n");
+    cluster(&["configure", &topic, "min.insync.replicas=3"]);
+    let follower = ["1", "2", "3"].into_iter().find(|node| *node != leader);
+    let follower = Killed::node(follower.unwrap());
+    // The leader has it, but no reader sees it as long as too few replicas have it.
+    publisher.write("three\n");
+    publisher.wait_for_notice("lines are not acknowledged yet");
+    thread::sleep(STOPPED);
+    drop(follower);
+    reader.wait_for("three\n");
+    publisher.close();
+    publisher.wait().code(0);
+    assert_eq!(on.log(&topic), "two\nthree\n");
+}
+
 /// The leader of the topic's only partition, once all three replicas are in sync.
 pub(super) fn leader_in_full_sync(topic: &str) -> String {
     leader_of_three(&setting("KAFKA_CHAT_TEST_SERVERS"), topic)
