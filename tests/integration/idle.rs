@@ -53,13 +53,16 @@ pub(crate) fn programs_in_which_nothing_happens_ask_rarely(
     let (of_bob, by_bob) = counting(on);
     let (of_dave, by_dave) = counting(on);
     let (of_reader, by_reader) = counting(on);
+    let (of_writer, by_writer) = counting(on);
     let reader = by_reader.reader(&reads);
     let alice = by_alice.chat(&me, &peer);
     let bob = by_bob.chat(&peer, &me);
     // A line that nobody reads.
     let dave = by_dave.chat(&lonely, &absent);
     dave.line("is anybody there?");
-    on.first_lines(&absent, 1);
+    let mut writer = by_writer.program("publisher", &["frank", &absent]).start();
+    writer.write("hello\n");
+    on.first_lines(&absent, 2);
     alice.wait_for("is here");
     bob.wait_for("is here");
 
@@ -68,9 +71,12 @@ pub(crate) fn programs_in_which_nothing_happens_ask_rarely(
         ("chat", of_alice),
         ("chat", of_bob),
         ("chat", of_dave),
+        ("publisher", of_writer),
     ];
-    for (_, proxy) in &proxies {
-        wait_until_patient(proxy, on);
+    for (program, proxy) in &proxies {
+        if *program != "publisher" {
+            wait_until_patient(proxy, on);
+        }
     }
     let before = proxies.each_ref().map(|(_, proxy)| proxy.requests());
     let start = Instant::now();
@@ -81,6 +87,7 @@ pub(crate) fn programs_in_which_nothing_happens_ask_rarely(
         println!("{program}: {count} requests in {seconds} s");
         let most = match *program {
             "chat" => seconds + MORE,
+            "publisher" => MORE,
             _ => 2 * seconds / INTERVAL + MORE,
         };
         let what = "by connection and API key";
@@ -96,6 +103,8 @@ pub(crate) fn programs_in_which_nothing_happens_ask_rarely(
     bob.wait_for("hello");
     dave.keys(CTRL_D);
     dave.ends_with(0).has_shown(&["1 line not read by"]);
+    writer.close();
+    writer.wait().code(0);
     drop((reader, alice));
 }
 

@@ -13,6 +13,8 @@ use crate::others;
 #[cfg(feature = "librdkafka")]
 use crate::reading;
 use crate::sealed::Secrets;
+#[cfg(feature = "librdkafka")]
+use crate::support::write_without_times;
 use crate::support::{Kafka, Program, free_port, random_lines, setting};
 #[cfg(feature = "librdkafka")]
 use crate::tour;
@@ -86,6 +88,61 @@ fn a_current_kafka_python_appends_and_reads_lines() {
         .run()
         .code(0)
         .prints("alice: from us\ncarol: xin chào\ncarol: second\n");
+}
+
+#[cfg(feature = "librdkafka")]
+#[test]
+#[ignore = "needs kcat and kafka-python"]
+fn lines_of_other_programs_on_the_small_broker_are_found_by_every_option() {
+    let on = Kafka::embedded();
+    // As an earlier version wrote them.
+    write_without_times(&on, "bob", &["old"]);
+    let _host = on.host();
+    let kcat = Program::other(
+        "kcat",
+        &["-b", &on.servers(), "-t", "bob", "-P", "-K", "\t"],
+    );
+    kcat.input("carol\tkcat\n").run().code(0);
+    let python = others::python("write.py", &["bob", "dave"], &on);
+    python.input("kafka-python\n").run().code(0);
+    on.send("alice", "bob", "ours\n");
+    let lines = [
+        ("", "old"),
+        ("carol", "kcat"),
+        ("dave", "kafka-python"),
+        ("alice", "ours"),
+    ];
+    for (start, left_out) in [
+        (["--from", "earliest"], 0),
+        (["--from", "1h"], 1),
+        (["--last", "2"], 2),
+    ] {
+        let expected = &lines[left_out..];
+        let count = expected.len().to_string();
+        for end in [&["-e"][..], &["-n", &count]] {
+            let run = |format: &[&str]| {
+                let options = [&["bob"], &start[..], end, format].concat();
+                on.program("subscriber", &options).run().code(0)
+            };
+            let all = |line: fn(&(&str, &str)) -> String| -> String {
+                expected.iter().map(line).collect()
+            };
+            run(&[]).prints(all(|(_, line)| format!("{line}\n")));
+            run(&["-s"]).prints(all(|(name, line)| format!("{name}: {line}\n")));
+            let timed = String::from_utf8(run(&["-s", "--time"]).stdout).unwrap();
+            assert_eq!(timed.lines().count(), expected.len(), "{timed}");
+            for ((name, line), printed) in expected.iter().zip(timed.lines()) {
+                assert!(printed.ends_with(&format!(" {name}: {line}")), "{timed}");
+            }
+            let objects = reading::json_lines(&run(&["--json"]).stdout);
+            assert_eq!(objects.len(), expected.len(), "{objects:?}");
+            for ((name, line), object) in expected.iter().zip(&objects) {
+                assert_eq!(object["value"], *line);
+                assert_eq!(object["key"].as_str().unwrap_or_default(), *name);
+                assert_eq!(object["time"].is_null(), name.is_empty(), "{object}");
+            }
+        }
+    }
 }
 
 #[cfg(feature = "librdkafka")]
