@@ -42,11 +42,7 @@ fn publish(arguments: Arguments) -> Result<()> {
     let (tx, arrivals) = mpsc::channel();
     let timeout = arguments.delivery.timeout();
     let reports = Reports::to(tx.clone());
-    let route = Route {
-        sender: &me,
-        topic: &peer,
-        reads: None,
-    };
+    let route = Route::new(&me, &peer);
     let (mut outbox, ledger) = delivery::open(&*cluster, route, secret, timeout, reports)?;
     ending::on_signal(tx.clone(), || Arrival::Interrupted)?;
     let progress = Progress::of_input();

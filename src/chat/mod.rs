@@ -192,9 +192,8 @@ pub fn run(
     let lowest_partition = consumer.position().keys().next().copied().unwrap_or(0);
     let (me, reports) = (&parties.me, Reports::to(tx.clone()));
     let route = Route {
-        sender: me,
-        topic: parties.writes(),
         reads: Some(parties.reads()),
+        ..Route::new(me, parties.writes())
     };
     let (mut outbox, ledger) = delivery::open(
         cluster.as_ref(),

@@ -32,11 +32,7 @@
 //!
 //! let (tx, rx) = mpsc::channel::<Report>();
 //! let reports = Reports::to(tx);
-//! let route = Route {
-//!     sender: &alice,
-//!     topic: &bob,
-//!     reads: None,
-//! };
+//! let route = Route::new(&alice, &bob);
 //! let mut producer =
 //!     cluster.producer(route, Partitioning::ByKey, DELIVERY_TIMEOUT, reports)?;
 //! producer.send(1, b"hello");
@@ -313,6 +309,17 @@ pub struct Route<'a> {
     pub topic: &'a Name,
     /// The topic that the same program reads, if it does: if that is compacted, the producer reports it, too.
     pub reads: Option<&'a Name>,
+}
+
+impl<'a> Route<'a> {
+    /// Of a program that reads nothing.
+    pub fn new(sender: &'a Name, topic: &'a Name) -> Route<'a> {
+        Route {
+            sender,
+            topic,
+            reads: None,
+        }
+    }
 }
 
 /// Writes one sender's lines to one topic, in order: all to one partition, chosen by the hash of

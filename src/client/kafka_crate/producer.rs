@@ -383,11 +383,7 @@ mod tests {
         let (tx, rx) = mpsc::channel::<Report>();
         let mut producer = cluster
             .producer(
-                Route {
-                    sender: &alice,
-                    topic: &bob,
-                    reads: None,
-                },
+                Route::new(&alice, &bob),
                 Partitioning::ByKey,
                 DELIVERY_TIMEOUT,
                 Reports::to(tx),

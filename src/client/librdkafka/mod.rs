@@ -326,11 +326,7 @@ mod tests {
 
     fn produce(server: &str, properties: &[(&str, &str)]) -> String {
         let (alice, bob) = ("alice".parse().unwrap(), "bob".parse().unwrap());
-        let route = Route {
-            sender: &alice,
-            topic: &bob,
-            reads: None,
-        };
+        let route = Route::new(&alice, &bob);
         let producer = cluster(server, properties).and_then(|cluster| {
             cluster.producer(
                 route,

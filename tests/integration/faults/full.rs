@@ -19,7 +19,7 @@ use super::{Hosts, Plan, run, seed};
 use crate::kafka::cluster;
 use crate::support::{A_DAY, Kafka, PATIENCE, Program, free_port, poll_until, setting, user};
 #[cfg(feature = "librdkafka")]
-use crate::support::{Ended, contains};
+use crate::support::{Ended, Running, contains};
 use crate::tty::{CTRL_C, CTRL_D};
 
 /// What the proxy does, in turn.
@@ -480,28 +480,41 @@ fn three_brokers_of_which_one_is_gone_say_that_lines_wait_for_replicas() {
     assert_eq!(on.log(&topic), "one\ntwo\n");
 }
 
+/// A publisher and a reader of a topic that is created again, with its leader. They know a later leader epoch than the
+/// new topic has, and the new leader is as `is_wanted` says of the one before and the new one.
+#[cfg(feature = "librdkafka")]
+fn created_again(
+    on: &Kafka,
+    (me, topic): (&str, &str),
+    is_wanted: fn(&str, &str) -> bool,
+) -> (Running, Running, String) {
+    cluster(&["topic", topic]);
+    let mut publisher = on.program("publisher", &[me, topic]).start();
+    let reader = on.reader(topic);
+    let first = Killed::node(&leader_in_full_sync(topic));
+    publisher.write("one\n");
+    reader.wait_for("one\n");
+    drop(first);
+    let before = leader_in_full_sync(topic);
+    let what = || format!("wanted leader of {topic}, which {before} leads");
+    let leader = poll_until(PATIENCE, what, || {
+        cluster(&["recreate", topic]);
+        let leader = leader_in_full_sync(topic);
+        is_wanted(&before, &leader).then_some(leader)
+    });
+    publisher.write("two\n");
+    reader.wait_for("two\n");
+    (publisher, reader, leader)
+}
+
 #[cfg(feature = "librdkafka")]
 #[test]
 #[ignore = "needs a real Kafka of three brokers"]
 fn three_brokers_of_which_another_one_leads_a_topic_that_was_created_again_are_written_to() {
     let on = Kafka::real();
     let (me, topic) = (user("alice"), user("bob"));
-    cluster(&["topic", &topic]);
-    let mut publisher = on.program("publisher", &[&me, &topic]).start();
-    let reader = on.reader(&topic);
-    let first = Killed::node(&leader_in_full_sync(&topic));
-    publisher.write("one\n");
-    reader.wait_for("one\n");
-    drop(first);
-    // The publisher knows a later leader epoch now than a new topic has.
-    let leader = leader_in_full_sync(&topic);
-    let what = || format!("another leader than {leader} of {topic}");
-    poll_until(PATIENCE, what, || {
-        cluster(&["recreate", &topic]);
-        (leader_in_full_sync(&topic) != leader).then_some(())
-    });
-    publisher.write("two\n");
-    reader.wait_for("two\n");
+    let (mut publisher, _reader, _) =
+        created_again(&on, (&me, &topic), |before, leader| before != leader);
     publisher.close();
     publisher.wait().code(0);
     assert_eq!(on.log(&topic), "two\n");
@@ -513,22 +526,9 @@ fn three_brokers_of_which_another_one_leads_a_topic_that_was_created_again_are_w
 fn three_brokers_of_which_a_follower_is_gone_store_a_line_once_in_a_topic_that_was_created_again() {
     let on = Kafka::real();
     let (me, topic) = (user("alice"), user("bob"));
-    cluster(&["topic", &topic]);
-    let mut publisher = on.program("publisher", &[&me, &topic]).start();
-    let reader = on.reader(&topic);
-    let first = Killed::node(&leader_in_full_sync(&topic));
-    publisher.write("one\n");
-    reader.wait_for("one\n");
-    drop(first);
-    // The publisher knows a later leader epoch now than a new topic has, but the right leader.
-    let leader = leader_in_full_sync(&topic);
-    let what = || format!("led by {leader}: {topic}");
-    poll_until(PATIENCE, what, || {
-        cluster(&["recreate", &topic]);
-        (leader_in_full_sync(&topic) == leader).then_some(())
-    });
-    publisher.write("two\n");
-    reader.wait_for("two\n");
+    // The right leader, and an epoch that is too late.
+    let (mut publisher, reader, leader) =
+        created_again(&on, (&me, &topic), |before, leader| before == leader);
     cluster(&["configure", &topic, "min.insync.replicas=3"]);
     let follower = ["1", "2", "3"].into_iter().find(|node| *node != leader);
     let follower = Killed::node(follower.unwrap());
