@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::libc::O_NOCTTY;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::termios::{FlowArg, LocalFlags, Termios, tcflow, tcgetattr};
+use nix::sys::termios::{FlowArg, LocalFlags, SetArg, Termios, tcflow, tcgetattr, tcsetattr};
 use nix::unistd::ttyname;
 use pty_process::Size;
 use pty_process::blocking::{Pty, open};
@@ -202,6 +202,13 @@ impl Tty {
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Lets the terminal show only what the program writes.
+    pub(crate) fn without_echo(mut self) -> Tty {
+        self.settings.local_flags.remove(LocalFlags::ECHO);
+        tcsetattr(&*self.pty, SetArg::TCSANOW, &self.settings).unwrap();
+        self
     }
 
     /// Types.
