@@ -141,6 +141,12 @@ pub(super) fn has_offset(message: &[u8], wanted: i64) -> bool {
     offset(message) == Some(wanted)
 }
 
+/// The checksum that a message has, right or wrong.
+pub(super) fn checksum(message: &[u8]) -> Option<u32> {
+    let (sum, _) = message.get(OVERHEAD..)?.split_first_chunk()?;
+    Some(u32::from_be_bytes(*sum))
+}
+
 /// The timestamp of a whole message, in milliseconds since 1970. Magic 0 has none.
 pub(super) fn timestamp(message: &[u8]) -> Option<i64> {
     let (timestamp, _) = message[TIMESTAMP..].split_first_chunk()?;

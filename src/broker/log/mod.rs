@@ -17,12 +17,11 @@
 //! Everything else that is damaged stays where it is, and costs the damaged messages alone. A segment
 //! is checked when it is first used, and every message again when it is read. What is damaged is
 //! reported once. Offsets are never changed and never given twice: after damage at the end of the
-//! log, a new segment starts with an offset that no lost message can have had. The one thing that
-//! can't be known is how many messages were in files that are gone from the end of a log.
+//! log, a new segment starts with an offset that no lost message can have had.
 //!
 //! `topic` appends, reads and deletes, `recovery` finds what is on disk and what of it is damaged,
 //! `room` is how much the log may take of its disk, `segment` is one file and its index, `walk` gets from one
-//! intact message to the next, `files` keeps files open. This module has the folder that they are in.
+//! intact message to the next, `manifest` knows what a damaged segment had, `files` keeps files open. This module has the folder that they are in.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -45,6 +44,7 @@ use room::Room;
 pub(super) use topic::Topic;
 
 mod files;
+mod manifest;
 mod recovery;
 mod room;
 mod segment;

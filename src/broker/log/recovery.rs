@@ -6,10 +6,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::MAX_OFFSET;
 use super::segment::{Offsets, Segment};
 use super::topic::{Topic, next_offset, total};
 use super::walk::Walk;
+use super::{MAX_OFFSET, manifest};
 use crate::broker::files::{append_at, check_dir, create, open_to_read, read_part};
 use crate::broker::lock;
 use crate::broker::message::{self, MIN_BYTES};
@@ -33,6 +33,7 @@ impl Topic {
     pub(super) fn load(&self) -> io::Result<VecDeque<Segment>> {
         let _turn = lock(&self.loading);
         check_dir(&self.dir)?;
+        let records = manifest::read(&self.dir)?;
         let mut segments = VecDeque::new();
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
@@ -51,18 +52,32 @@ impl Topic {
                     // Its end is found by `Segment::index`.
                     (segment.len, segment.index) = (found.len(), None);
                 }
+                segment.record = records.get(&base).copied();
                 segments.push_back(segment);
             }
         }
         segments
             .make_contiguous()
             .sort_unstable_by_key(|segment| segment.base);
+        if let Some((base, newest)) = records.last_key_value()
+            && segments
+                .back()
+                .is_none_or(|last: &Segment| last.base < *base)
+        {
+            // The newest segment is gone.
+            let end = newest.end;
+            self.push(&mut segments, end)?;
+            // As one that was found.
+            if let Some(pushed) = segments.back_mut() {
+                pushed.index = None;
+            }
+        }
         for i in 1..segments.len() {
             let base = segments[i].base;
             (segments[i - 1].next, segments[i - 1].end) = (Some(base), base);
         }
         for i in 0..segments.len() {
-            if segments[i].index.is_some() {
+            if segments[i].index.is_some() || self.is_another(&segments[i])? {
                 self.lose_whole(&mut segments, i)?;
             }
         }
@@ -90,19 +105,40 @@ impl Topic {
         Ok(segments)
     }
 
-    /// Reports a segment of which nothing can be read, since it is not a file.
+    /// Whether a segment begins with an intact message that is not the one that was appended to it first, nor one that
+    /// was appended later.
+    fn is_another(&self, segment: &Segment) -> io::Result<bool> {
+        let path = segment.path(&self.dir);
+        let Some(first) = segment.record.and_then(|record| record.first) else {
+            return Ok(false);
+        };
+        let head = read_part(&path, 0, segment.len.min(MIN_BYTES as u64))?;
+        let Some((offset, size)) = message::header(&head) else {
+            return Ok(false);
+        };
+        let is_later = (segment.base + 1..segment.bounds().limit).contains(&offset);
+        let is_whole = size <= message::MAX_BYTES && size as u64 <= segment.len;
+        if message::checksum(&head) == Some(first) || is_later || !is_whole {
+            return Ok(false);
+        }
+        Ok(message::check(&read_part(&path, 0, size as u64)?).is_ok())
+    }
+
+    /// Reports a segment of which nothing can be read, since it is not a file, or not the one that was written.
     fn lose_whole(&self, segments: &mut VecDeque<Segment>, i: usize) -> io::Result<()> {
         let segment = &mut segments[i];
         let (path, base) = (segment.path(&self.dir), segment.base);
-        let end = segment.next.unwrap_or(segment.most);
         let is_last = segment.next.is_none();
-        segment.end = base;
+        let known = segment.next.or(segment.record.map(|record| record.end));
+        let end = known.unwrap_or(segment.most);
+        (segment.end, segment.len, segment.index) = (base, 0, Some(Vec::new()));
         segment.lost.add(base..end);
         let said = segment.lost.sentence(&self.name, "lost");
-        let said = said.map(|it| if is_last { up_to(it) } else { it });
+        let said = said.map(|it| if known.is_none() { up_to(it) } else { it });
         let what = match path.symlink_metadata()? {
             found if found.is_dir() => "is a folder",
             found if found.is_symlink() => "is a symbolic link",
+            found if found.is_file() => "does not begin with the line that was written to it first",
             _ => "is not a file",
         };
         self.say(said, format_args!("{} {what}", path.display()));
@@ -146,28 +182,35 @@ impl Topic {
         let said = segment.lost.sentence(&self.name, "damaged");
         self.say(said, path.display());
         let rest = segment.len - len;
+        let (end, known) = (segment.end, segment.record.map_or(0, |record| record.end));
         if rest == 0 {
-            return Ok(());
+            return match known > end {
+                true => self.go_on(segments, end, known),
+                false => Ok(()),
+            };
         }
-        let end = segment.end;
         let tail = read_part(&path, len, rest.min(message::MAX_BYTES as u64))?;
         let size = message::header(&tail).filter(|(offset, _)| *offset == end);
         let size = size
             .map(|(_, size)| size)
             .filter(|size| *size <= message::MAX_BYTES);
         let is_torn = rest < MIN_BYTES as u64 || size.is_some_and(|size| size as u64 > rest);
-        let known = match is_torn {
-            true => (size.is_some() && size == message::size_by_fields(&tail)).then_some(1),
+        let counted = match is_torn {
+            true => {
+                let is_sure = size.is_some() && size == message::size_by_fields(&tail);
+                (is_sure || known > end).then_some(1)
+            }
             false => {
                 let file = open_to_read(&path)?;
-                let limit = segment.limit();
-                Walk::new(&file, &path, (end, len), segment.len, limit).count_by_sizes()?
+                let walk = Walk::new(&file, &path, (end, len), segment.bounds());
+                let rest = (known > end).then_some(known - end);
+                walk.count_by_sizes()?.or(rest)
             }
         };
-        // Where the sizes don't tell, there may have been as many messages as there is room for.
-        let count = known.unwrap_or(most_messages(rest));
+        // Where nothing tells, there may have been as many messages as there is room for.
+        let after = end + counted.unwrap_or(most_messages(rest));
         let mut lost = Offsets::default();
-        lost.add(end..end + count);
+        lost.add(end..after);
         if is_torn {
             let aside = torn_path(&path);
             let file = create(&aside)?;
@@ -176,14 +219,27 @@ impl Topic {
             self.say(said, aside.display());
             // The next segment keeps the offset from being given again; so it comes before the cut.
             segment.len = len;
-            self.push(segments, end + count)?;
+            self.go_on(segments, after, known)?;
             return create(&path)?.set_len(len);
         }
-        segment.lost.add(end..end + count);
+        segment.lost.add(end..after);
         let said = lost.sentence(&self.name, "damaged");
-        let said = said.map(|it| if known.is_some() { it } else { up_to(it) });
+        let said = said.map(|it| if counted.is_some() { it } else { up_to(it) });
         self.say(said, path.display());
-        self.push(segments, end + count)
+        self.go_on(segments, after, known)
+    }
+
+    /// Appends go on in a new segment, with the offset `after`; or with `end` if the log had messages up to that. Those
+    /// between are gone, and are reported.
+    fn go_on(&self, segments: &mut VecDeque<Segment>, after: i64, end: i64) -> io::Result<()> {
+        if let Some(segment) = segments.back_mut() {
+            let mut lost = Offsets::default();
+            lost.add(after..end);
+            segment.lost.add(after..end);
+            let said = lost.sentence(&self.name, "missing");
+            self.say(said, segment.path(&self.dir).display());
+        }
+        self.push(segments, after.max(end))
     }
 
     /// Reports which messages have another offset in the file.

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use super::INDEX_INTERVAL;
-use super::walk::Walk;
+use super::manifest::Record;
+use super::walk::{Bounds, Walk};
 use crate::broker::files::open_to_read;
 use crate::broker::message;
 
@@ -31,6 +32,8 @@ pub(super) struct Segment {
     pub(super) next: Option<i64>,
     /// How many bytes of the file are read.
     pub(super) len: u64,
+    /// What the manifest says of it.
+    pub(super) record: Option<Record>,
     /// `None` until it is first used.
     pub(super) index: Option<Index>,
     /// The largest timestamp of its messages, once it was first used; the smallest number if none has one.
@@ -64,6 +67,7 @@ impl Segment {
             most,
             next: None,
             len: 0,
+            record: None,
             index: Some(Index::new()),
             latest: i64::MIN,
             newest: (base, 0),
@@ -76,9 +80,14 @@ impl Segment {
         dir.join(format!("{:020}.log", self.base))
     }
 
-    /// The offset that none of its messages can have or exceed.
-    pub(super) fn limit(&self) -> i64 {
-        self.next.map_or(self.most, |next| next.min(self.most))
+    /// How far a walk over it goes.
+    pub(super) fn bounds(&self) -> Bounds {
+        let limit = self.next.map_or(self.most, |next| next.min(self.most));
+        Bounds {
+            len: self.len,
+            limit,
+            end: self.record.map_or(limit, |record| record.end),
+        }
     }
 
     /// Whether it has an intact message; true before it was first used.
@@ -94,7 +103,7 @@ impl Segment {
         }
         let path = self.path(dir);
         let file = open_to_read(&path)?;
-        let mut walk = Walk::new(&file, &path, (self.base, 0), self.len, self.limit());
+        let mut walk = Walk::new(&file, &path, (self.base, 0), self.bounds());
         let (mut index, mut lost, mut repaired) =
             (Index::new(), Offsets::default(), Offsets::default());
         let (mut end, mut len, mut latest) = (self.base, 0, i64::MIN);

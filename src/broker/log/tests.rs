@@ -85,13 +85,20 @@ fn files(dir: &TempDir) -> Vec<PathBuf> {
     files
 }
 
+/// The files of its segments.
+fn segments(dir: &TempDir) -> Vec<PathBuf> {
+    let mut files = files(dir);
+    files.retain(|path| path.extension().is_some_and(|it| it == "log"));
+    files
+}
+
 /// Four messages in one closed log, and the file that they are in.
 fn four_messages(dir: &TempDir) -> (Vec<Vec<u8>>, PathBuf) {
     let messages: Vec<_> = (0..4).map(numbered).collect();
     bob(&open(dir, &small()))
         .append(&mut messages.concat())
         .unwrap();
-    (messages, files(dir).remove(0))
+    (messages, segments(dir).remove(0))
 }
 
 proptest! {
@@ -180,7 +187,7 @@ fn the_oldest_segments_are_deleted_when_a_topic_grows_too_large() {
     let log = open(&dir, &config);
     for n in 0..200 {
         bob(&log).append(&mut numbered(n)).unwrap();
-        let bytes: u64 = files(&dir)
+        let bytes: u64 = segments(&dir)
             .iter()
             .map(|f| f.metadata().unwrap().len())
             .sum();
@@ -188,13 +195,13 @@ fn the_oldest_segments_are_deleted_when_a_topic_grows_too_large() {
     }
     let kept = bob(&log).offsets().unwrap();
     assert_eq!(kept.end, 200);
-    let bytes: u64 = files(&dir)
+    let bytes: u64 = segments(&dir)
         .iter()
         .map(|f| f.metadata().unwrap().len())
         .sum();
     assert!(bytes >= 1000);
     let name = format!("{:020}.log", kept.start);
-    assert_eq!(files(&dir)[0].file_name().unwrap(), name.as_str());
+    assert_eq!(segments(&dir)[0].file_name().unwrap(), name.as_str());
     let mut out = Vec::new();
     let below = bob(&log).read(kept.start - 1, |all| all.min(100), &mut out);
     assert_eq!(below, Err(code::OFFSET_OUT_OF_RANGE));
@@ -219,7 +226,7 @@ fn the_index_finds_every_message() {
     for set in lines.chunks(37) {
         bob(&log).append(&mut set.concat()).unwrap();
     }
-    assert!(files(&dir).len() > 2);
+    assert!(segments(&dir).len() > 2);
     let mut log = log;
     for reopened in [false, true] {
         if reopened {
@@ -252,7 +259,7 @@ fn a_read_of_the_newest_messages_reads_nothing_before_them() {
         bob.append(&mut set.clone()).unwrap();
         let file = OpenOptions::new()
             .write(true)
-            .open(files(&dir).pop().unwrap())
+            .open(segments(&dir).pop().unwrap())
             .unwrap();
         let before = file.metadata().unwrap().len() as usize - set.len();
         file.write_all_at(&vec![0; before], 0).unwrap();
@@ -261,7 +268,7 @@ fn a_read_of_the_newest_messages_reads_nothing_before_them() {
             without_offset(&[numbered(2 * n), numbered(2 * n + 1)])
         );
     }
-    assert!(files(&dir).len() > 2);
+    assert!(segments(&dir).len() > 2);
 }
 
 #[test]
@@ -292,8 +299,8 @@ fn few_files_stay_open_and_none_of_full_segments() {
     for n in 0..20 {
         bob(&log).append(&mut numbered(n)).unwrap();
         let open = open_paths(&log);
-        let bobs: Vec<_> = open.iter().filter(|p| files(&dir).contains(p)).collect();
-        assert_eq!(bobs, [files(&dir).last().unwrap()]);
+        let bobs: Vec<_> = open.iter().filter(|p| segments(&dir).contains(p)).collect();
+        assert_eq!(bobs, [segments(&dir).last().unwrap()]);
     }
     log.release();
     assert!(open_paths(&log).is_empty());
@@ -333,7 +340,7 @@ fn after_a_file_was_deleted_or_cut_the_log_goes_on_without_a_hole() {
         for n in 0..3 {
             bob(&log).append(&mut numbered(n)).unwrap();
         }
-        let file = files(&dir).remove(0);
+        let file = segments(&dir).remove(0);
         match left {
             None => fs::remove_file(&file).unwrap(),
             Some(len) => {
@@ -372,7 +379,7 @@ fn messages_that_cannot_be_written_leave_the_log_as_it_was() {
     };
     let log = open(&dir, &config);
     bob(&log).append(&mut numbered(0)).unwrap();
-    let file = files(&dir).remove(0);
+    let file = segments(&dir).remove(0);
     let aside = dir.path().join("aside");
     fs::rename(&file, &aside).unwrap();
     fs::create_dir(&file).unwrap();
@@ -476,7 +483,7 @@ fn a_message_is_found_by_a_timestamp_in_the_future() {
     for time in [later, now, now] {
         bob(&log).append(&mut at(time)).unwrap();
     }
-    assert!(files(&dir).len() > 2);
+    assert!(segments(&dir).len() > 2);
     let mut log = log;
     for is_reopened in [false, true] {
         if is_reopened {
@@ -525,5 +532,5 @@ fn a_message_is_found_by_its_timestamp() {
     assert_eq!(bob(&log).segments_until(0).unwrap(), Vec::<i64>::new());
     let all = bob(&log).segments_until(i64::MAX).unwrap();
     assert_eq!(all.last(), Some(&0));
-    assert_eq!(all.len(), files(&dir).len());
+    assert_eq!(all.len(), segments(&dir).len());
 }

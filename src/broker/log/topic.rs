@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, Thread, ThreadId};
 
 use super::files::OpenFiles;
+use super::manifest::Record;
 use super::recovery::torn_path;
 use super::room::Room;
 use super::segment::{Offsets, Segment, add_to_index, modified};
-use super::walk::{Walk, notes_path, to_notes, whole_notes};
-use super::{PARTITION, is_out_of_descriptors};
+use super::walk::{Bounds, Walk, notes_path, to_notes, whole_notes};
+use super::{PARTITION, is_out_of_descriptors, manifest};
 use crate::broker::files::{append_at, create, open_to_read};
 use crate::broker::message::{self, MIN_BYTES};
 use crate::broker::{Config, lock};
@@ -140,6 +141,11 @@ impl Topic {
             (file, found) = open.map_err(|e| self.failed("write", &active, e))?;
         }
         let last = segments.len() - 1;
+        let others = segments.iter().filter_map(|segment| segment.record);
+        let place = match segments[last].record {
+            Some(record) => record.place,
+            None => manifest::free_place(others),
+        };
         let active = &mut segments[last];
         let (base_offset, start) = (active.end, active.len);
         let index = active.index.get_or_insert_default();
@@ -150,11 +156,19 @@ impl Topic {
         let written = self.room.take(size).and_then(|()| {
             let noted = self.note_lookalikes(active, set);
             let written = noted.and_then(|()| append_at(&file, &found, start, set));
+            let written = written.and_then(|()| {
+                let recorded = self.record(active, place, end, set);
+                // It is not acknowledged, and would be there twice when it is sent again.
+                recorded.inspect_err(|_| _ = file.set_len(start))
+            });
             written.inspect_err(|_| self.room.give_back(size))
         });
-        if let Err(error) = written {
-            active.index.get_or_insert_default().truncate(indexed);
-            return Err(self.failed("write", &path(active), error));
+        match written {
+            Ok(record) => active.record = Some(record),
+            Err(error) => {
+                active.index.get_or_insert_default().truncate(indexed);
+                return Err(self.failed("write", &path(active), error));
+            }
         }
         active.newest = (base_offset, start);
         active.latest = active.latest.max(message::latest_timestamp(set));
@@ -165,6 +179,19 @@ impl Topic {
         let watchers = mem::take(&mut *lock(&self.watchers));
         watchers.into_values().for_each(|thread| thread.unpark());
         Ok(base_offset)
+    }
+
+    /// Writes to the manifest that the last segment ends at `end` now, after this set. Its record is at `place`.
+    fn record(&self, active: &Segment, place: usize, end: i64, set: &[u8]) -> io::Result<Record> {
+        let first = match active.record {
+            Some(record) => record.first,
+            None if active.len == 0 => message::checksum(set),
+            None => None,
+        };
+        let record = Record { place, end, first };
+        let (file, _) = self.open_files.open(manifest::path(&self.dir))?;
+        manifest::write(&file, active.base, &record)?;
+        Ok(record)
     }
 
     /// Notes the places of messages that have bytes in them which a walk could take for a message.
@@ -291,8 +318,7 @@ impl Topic {
             file: self.open_files.get(&path),
             path,
             from: floor.max(newest).unwrap_or((segment.base, 0)),
-            len: segment.len,
-            limit: segment.limit(),
+            bounds: segment.bounds(),
             repaired: segment.repaired.clone(),
             lost: segment.lost.clone(),
         }))
@@ -328,10 +354,10 @@ impl Topic {
             if !may_have(&segment) {
                 continue;
             }
-            let (path, len, limit) = (segment.path(&self.dir), segment.len, segment.limit());
+            let (path, bounds) = (segment.path(&self.dir), segment.bounds());
             drop(segments);
             let file = open_to_read(&path)?;
-            let mut walk = Walk::new(&file, &path, (base, 0), len, limit);
+            let mut walk = Walk::new(&file, &path, (base, 0), bounds);
             while let Some((offset, _, message)) = walk.next()? {
                 if let Some(found) = message::timestamp(message).filter(|found| *found >= time) {
                     return Ok(Some((offset, found)));
@@ -378,8 +404,7 @@ struct Extent {
     file: Option<Arc<File>>,
     /// Where the search begins: an offset, and the byte at which its message starts.
     from: (i64, u64),
-    len: u64,
-    limit: i64,
+    bounds: Bounds,
     repaired: Offsets,
     lost: Offsets,
 }
@@ -397,7 +422,7 @@ impl Extent {
             Some(file) => file,
             None => Arc::new(open_to_read(&self.path)?),
         };
-        let mut walk = Walk::new(&file, &self.path, self.from, self.len, self.limit);
+        let mut walk = Walk::new(&file, &self.path, self.from, self.bounds);
         let (first, at, is_repaired) = loop {
             match walk.next()? {
                 None => return Ok(false),
@@ -408,7 +433,7 @@ impl Extent {
             }
         };
         let start = out.len();
-        let size = usize::try_from(self.len - at).unwrap_or(usize::MAX);
+        let size = usize::try_from(self.bounds.len - at).unwrap_or(usize::MAX);
         drop(walk);
         let wanted = room(size);
         out.try_reserve_exact(wanted)?;

@@ -48,14 +48,24 @@ const MAX_GAP: i64 = 1 << 24;
 /// The bytes of a note: where the message starts, and where it ends.
 const NOTE_BYTES: usize = 16;
 
+/// How far a walk goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// How many bytes of the file are read.
+    pub(super) len: u64,
+    /// What all offsets stay below.
+    pub(super) limit: i64,
+    /// The offset after the last message, as far as that is known: it is never larger than that.
+    pub(super) end: i64,
+}
+
 /// A walk that stands before the message with offset `offset`, which starts at `at` if it is intact.
 pub(super) struct Walk<'a> {
     file: &'a File,
     path: &'a Path,
     offset: i64,
     at: u64,
-    len: u64,
-    limit: i64,
+    bounds: Bounds,
     /// Bytes of the file, from `bytes_at` on.
     bytes: Vec<u8>,
     bytes_at: u64,
@@ -64,22 +74,19 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// A walk over the first `len` bytes of `file`, which is at `path`, from a message's offset and
-    /// the byte at which it starts. All offsets stay below `limit`.
+    /// A walk over `file`, which is at `path`, from a message's offset and the byte at which it starts.
     pub(super) fn new(
         file: &'a File,
         path: &'a Path,
         (offset, at): (i64, u64),
-        len: u64,
-        limit: i64,
+        bounds: Bounds,
     ) -> Walk<'a> {
         Walk {
             file,
             path,
             offset,
             at,
-            len,
-            limit,
+            bounds,
             bytes: Vec::new(),
             bytes_at: 0,
             noted: None,
@@ -111,7 +118,7 @@ impl<'a> Walk<'a> {
     fn bytes(&mut self, at: u64, size: usize) -> io::Result<&[u8]> {
         let end = self.bytes_at + self.bytes.len() as u64;
         if at < self.bytes_at || at + size as u64 > end {
-            let size = CHUNK.max(size as u64).min(self.len - at);
+            let size = CHUNK.max(size as u64).min(self.bounds.len - at);
             self.bytes.resize(size as usize, 0);
             self.bytes_at = at;
             let read = self.file.read_exact_at(&mut self.bytes, at);
@@ -124,10 +131,10 @@ impl<'a> Walk<'a> {
 
     /// The offset and the size that the message at `at` says it has, if it can be whole.
     fn header(&mut self, at: u64) -> io::Result<Option<(i64, usize)>> {
-        if at + MIN_BYTES as u64 > self.len {
+        if at + MIN_BYTES as u64 > self.bounds.len {
             return Ok(None);
         }
-        let left = self.len - at;
+        let left = self.bounds.len - at;
         let header = message::header(self.bytes(at, OVERHEAD)?);
         Ok(header.filter(|(_, size)| *size <= message::MAX_BYTES && *size as u64 <= left))
     }
@@ -154,7 +161,7 @@ impl<'a> Walk<'a> {
             return Ok(None);
         };
         let after = at + size as u64;
-        let is_certain = match after == self.len {
+        let is_certain = match after == self.bounds.len {
             true => is_at_message && !(offset..offset + MAX_GAP).contains(&found),
             false => self.intact(after, offset + 1..offset + 2)?.is_some(),
         };
@@ -170,13 +177,13 @@ impl<'a> Walk<'a> {
         if by_size.is_some_and(|(offset, ..)| offset == next) {
             return Ok(by_size);
         }
-        let end = by_size.map_or(self.len, |(_, at, _)| at);
-        while let Some(found) = self.scan(at..end, next..self.limit)? {
+        let end = by_size.map_or(self.bounds.len, |(_, at, _)| at);
+        while let Some(found) = self.scan(at..end, next..self.bounds.limit)? {
             at = self.after_noted(found)?;
             if at > found {
                 continue;
             }
-            if let Some((offset, size)) = self.intact(at, next..self.limit)?
+            if let Some((offset, size)) = self.intact(at, next..self.bounds.limit)?
                 && self.fits(offset, at, size)?
             {
                 return Ok(Some((offset, at, size)));
@@ -194,7 +201,7 @@ impl<'a> Walk<'a> {
             self.at += size as u64;
             count += 1;
         }
-        Ok(Some(count).filter(|_| self.at == self.len))
+        Ok(Some(count).filter(|_| self.at == self.bounds.len))
     }
 
     /// The first intact message that the sizes of damaged ones lead to, if its offset is right.
@@ -247,7 +254,7 @@ impl<'a> Walk<'a> {
             return Ok(differences.iter().all(|n| count(*n) <= count(0)));
         }
         // Bytes are gone from the file: that has to be certain.
-        let is_last = next + 1 == self.limit && at == self.len;
+        let is_last = next + 1 == self.bounds.end && at == self.bounds.len;
         let is_enough = is_last || differences.len() >= FOLLOWERS / 2;
         Ok(is_enough && count(0) == differences.len())
     }
@@ -255,8 +262,8 @@ impl<'a> Walk<'a> {
     /// The next of these bytes at which something with one of these offsets could start.
     fn scan(&mut self, bytes: Range<u64>, offsets: Range<i64>) -> io::Result<Option<u64>> {
         let mut at = bytes.start;
-        while at < bytes.end && at + MIN_BYTES as u64 <= self.len {
-            let size = CHUNK.min(self.len - at) as usize;
+        while at < bytes.end && at + MIN_BYTES as u64 <= self.bounds.len {
+            let size = CHUNK.min(self.bounds.len - at) as usize;
             let mut windows = self.bytes(at, size)?.windows(OVERHEAD);
             let could_start = |bytes: &[u8]| {
                 message::header(bytes).is_some_and(|(offset, size)| {
