@@ -1,9 +1,9 @@
 """records.py kafka-python|confluent|read|open TOPIC PARTITIONS: writes records as nobody here does, or reads them.
 
-kafka-python and confluent write, in every compression that they have here, records with and without key, value and
-headers, of the past and of the near future; confluent also in transactions, committed and aborted. read prints each
-record of the topic as `subscriber --json` does, but for the field `time`. open leaves a transaction open, and aborts it
-at the end of standard input. The exit code is 1 if a record was not acknowledged.
+kafka-python and confluent write, in every compression, records with and without key, value and headers, of the past
+and of the near future; confluent also in transactions, committed and aborted. read prints each record of the topic as
+`subscriber --json` does, but for the field `time`. open leaves a transaction open, and aborts it at the end of standard
+input. The exit code is 1 if a record was not acknowledged.
 """
 
 import base64
@@ -37,7 +37,7 @@ def records(writer):
 def write_kafka_python():
     from kafka import KafkaProducer
 
-    for codec in None, "gzip":
+    for codec in None, "gzip", "snappy", "lz4", "zstd":
         producer = KafkaProducer(bootstrap_servers=servers.split(","), acks="all", compression_type=codec)
         sent = [
             producer.send(topic, value, key, headers, partition, timestamp)
