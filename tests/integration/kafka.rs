@@ -66,6 +66,7 @@ on_kafka! {
     presence::the_peers_first_line_and_the_heartbeats_say_only_once_who_is_here();
     presence::a_line_that_was_not_written_in_a_chat_says_nothing_of_who_is_here();
     presence::a_line_on_the_peers_screen_is_read();
+    presence::a_line_after_the_peers_end_is_not_read_however_that_came();
     presence::of_two_chats_of_the_same_pair_the_one_that_stays_is_here();
 }
 

@@ -150,12 +150,45 @@ pub(crate) fn a_line_on_the_peers_screen_is_read(on: &Kafka) {
         bob.wait_for(&format!("{me}: {line}"));
         let left = Instant::now();
         let alice = leaves(alice);
-        let is_read = !alice.history().contains("not read by");
-        let has_waited = left.elapsed() >= END_WAIT;
+        let (is_read, end) = (!alice.history().contains("not read by"), left.elapsed());
+        println!("read: {is_read}, alice's chat ended after {end:?}");
+        let has_waited = end >= END_WAIT;
         assert!(is_read || has_waited, "{}", alice.report());
         is_read.then_some(())
     };
     poll_until(PATIENCE, || "read".into(), attempt);
+}
+
+/// How long her end takes, which waits for the position of a peer who is here, is printed.
+pub(crate) fn a_line_after_the_peers_end_is_not_read_however_that_came(on: &Kafka) {
+    let _host = on.keep_running();
+    for (signal, news) in [
+        ("TERM", "has left"),
+        ("KILL", "is gone"),
+        ("STOP", "is gone"),
+    ] {
+        let (me, peer) = two_users();
+        let alice = on.chat(&me, &peer);
+        let mut bob = on.chat(&peer, &me);
+        is_told(&alice, &peer, "is here", 1);
+        bob.signal(signal);
+        is_told(&alice, &peer, news, 1);
+        alice.line("not seen");
+        let left = Instant::now();
+        let alice = leaves(alice);
+        println!("{signal}: alice's chat ended after {:?}", left.elapsed());
+        alice.has_shown_times(&format!("* 1 line not read by {peer} yet"), 1);
+        if signal == "STOP" {
+            bob.signal("CONT");
+            bob.wait_for(&format!("{me}: not seen"));
+            leaves(bob);
+        } else {
+            bob.wait_for_end();
+        }
+        // Whoever comes back finds it.
+        let bob = on.chat(&peer, &me);
+        bob.wait_for(&format!("{me}: not seen"));
+    }
 }
 
 pub(crate) fn of_two_chats_of_the_same_pair_the_one_that_stays_is_here(on: &Kafka) {
@@ -282,6 +315,7 @@ mod embedded {
         the_peers_first_line_and_the_heartbeats_say_only_once_who_is_here();
         a_line_that_was_not_written_in_a_chat_says_nothing_of_who_is_here();
         a_line_on_the_peers_screen_is_read();
+        a_line_after_the_peers_end_is_not_read_however_that_came();
         of_two_chats_of_the_same_pair_the_one_that_stays_is_here();
     }
 }
