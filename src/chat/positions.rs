@@ -12,6 +12,10 @@ use crate::error::Result;
 /// How often the peer's position is looked up while the end of the chat waits for it.
 const FINAL_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long the peer's position is not wanted until what it takes to look it up is given back. While two write to each other,
+/// it is wanted again and again.
+const RELEASE_AFTER: Duration = Duration::from_secs(20);
+
 /// What the chat's owner asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Task {
@@ -64,6 +68,7 @@ pub(super) fn start(
         may_look: peer_commits,
         may_watch: peer_commits,
         is_watching: true,
+        release_at: None,
         peers_beat: None,
         peers_state: PeersState::Still,
     };
@@ -88,6 +93,8 @@ struct Worker<N> {
     may_watch: bool,
     /// The peer's position is wanted.
     is_watching: bool,
+    /// When what it takes to look it up is given back.
+    release_at: Option<Instant>,
     /// The peer's last heartbeat that was seen, and what follows from it.
     peers_beat: Option<i64>,
     peers_state: PeersState,
@@ -117,7 +124,7 @@ impl<N: Fn(Outcome)> Worker<N> {
                 }
                 Ok(Task::Look) => schedule.look_soon(Instant::now()),
                 Ok(Task::WatchPosition(is_wanted)) => {
-                    self.is_watching = is_wanted;
+                    self.watch(is_wanted, Instant::now());
                     schedule.position_may_move(Instant::now());
                 }
                 Ok(Task::Finish(offsets)) => return self.finish(offsets, tasks),
@@ -135,6 +142,10 @@ impl<N: Fn(Outcome)> Worker<N> {
                 schedule.beaten(now);
             }
             Job::Look => {
+                if self.release_at.is_some_and(|at| at <= now) {
+                    self.release_at = None;
+                    self.groups.release(&self.parties.peers_position());
+                }
                 if self.look() {
                     schedule.position_may_move(now);
                 }
@@ -142,6 +153,11 @@ impl<N: Fn(Outcome)> Worker<N> {
             }
             Job::Position => schedule.position_looked_up(self.look_up_position()),
         }
+    }
+
+    fn watch(&mut self, is_wanted: bool, now: Instant) {
+        self.is_watching = is_wanted;
+        self.release_at = (!is_wanted).then(|| now + RELEASE_AFTER);
     }
 
     /// Returns whether the position is committed.
@@ -283,6 +299,10 @@ mod tests {
             self.committed.insert(group.to_string(), offsets.clone());
             Ok(())
         }
+
+        fn release(&mut self, group: &str) {
+            self.requests.send(format!("release {group}")).unwrap();
+        }
     }
 
     /// The broker is away.
@@ -319,6 +339,7 @@ mod tests {
             may_look: true,
             may_watch: true,
             is_watching: true,
+            release_at: None,
             peers_beat: None,
             peers_state: PeersState::Still,
         };
@@ -347,6 +368,32 @@ mod tests {
             ];
             assert_eq!(made.try_iter().collect::<Vec<_>>(), expected.concat());
             worker.is_watching = false;
+        }
+    }
+
+    #[test]
+    fn what_it_takes_to_look_up_the_position_is_given_back_once_after_a_while() {
+        let (mut worker, made) = alice("-");
+        let now = Instant::now();
+        let mut schedule = Schedule::new(now);
+        let seconds = |n| now + Duration::from_secs(n);
+        for (watch, at, is_released) in [
+            (None, 60, false),
+            (Some(false), 61, false),
+            (None, 80, false),
+            (Some(true), 80, false),
+            (None, 120, false),
+            (Some(false), 120, false),
+            (None, 139, false),
+            (None, 140, true),
+            (None, 200, false),
+        ] {
+            if let Some(is_wanted) = watch {
+                worker.watch(is_wanted, seconds(at));
+            }
+            worker.work(Job::Look, seconds(at), &mut schedule);
+            let was_released = made.try_iter().any(|it| it == "release chat:bob:alice");
+            assert_eq!(was_released, is_released, "after {at} s");
         }
     }
 

@@ -364,6 +364,9 @@ pub trait GroupOffsets: Send {
 
     /// Commits `offsets` of `topic` for `group`.
     fn commit(&mut self, group: &str, topic: &Name, offsets: &Offsets) -> Result<()>;
+
+    /// Gives back what only requests about `group` need, as connections and threads, until the next one.
+    fn release(&mut self, _group: &str) {}
 }
 
 /// A Kafka cluster that producers and consumers can be created for.

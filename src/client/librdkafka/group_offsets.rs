@@ -78,6 +78,10 @@ impl GroupOffsets for LibrdkafkaGroupOffsets {
         );
         self.with_client(group, topic, |client| client.commit(&doing, offsets))
     }
+
+    fn release(&mut self, group: &str) {
+        self.clients.remove(group);
+    }
 }
 
 /// A client of one group, and requests about the group's offsets in one topic.
