@@ -80,11 +80,12 @@ impl Presence {
 
     /// A line of the peer has just arrived, which was written at this time, in milliseconds since 1970. Returns what is
     /// new: while nothing else is known, the line tells that the heartbeats are those of an open chat, unless the last
-    /// one is much older. Then it may be that of a chat that was killed, and the line from another program.
+    /// one is much older or newer. Then it may be that of a chat that was killed, and the line from another program, or
+    /// the line may be an old one that somebody else has written again.
     pub(super) fn has_written(&mut self, time: i64) -> Option<String> {
         let beat = self.seen.filter(|beat| *beat != 0)?;
-        let age = time.saturating_sub(beat / 1000);
-        let is_recent = age < GONE_AFTER.as_millis() as i64;
+        let apart = time.abs_diff(beat / 1000);
+        let is_recent = u128::from(apart) < GONE_AFTER.as_millis();
         match self.state {
             State::Unknown if is_recent => self.become_here(),
             _ => None,
@@ -307,8 +308,11 @@ mod tests {
                 &[Look(0, BEAT), Line(114), Look(3, 0)],
                 &["1: bob is here", "2: bob has left"],
             ),
-            // A line that was written before the chat was opened arrives late.
-            (&[Look(0, BEAT), Line(20)], &["1: bob is here"]),
+            // A line that was written before the chat was opened arrives late, or again.
+            (&[Look(0, BEAT), Line(20)], &[]),
+            (&[Look(0, BEAT), Line(86)], &["1: bob is here"]),
+            (&[Look(0, BEAT), Line(85)], &[]),
+            (&[Look(0, BEAT), Line(i64::MIN / 1000)], &[]),
             // A line can come from another program than a chat, or late.
             (&[Line(100), Nothing(0), Line(100)], &[]),
             (
