@@ -50,6 +50,8 @@ pub(super) struct Wanted {
     pub(super) is_asked: bool,
     /// The user's position: later lines of the peer are unread.
     pub(super) position: Offsets,
+    /// The chat is sealed: its lines were opened, whatever they look like now.
+    pub(super) is_sealed: bool,
 }
 
 /// Whose lines were read.
@@ -193,11 +195,12 @@ fn earlier(
         }
     };
     let (mut own, mut peers) = (read("your own", own), read("the peer's", peers));
-    // A chat that is sealed has opened its lines: these are of another one.
-    if leave_out(&mut own, |line| seal::is_sealed(&line.text)) {
+    // Of a chat that was sealed, which this one is not.
+    let is_unopened = |line: &Line| !wanted.is_sealed && seal::is_sealed(&line.text);
+    if leave_out(&mut own, is_unopened) {
         notices.push(OWN_SEALED.into());
     }
-    let is_sealed = leave_out(&mut peers, |line| seal::is_sealed(&line.text));
+    let is_sealed = leave_out(&mut peers, is_unopened);
     // Typed while this was read.
     own.retain(|line| line.time.is_none_or(|time| time < opened));
     let is_read = |line: &Line| is_before(&wanted.position, line.partition, line.offset);
@@ -275,6 +278,7 @@ mod tests {
             last,
             is_asked,
             position: [(0, 4)].into(),
+            is_sealed: false,
         };
         earlier(
             Ok(lines("alice", own)),
@@ -346,10 +350,11 @@ mod tests {
 
     #[test]
     fn lines_of_a_sealed_chat_are_not_shown_in_one_that_is_not() {
-        let wanted = Wanted {
+        let wanted = |is_sealed| Wanted {
             last: 10,
             is_asked: true,
             position: [(0, 4)].into(),
+            is_sealed,
         };
         let seal = |mut lines: Vec<Line>| {
             lines[0].text = b"sealed1:AAAA".to_vec();
@@ -357,15 +362,25 @@ mod tests {
         };
         let times = [Some(1), Some(2)];
         let own = seal(lines("alice", &times));
-        let mixed = earlier(Ok(own), Ok(lines("bob", &times)), &wanted, 100);
+        let mixed = earlier(Ok(own), Ok(lines("bob", &times)), &wanted(false), 100);
         assert_eq!(texts(&mixed), ["bob 0", "bob 1", "alice 1"]);
         assert!(!mixed.is_sealed);
         assert_eq!(mixed.notices, [OWN_SEALED]);
-        let theirs = seal(lines("bob", &times));
-        let mixed = earlier(Ok(Vec::new()), Ok(theirs), &wanted, 100);
+        let theirs = || Ok(seal(lines("bob", &times)));
+        let mixed = earlier(Ok(Vec::new()), theirs(), &wanted(false), 100);
         assert_eq!(texts(&mixed), ["bob 1"]);
         assert!(mixed.is_sealed);
         assert!(mixed.notices.is_empty());
+        // What was sealed there can be any text.
+        let own = Ok(seal(lines("alice", &times)));
+        let opened = earlier(own, theirs(), &wanted(true), 100);
+        let begins_as_sealed = "sealed1:AAAA";
+        assert_eq!(
+            texts(&opened),
+            [begins_as_sealed, begins_as_sealed, "bob 1", "alice 1"]
+        );
+        assert!(!opened.is_sealed);
+        assert!(opened.notices.is_empty());
     }
 
     #[test]
@@ -374,6 +389,7 @@ mod tests {
             last: 10,
             is_asked: false,
             position: [(0, 4)].into(),
+            is_sealed: false,
         };
         let denied = Error::denied("cannot read topic bob", "not allowed").hint("Ask for it.");
         let earlier = earlier(Err(denied), Ok(lines("bob", &[Some(1)])), &wanted, 100);

@@ -317,6 +317,7 @@ fn start_history(
         last,
         is_asked: options.asks_for_earlier(),
         position,
+        is_sealed: secret.is_some(),
     };
     let reading = match secret {
         Some(secret) => history::start_sealed(cluster, parties, secret, wanted, opened),
