@@ -85,6 +85,8 @@ pub(crate) fn unread_lines_are_shown_once_and_counted_for_their_sender(on: &Kafk
     let (me, peer) = (user("alice"), user("bob"));
     let only_unread = ["--last", "0"];
     let alice = on.chat(&me, &peer);
+    // As long as she does not know what bob has read, she says nothing about it.
+    alice.wait_for("has not opened a chat with you yet");
     alice.line("one");
     alice.line("two");
     on.first_lines(&peer, 2);
