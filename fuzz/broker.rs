@@ -14,6 +14,11 @@ use super::log::Log;
 use super::{Config, Report, message};
 use crate::wire::{Request, code};
 
+/// The only segment of a log, and what is beside it.
+const SEGMENT: &str = "00000000000000000000.log";
+const NOTES: &str = "00000000000000000000.lookalikes";
+const MANIFEST: &str = "manifest";
+
 /// A request, and the messages in it.
 pub fn wire(mut request: Vec<u8>) {
     let Ok((header, request)) = Request::read(&mut request, usize::MAX) else {
@@ -52,12 +57,12 @@ fn append(set: &mut [u8]) {
 
 /// A segment file, in a folder for this call alone.
 pub fn log(dir: &Path, segment: &[u8]) {
-    let no_notes = &[];
-    open(dir, segment, no_notes);
+    open(dir, &[(SEGMENT, segment)]);
     let mut sealed = segment.to_vec();
     seal(&mut sealed);
-    open(dir, &sealed, no_notes);
-    damage(dir, segment);
+    open(dir, &[(SEGMENT, &sealed)]);
+    // What earlier versions left has no manifest.
+    damage(dir, segment, segment.len() % 2 == 0);
 }
 
 /// A log of one topic, and what is said about it.
@@ -75,23 +80,22 @@ fn open_log(dir: &Path) -> (Log, Receiver<String>) {
     (log, said)
 }
 
-/// The file of the only segment, and that of its notes, in an empty folder.
-fn new_files(dir: &Path) -> (PathBuf, PathBuf) {
+/// The folder of the only topic, which is empty.
+fn new_folder(dir: &Path) -> PathBuf {
     let topic_dir = dir.join("bob-0");
     // From the last call, if there was one.
     let _ = fs::remove_dir_all(&topic_dir);
     fs::create_dir_all(&topic_dir).expect("a folder");
-    let segment = topic_dir.join(format!("{:020}.log", 0));
-    let notes = segment.with_extension("lookalikes");
-    (segment, notes)
+    topic_dir
 }
 
-/// Opens a log with this segment and these notes, reads all of it, and appends to it. Returns what was read, each
-/// offset and the message without it, and what was said.
-fn open(dir: &Path, segment: &[u8], notes: &[u8]) -> (Vec<(i64, Vec<u8>)>, Vec<String>) {
-    let (segment_path, notes_path) = new_files(dir);
-    fs::write(segment_path, segment).expect("a file");
-    fs::write(notes_path, notes).expect("a file");
+/// Opens a log with these files, reads all of it, and appends to it. Returns what was read, each offset and the message
+/// without it, and what was said.
+fn open(dir: &Path, files: &[(&str, &[u8])]) -> (Vec<(i64, Vec<u8>)>, Vec<String>) {
+    let folder = new_folder(dir);
+    for (name, bytes) in files {
+        fs::write(folder.join(name), bytes).expect("a file");
+    }
     let (log, said) = open_log(dir);
     let topic = log.topic("bob").expect("the topic");
     let readable = topic.offsets().expect("its offsets");
@@ -131,9 +135,9 @@ fn open(dir: &Path, segment: &[u8], notes: &[u8]) -> (Vec<(i64, Vec<u8>)>, Vec<S
 /// Damages a log of a hundred messages at the places that `bytes` name, each by two of them: no
 /// message that is read was changed, and there are not more missing than were damaged or lie between
 /// two that were and are close to each other. All damage is reported.
-fn damage(dir: &Path, bytes: &[u8]) {
-    static LOG: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
-    let (whole, notes) = LOG.get_or_init(|| hundred_messages(dir));
+fn damage(dir: &Path, bytes: &[u8], has_manifest: bool) {
+    static LOG: OnceLock<[Vec<u8>; 3]> = OnceLock::new();
+    let [whole, notes, manifest] = LOG.get_or_init(|| hundred_messages(dir));
     let mut segment = whole.clone();
     for pair in bytes.chunks_exact(2).take(20) {
         let at = usize::from(u16::from_be_bytes([pair[0], pair[1]])) % segment.len();
@@ -148,7 +152,12 @@ fn damage(dir: &Path, bytes: &[u8]) {
         can_be_repaired.push(message[8..] == found[8..]);
         at += size;
     }
-    let (read, said) = open(dir, &segment, notes);
+    let files = [
+        (SEGMENT, &segment[..]),
+        (NOTES, notes),
+        (MANIFEST, manifest),
+    ];
+    let (read, said) = open(dir, &files[..if has_manifest { 3 } else { 2 }]);
     for (offset, message) in &read {
         let n = *offset as usize;
         assert_eq!(
@@ -171,10 +180,10 @@ fn damage(dir: &Path, bytes: &[u8]) {
     assert_eq!(said.is_empty(), !is_damaged.contains(&true), "{said:?}");
 }
 
-/// The segment of a hundred messages with numbered values, and its notes. In some values is a whole message with the
-/// next offset.
-fn hundred_messages(dir: &Path) -> (Vec<u8>, Vec<u8>) {
-    let (segment, notes) = new_files(dir);
+/// The segment of a hundred messages with numbered values, its notes, and the manifest. In some values is a whole message
+/// with the next offset.
+fn hundred_messages(dir: &Path) -> [Vec<u8>; 3] {
+    let folder = new_folder(dir);
     let (log, _said) = open_log(dir);
     let topic = log.topic("bob").expect("the topic");
     for n in 0..100 {
@@ -188,9 +197,11 @@ fn hundred_messages(dir: &Path) -> (Vec<u8>, Vec<u8>) {
         assert_eq!(appended, Ok(n), "every message has the next offset");
     }
     log.release();
-    let [segment, notes] = [segment, notes].map(|path| fs::read(path).expect("a file"));
-    assert!(!notes.is_empty(), "the forged messages are noted");
-    (segment, notes)
+    [SEGMENT, NOTES, MANIFEST].map(|name| {
+        let bytes = fs::read(folder.join(name)).expect("a file");
+        assert!(!bytes.is_empty(), "{name} is empty");
+        bytes
+    })
 }
 
 /// A message of magic 0 without a key.
