@@ -20,6 +20,9 @@ use crate::terminal::{Message, Screen, ScreenEvent};
 const END_WAIT: Duration = Duration::from_millis(800);
 /// How much of that it waits for acknowledgements.
 const ACKNOWLEDGEMENT_WAIT: Duration = Duration::from_millis(600);
+/// How much longer the end of a pipe takes at most, until its last commits are done: nobody waits for a prompt, and without
+/// them the next chat shows messages again, and the peer is not told that this one has ended.
+const COMMIT_WAIT: Duration = Duration::from_secs(9);
 /// After how many failures in a row it is said that the position can't be committed.
 const FAILED_COMMITS: u32 = 3;
 
@@ -174,9 +177,17 @@ impl Chat {
     /// When [`Arrival::Deadline`] is due.
     fn deadline(&self) -> Option<Instant> {
         match self.stage {
+            Stage::Finishing(at, Cause::Ended(_)) if self.is_committing_for_a_pipe() => {
+                Some(at + COMMIT_WAIT)
+            }
             Stage::Draining(at, _) | Stage::Closing(at, _) | Stage::Finishing(at, _) => Some(at),
             Stage::Open | Stage::Ended(_) => None,
         }
+    }
+
+    /// Whether a pipe has commits left that can be done.
+    fn is_committing_for_a_pipe(&self) -> bool {
+        !(self.is_finished || self.is_disconnected || self.ledger.is_typed())
     }
 
     fn handle(&mut self, arrival: Arrival, now: Instant) {
@@ -809,6 +820,37 @@ mod tests {
     fn the_last_commit_has_the_time_that_acknowledgements_did_not_need() {
         let mut alice = alice(true, 0);
         let start = Instant::now();
+        alice.chat.handle(Arrival::InputEnded(Ok(())), start);
+        assert_eq!(alice.chat.deadline(), Some(start + END_WAIT));
+    }
+
+    #[test]
+    fn the_end_of_a_pipe_waits_longer_for_its_last_commits() {
+        for (is_typed, end, longer) in [
+            (false, Arrival::InputEnded(Ok(())), COMMIT_WAIT),
+            (true, Arrival::InputEnded(Ok(())), Duration::ZERO),
+            (false, Arrival::Signal, Duration::ZERO),
+        ] {
+            let (mut alice, start) = (alice(is_typed, 0), Instant::now());
+            alice.handle(polled(1, &["hi"], vec![]));
+            alice.chat.handle(end, start);
+            assert_eq!(alice.chat.deadline(), Some(start + END_WAIT + longer));
+            alice.chat.handle(outcome(Ok([(0, 1)].into())), start);
+            assert_eq!(alice.chat.deadline(), Some(start + END_WAIT + longer));
+            // A peer who may be reading is not waited for any longer.
+            alice
+                .chat
+                .handle(Arrival::Position(Outcome::Finished), start);
+            assert!(
+                alice
+                    .chat
+                    .deadline()
+                    .is_none_or(|at| at == start + END_WAIT)
+            );
+        }
+        // What is lost is not waited for.
+        let (mut alice, start) = (alice(false, 0), Instant::now());
+        alice.handle(polled(1, &["hi"], vec![lost()]));
         alice.chat.handle(Arrival::InputEnded(Ok(())), start);
         assert_eq!(alice.chat.deadline(), Some(start + END_WAIT));
     }
