@@ -289,10 +289,10 @@ fn a_segment_that_is_a_folder_is_named_by_the_host() {
 
     // Under the running broker, too.
     let folder = segment.parent().unwrap();
-    let files = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let newest = files.max().unwrap();
+    let files = fs::read_dir(folder).unwrap();
+    let files = files.map(|entry| entry.unwrap().path());
+    let segments = files.filter(|path| path.extension().is_some_and(|it| it == "log"));
+    let newest = segments.max().unwrap();
     replace(&newest);
     let arguments = [&me, &peer, "--delivery-timeout", "5"];
     let writer = on.program("publisher", &arguments).input("three\n");
