@@ -184,10 +184,10 @@ pub(crate) fn a_line_after_the_peers_end_is_not_read_however_that_came(on: &Kafk
             leaves(bob);
         } else {
             bob.wait_for_end();
+            // When he comes back, he finds it.
+            let bob = on.chat(&peer, &me);
+            bob.wait_for(&format!("{me}: not seen"));
         }
-        // Whoever comes back finds it.
-        let bob = on.chat(&peer, &me);
-        bob.wait_for(&format!("{me}: not seen"));
     }
 }
 
