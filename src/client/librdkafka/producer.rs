@@ -41,8 +41,9 @@ const SETTINGS: &[(&str, &str)] = &[
     ("linger.ms", "0"),
     // As Kafka's Java client and crate kafka's client here do it: a sender's lines share a partition.
     ("partitioner", "murmur2_random"),
-    // Bounds the memory of a pipe that is faster than the broker.
-    ("queue.buffering.max.kbytes", "6144"),
+    // Bounds the memory of a pipe that is faster than the broker: three batches. Of lines of 100 bytes it takes four times
+    // as much.
+    ("queue.buffering.max.kbytes", "3072"),
     ("message.max.bytes", "1048588"),
 ];
 
