@@ -13,7 +13,7 @@
 //!    lies there, and nothing was found before.
 //!
 //! So a damaged message costs no other. The exceptions: an intact message that a scan finds among
-//! damaged ones is given up if those that follow contradict its offset, which checksums don't cover;
+//! damaged ones is given up if those that follow contradict its offset, which checksums don't cover, or if nothing confirms it;
 //! and where bytes are gone from a file, the messages after them are found only if there are enough
 //! of them.
 //!
@@ -224,7 +224,8 @@ impl<'a> Walk<'a> {
     /// Whether an intact message that a scan found has the offset that it was given. A checksum does not
     /// cover it, but those of the messages that follow, as their sizes lead from one to the next, do
     /// not agree with a wrong one.
-    fn fits(&mut self, offset: i64, mut at: u64, mut size: usize) -> io::Result<bool> {
+    fn fits(&mut self, offset: i64, found: u64, mut size: usize) -> io::Result<bool> {
+        let mut at = found;
         let lost = (offset - self.offset) as u64;
         let most = (at - self.at) / MIN_BYTES as u64;
         let (mut next, mut differences) = (offset, Vec::new());
@@ -249,14 +250,42 @@ impl<'a> Walk<'a> {
             }
         }
         let count = |n: i64| differences.iter().filter(|it| **it == n).count();
+        let is_last = next + 1 == self.bounds.end && at == self.bounds.len;
+        if lost <= most && differences.is_empty() && !is_last {
+            // Nothing that follows tells anything.
+            return self.leads_to(found, offset);
+        }
         if lost <= most {
             // Those that were damaged, too, differ from each other.
             return Ok(differences.iter().all(|n| count(*n) <= count(0)));
         }
         // Bytes are gone from the file: that has to be certain.
-        let is_last = next + 1 == self.bounds.end && at == self.bounds.len;
         let is_enough = is_last || differences.len() >= FOLLOWERS / 2;
         Ok(is_enough && count(0) == differences.len())
+    }
+
+    /// Whether as many damaged messages as there must be before one with this offset lead to it, by their sizes or by the
+    /// lengths of their fields.
+    fn leads_to(&mut self, found: u64, offset: i64) -> io::Result<bool> {
+        for by_fields in [false, true] {
+            let (mut at, mut next) = (self.at, self.offset);
+            while at < found {
+                let left = (found - at).min(message::MAX_BYTES as u64) as usize;
+                let bytes = self.bytes(at, left)?;
+                let size = match by_fields {
+                    true => message::size_by_fields(bytes),
+                    false => message::header(bytes).map(|(_, size)| size),
+                };
+                let Some(size) = size.filter(|size| *size <= left) else {
+                    break;
+                };
+                (at, next) = (at + size as u64, next + 1);
+            }
+            if (at, next) == (found, offset) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The next of these bytes at which something with one of these offsets could start.

@@ -450,6 +450,30 @@ fn a_damaged_size_further_on_does_not_hide_the_lines_before_it() {
 }
 
 #[test]
+fn an_offset_that_no_neighbour_confirms_is_not_believed() {
+    let log = Damaged::new((0..100).map(line)).without_manifest();
+    for n in (1..95).step_by(2) {
+        for bit in [0, 1, 2] {
+            let left = log.after(|dir| {
+                log.flip_offset(dir, n + 1, bit);
+                let path = dir.join(&log.files[0].0);
+                let mut bytes = fs::read(&path).unwrap();
+                // The sizes of both neighbours.
+                bytes[log.lines[n].2.start + 11] ^= 8;
+                bytes[log.lines[n + 2].2.start + 8] ^= 2;
+                fs::write(path, bytes).unwrap();
+            });
+            let is_kept = |line: &Line| log.lines.iter().any(|(it, ..)| it == line);
+            assert!(
+                left.lines.iter().all(is_kept),
+                "{n}, {bit}: {:?}",
+                left.said
+            );
+        }
+    }
+}
+
+#[test]
 fn neighbours_with_the_same_wrong_offset_do_not_confirm_each_other() {
     let log = Damaged::new((0..1000).map(line));
     for (n, bit) in [(0, 16), (0, 4), (500, 3), (500, 20), (998, 2), (998, 30)] {
