@@ -14,6 +14,14 @@ pub(super) fn open_to_read(path: &Path) -> io::Result<File> {
     open(OpenOptions::new().read(true), path)
 }
 
+/// Opens a file to read it; none if there is no file, or something else.
+pub(super) fn open_if_file(path: &Path) -> io::Result<Option<File>> {
+    match fs::symlink_metadata(path).is_ok_and(|found| found.is_file()) {
+        true => open_to_read(path).map(Some),
+        false => Ok(None),
+    }
+}
+
 /// Opens a file to write and to read it. It is created if it does not exist.
 pub(super) fn create(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();

@@ -13,16 +13,15 @@
 //! three. A record that is damaged is none, and its place is used again, as are those of segments that were deleted.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::broker::files::open_to_read;
+use crate::broker::files::open_if_file;
 
-/// The bytes of a record, and those that its checksum covers.
+/// The bytes of a record.
 const RECORD_BYTES: usize = 24;
-const COVERED_BYTES: usize = 20;
 
 /// How many bytes are read: the records of 40,000 segments. A topic has about 130.
 const MAX_BYTES: u64 = 1 << 20;
@@ -45,15 +44,11 @@ pub(super) fn path(dir: &Path) -> PathBuf {
 
 /// The records in a topic's folder, by the first offset of their segments.
 pub(super) fn read(dir: &Path) -> io::Result<BTreeMap<i64, Record>> {
-    let path = path(dir);
-    // What is not a file has no records.
-    if !fs::symlink_metadata(&path).is_ok_and(|found| found.is_file()) {
+    let Some(file) = open_if_file(&path(dir))? else {
         return Ok(BTreeMap::new());
-    }
+    };
     let mut bytes = Vec::new();
-    open_to_read(&path)?
-        .take(MAX_BYTES)
-        .read_to_end(&mut bytes)?;
+    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
     let records = bytes.chunks_exact(RECORD_BYTES).enumerate();
     Ok(records
         .filter_map(|(place, it)| decode(place, it))
@@ -74,34 +69,31 @@ pub(super) fn free_place(records: impl Iterator<Item = Record>) -> usize {
 
 /// Writes the record of the segment from `base` on.
 pub(super) fn write(file: &File, base: i64, record: &Record) -> io::Result<()> {
-    let mut bytes = [0; RECORD_BYTES];
-    bytes[..8].copy_from_slice(&base.to_be_bytes());
-    bytes[8..16].copy_from_slice(&record.end.to_be_bytes());
-    bytes[16..COVERED_BYTES].copy_from_slice(&record.first.unwrap_or(0).to_be_bytes());
-    let crc = crc32fast::hash(&bytes[..COVERED_BYTES]);
-    bytes[COVERED_BYTES..].copy_from_slice(&crc.to_be_bytes());
-    file.write_all_at(&bytes, (record.place * RECORD_BYTES) as u64)
+    let first = record.first.unwrap_or(0).to_be_bytes();
+    let covered = [&base.to_be_bytes()[..], &record.end.to_be_bytes(), &first].concat();
+    let crc = crc32fast::hash(&covered).to_be_bytes();
+    let place = record.place * RECORD_BYTES;
+    file.write_all_at(&[&covered[..], &crc].concat(), place as u64)
 }
 
 /// The first offset of a segment, and its record, from the bytes at a place.
 fn decode(place: usize, bytes: &[u8]) -> Option<(i64, Record)> {
-    let (covered, crc) = bytes.split_at_checked(COVERED_BYTES)?;
-    if crc != crc32fast::hash(covered).to_be_bytes() {
+    let (base, rest) = bytes.split_first_chunk()?;
+    let (end, rest) = rest.split_first_chunk()?;
+    let (first, crc) = rest.split_first_chunk()?;
+    if crc != crc32fast::hash(&bytes[..bytes.len() - crc.len()]).to_be_bytes() {
         return None;
     }
-    let number = |bytes: &[u8]| bytes.iter().fold(0, |n, byte| n << 8 | i64::from(*byte));
-    let (base, end) = (number(&covered[..8]), number(&covered[8..16]));
-    let first = u32::try_from(number(&covered[16..])).ok();
-    let record = Record {
-        place,
-        end,
-        first: first.filter(|crc| *crc != 0),
-    };
+    let (base, end) = (i64::from_be_bytes(*base), i64::from_be_bytes(*end));
+    let first = Some(u32::from_be_bytes(*first)).filter(|crc| *crc != 0);
+    let record = Record { place, end, first };
     (0 <= base && base < end && end <= super::MAX_OFFSET).then_some((base, record))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::broker::files::create;
 

@@ -84,9 +84,7 @@ impl Topic {
         match segments.front() {
             None => segments.push_back(Segment::new(0, self.most(0, 0))),
             Some(oldest) if oldest.base > 0 && total(&segments) < self.config.retention_bytes => {
-                let mut lost = Offsets::default();
-                lost.add(0..oldest.base);
-                let said = lost.sentence(&self.name, "missing");
+                let said = Offsets::of(0..oldest.base).sentence(&self.name, "missing");
                 self.say(said, self.dir.display());
             }
             Some(_) => {}
@@ -108,10 +106,10 @@ impl Topic {
     /// Whether a segment begins with an intact message that is not the one that was appended to it first, nor one that
     /// was appended later.
     fn is_another(&self, segment: &Segment) -> io::Result<bool> {
-        let path = segment.path(&self.dir);
         let Some(first) = segment.record.and_then(|record| record.first) else {
             return Ok(false);
         };
+        let path = segment.path(&self.dir);
         let head = read_part(&path, 0, segment.len.min(MIN_BYTES as u64))?;
         let Some((offset, size)) = message::header(&head) else {
             return Ok(false);
@@ -209,8 +207,7 @@ impl Topic {
         };
         // Where nothing tells, there may have been as many messages as there is room for.
         let after = end + counted.unwrap_or(most_messages(rest));
-        let mut lost = Offsets::default();
-        lost.add(end..after);
+        let lost = Offsets::of(end..after);
         if is_torn {
             let aside = torn_path(&path);
             let file = create(&aside)?;
@@ -233,10 +230,8 @@ impl Topic {
     /// between are gone, and are reported.
     fn go_on(&self, segments: &mut VecDeque<Segment>, after: i64, end: i64) -> io::Result<()> {
         if let Some(segment) = segments.back_mut() {
-            let mut lost = Offsets::default();
-            lost.add(after..end);
             segment.lost.add(after..end);
-            let said = lost.sentence(&self.name, "missing");
+            let said = Offsets::of(after..end).sentence(&self.name, "missing");
             self.say(said, segment.path(&self.dir).display());
         }
         self.push(segments, after.max(end))

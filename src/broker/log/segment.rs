@@ -135,6 +135,13 @@ pub(super) struct Offsets {
 }
 
 impl Offsets {
+    /// These offsets alone.
+    pub(super) fn of(offsets: Range<i64>) -> Offsets {
+        let mut all = Offsets::default();
+        all.add(offsets);
+        all
+    }
+
     pub(super) fn add(&mut self, offsets: Range<i64>) {
         if offsets.is_empty() {
             return;

@@ -141,11 +141,12 @@ impl Topic {
             (file, found) = open.map_err(|e| self.failed("write", &active, e))?;
         }
         let last = segments.len() - 1;
-        let others = segments.iter().filter_map(|segment| segment.record);
-        let place = match segments[last].record {
-            Some(record) => record.place,
-            None => manifest::free_place(others),
-        };
+        let records = segments.iter().filter_map(|segment| segment.record);
+        let record = segments[last].record.unwrap_or_else(|| Record {
+            place: manifest::free_place(records),
+            end: segments[last].end,
+            first: message::checksum(set).filter(|_| segments[last].len == 0),
+        });
         let active = &mut segments[last];
         let (base_offset, start) = (active.end, active.len);
         let index = active.index.get_or_insert_default();
@@ -153,23 +154,22 @@ impl Topic {
         let end = message::assign_offsets(set, base_offset, |offset, at| {
             add_to_index(index, offset, start + at as u64);
         });
+        let record = Record { end, ..record };
         let written = self.room.take(size).and_then(|()| {
             let noted = self.note_lookalikes(active, set);
             let written = noted.and_then(|()| append_at(&file, &found, start, set));
             let written = written.and_then(|()| {
-                let recorded = self.record(active, place, end, set);
+                let recorded = self.record(active.base, &record);
                 // It is not acknowledged, and would be there twice when it is sent again.
                 recorded.inspect_err(|_| _ = file.set_len(start))
             });
             written.inspect_err(|_| self.room.give_back(size))
         });
-        match written {
-            Ok(record) => active.record = Some(record),
-            Err(error) => {
-                active.index.get_or_insert_default().truncate(indexed);
-                return Err(self.failed("write", &path(active), error));
-            }
+        if let Err(error) = written {
+            active.index.get_or_insert_default().truncate(indexed);
+            return Err(self.failed("write", &path(active), error));
         }
+        active.record = Some(record);
         active.newest = (base_offset, start);
         active.latest = active.latest.max(message::latest_timestamp(set));
         active.len += size;
@@ -181,17 +181,10 @@ impl Topic {
         Ok(base_offset)
     }
 
-    /// Writes to the manifest that the last segment ends at `end` now, after this set. Its record is at `place`.
-    fn record(&self, active: &Segment, place: usize, end: i64, set: &[u8]) -> io::Result<Record> {
-        let first = match active.record {
-            Some(record) => record.first,
-            None if active.len == 0 => message::checksum(set),
-            None => None,
-        };
-        let record = Record { place, end, first };
+    /// Writes to the manifest what is known of the segment from `base` on.
+    fn record(&self, base: i64, record: &Record) -> io::Result<()> {
         let (file, _) = self.open_files.open(manifest::path(&self.dir))?;
-        manifest::write(&file, active.base, &record)?;
-        Ok(record)
+        manifest::write(&file, base, record)
     }
 
     /// Notes the places of messages that have bytes in them which a walk could take for a message.

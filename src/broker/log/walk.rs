@@ -13,9 +13,9 @@
 //!    lies there, and nothing was found before.
 //!
 //! So a damaged message costs no other. The exceptions: an intact message that a scan finds among
-//! damaged ones is given up if those that follow contradict its offset, which checksums don't cover, or if nothing confirms it;
-//! and where bytes are gone from a file, the messages after them are found only if there are enough
-//! of them.
+//! damaged ones is given up if those that follow contradict its offset, which checksums don't cover,
+//! or if nothing confirms it; and where bytes are gone from a file, the messages after them are found
+//! only if there are enough of them.
 //!
 //! # What is inside a value
 //!
@@ -24,13 +24,13 @@
 //! noted in a file beside the segment, and inside a noted place nothing is ever taken for a message.
 //! A text has no such bytes, so that hardly any segment has such a file.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::broker::files::open_to_read;
+use crate::broker::files::open_if_file;
 use crate::broker::message::{self, MIN_BYTES, OVERHEAD};
 
 /// How many bytes are read from the file at once.
@@ -55,7 +55,7 @@ pub(super) struct Bounds {
     pub(super) len: u64,
     /// What all offsets stay below.
     pub(super) limit: i64,
-    /// The offset after the last message, as far as that is known: it is never larger than that.
+    /// The offset after the last message that was noted in the manifest, or else `limit`.
     pub(super) end: i64,
 }
 
@@ -251,17 +251,17 @@ impl<'a> Walk<'a> {
         }
         let count = |n: i64| differences.iter().filter(|it| **it == n).count();
         let is_last = next + 1 == self.bounds.end && at == self.bounds.len;
-        if lost <= most && differences.is_empty() && !is_last {
+        if lost > most {
+            // Bytes are gone from the file: that has to be certain.
+            let is_enough = is_last || differences.len() >= FOLLOWERS / 2;
+            return Ok(is_enough && count(0) == differences.len());
+        }
+        if differences.is_empty() && !is_last {
             // Nothing that follows tells anything.
             return self.leads_to(found, offset);
         }
-        if lost <= most {
-            // Those that were damaged, too, differ from each other.
-            return Ok(differences.iter().all(|n| count(*n) <= count(0)));
-        }
-        // Bytes are gone from the file: that has to be certain.
-        let is_enough = is_last || differences.len() >= FOLLOWERS / 2;
-        Ok(is_enough && count(0) == differences.len())
+        // Those that were damaged, too, differ from each other.
+        Ok(differences.iter().all(|n| count(*n) <= count(0)))
     }
 
     /// Whether as many damaged messages as there must be before one with this offset lead to it, by their sizes or by the
@@ -339,13 +339,11 @@ pub(super) fn whole_notes(bytes: u64) -> u64 {
 }
 
 fn read_notes(path: &Path) -> io::Result<Vec<Range<u64>>> {
-    let path = notes_path(path);
-    // Anything else there is no note.
-    if !fs::symlink_metadata(&path).is_ok_and(|found| found.is_file()) {
+    let Some(mut file) = open_if_file(&notes_path(path))? else {
         return Ok(Vec::new());
-    }
+    };
     let mut bytes = Vec::new();
-    open_to_read(&path)?.read_to_end(&mut bytes)?;
+    file.read_to_end(&mut bytes)?;
     let number = |bytes: &[u8]| bytes.iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
     let places = bytes.chunks_exact(NOTE_BYTES).map(|note| {
         let (start, end) = note.split_at(NOTE_BYTES / 2);
