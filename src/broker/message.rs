@@ -1,4 +1,4 @@
-//! Kafka's message sets of magic 0 and 1: checked, given offsets, and converted down.
+//! Kafka's message sets of magic 0 and 1: checked, given offsets, converted down, and read.
 //!
 //! But for the offsets, a message is the same as sent, in the log, and as read.
 //! <https://kafka.apache.org/documentation/#messageset>
@@ -8,6 +8,7 @@
 //! key: i32 and bytes  value: i32 and bytes
 //! ```
 
+use std::iter;
 use std::ops::Range;
 
 use crate::wire::{ErrorCode, code};
@@ -44,16 +45,21 @@ pub(super) fn header(bytes: &[u8]) -> Option<(i64, usize)> {
 
 /// The size, with the overhead, that the lengths of key and value give, as far as `bytes` reach that.
 pub(super) fn size_by_fields(bytes: &[u8]) -> Option<usize> {
-    let mut at = match bytes.get(MAGIC)? {
-        0 => TIMESTAMP,
-        _ => TIMESTAMP + 8,
-    };
+    let mut at = fields_at(bytes)?;
     for _ in 0..2 {
         let (size, _) = bytes.get(at..)?.split_first_chunk::<4>()?;
         let size = i32::from_be_bytes(*size).max(0);
         at += 4 + usize::try_from(size).ok()?;
     }
     Some(at)
+}
+
+/// Where the key of a message starts, and its size before that.
+fn fields_at(message: &[u8]) -> Option<usize> {
+    Some(match message.get(MAGIC)? {
+        0 => TIMESTAMP,
+        _ => TIMESTAMP + 8,
+    })
 }
 
 /// How many bytes of `set` are intact messages with the offsets from `next` on.
@@ -151,6 +157,49 @@ pub(super) fn checksum(message: &[u8]) -> Option<u32> {
 pub(super) fn timestamp(message: &[u8]) -> Option<i64> {
     let (timestamp, _) = message[TIMESTAMP..].split_first_chunk()?;
     (message[MAGIC] > 0).then_some(i64::from_be_bytes(*timestamp))
+}
+
+/// A message as its reader sees it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Message<'a> {
+    pub(crate) offset: i64,
+    /// In milliseconds since 1970.
+    pub(crate) timestamp: Option<i64>,
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) value: Option<&'a [u8]>,
+    /// Its value is a set of further messages.
+    pub(crate) is_compressed: bool,
+}
+
+impl<'a> Message<'a> {
+    /// Reads a whole message, whatever its checksum.
+    fn read(message: &'a [u8]) -> Option<Message<'a>> {
+        let mut rest = message.get(fields_at(message)?..)?;
+        Some(Message {
+            offset: offset(message)?,
+            timestamp: timestamp(message).filter(|it| *it >= 0),
+            key: field(&mut rest)?,
+            value: field(&mut rest)?,
+            is_compressed: message[ATTRIBUTES] & COMPRESSION != 0,
+        })
+    }
+}
+
+/// Takes a key or a value off the front of `bytes`. The outer `None` means that it is not whole.
+fn field<'a>(bytes: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
+    let size = bytes.split_off(..4)?.try_into().ok()?;
+    match i32::from_be_bytes(size) {
+        ..0 => Some(None),
+        size => bytes.split_off(..size as usize).map(Some),
+    }
+}
+
+/// The whole messages at the start of a message set.
+pub(crate) fn whole_messages(mut set: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    iter::from_fn(move || {
+        let (_, size) = header(set)?;
+        Message::read(set.split_off(..size)?)
+    })
 }
 
 /// The largest timestamp of a checked set, or the smallest number if none of its messages has one.
@@ -337,6 +386,47 @@ pub(super) mod tests {
         let field = || prop::option::of(prop::collection::vec(any::<u8>(), 0..60));
         (prop::option::of(any::<i64>()), field(), field())
             .prop_map(|(timestamp, key, value)| encode(timestamp, key.as_deref(), value.as_deref()))
+    }
+
+    #[test]
+    fn a_reader_sees_every_field_of_the_whole_messages_of_a_set() {
+        let read = |set: &[u8]| {
+            let fields = |it: Message<'_>| {
+                let [key, value] = [it.key, it.value].map(|it| it.map(<[u8]>::to_vec));
+                (it.offset, it.timestamp, key, value, it.is_compressed)
+            };
+            whole_messages(set).map(fields).collect::<Vec<_>>()
+        };
+        let mut set = encode(Some(7), Some(b"alice"), Some(b"hello"));
+        set_offset(&mut set, 4);
+        let first = vec![(
+            4,
+            Some(7),
+            Some(b"alice".to_vec()),
+            Some(b"hello".to_vec()),
+            false,
+        )];
+        assert_eq!(read(&set), first);
+        let mut second = encode(Some(-1), None, Some(b""));
+        second[ATTRIBUTES] = 1;
+        set_offset(&mut second, 6);
+        set.extend(second);
+        let third = encode(None, Some(b""), None);
+        set.extend(&third);
+        let others = vec![
+            (6, None, None, Some(Vec::new()), true),
+            (0, None, Some(Vec::new()), None, false),
+        ];
+        assert_eq!(read(&set), [first, others].concat());
+        // Cut, as the last one of a fetch can be; and with fields that are longer than the message.
+        set.pop();
+        assert_eq!(read(&set).len(), 2);
+        for size in [i32::MAX, 1] {
+            let mut wrong = third.clone();
+            let value = wrong.len() - 4;
+            wrong[value..].copy_from_slice(&size.to_be_bytes());
+            assert_eq!(read(&wrong), []);
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub mod fuzz;
 mod group_offsets;
 pub(crate) mod identity;
 mod log;
-mod message;
+pub(crate) mod message;
 mod server;
 
 /// How the names of groups begin whose offsets are heartbeats: a chat commits one every few seconds, and 0 when

@@ -81,7 +81,7 @@ pub(super) fn start(cluster: &dyn Cluster, parties: &Parties, wanted: Wanted) ->
     if last > 0 {
         let (tx, parties, reader) = (tx.clone(), parties.clone(), cluster.reader());
         spawn("history", move || {
-            let open = |start| reader.consumer(parties.writes(), start);
+            let open = |start| reader(parties.writes(), start);
             let is_own = |key: &[u8]| key == parties.me.as_bytes();
             let lines = kept(last, &bounds, open, |record| line(record, is_own));
             // The chat may have ended.
@@ -90,7 +90,7 @@ pub(super) fn start(cluster: &dyn Cluster, parties: &Parties, wanted: Wanted) ->
     }
     let (parties, reader, position) = (parties.clone(), cluster.reader(), wanted.position.clone());
     spawn("history", move || {
-        let open = |start| reader.consumer(parties.reads(), start);
+        let open = |start| reader(parties.reads(), start);
         let lines = kept(last + AWAY_LINES as u64, &bounds, open, |record| {
             let mut line = line(record, |key| parties.sender(key).is_some())?;
             if !is_before(&position, line.partition, line.offset) {
@@ -115,7 +115,7 @@ pub(super) fn start_sealed(
     _ = tx.send((Side::Peers, Ok(peers)));
     let (parties, reader, count) = (parties.clone(), cluster.reader(), wanted.last);
     spawn("history", move || {
-        let open = |start| reader.consumer(parties.writes(), start);
+        let open = |start| reader(parties.writes(), start);
         let before = Before {
             sender: Some(&parties.me),
             count,

@@ -297,7 +297,7 @@ fn read(
     Ok(())
 }
 
-/// Starts to read what was said before, if any of it is wanted, and this build reads times. `position` is the user's,
+/// Starts to read what was said before, if any of it is wanted. `position` is the user's,
 /// and `opened` are the peer's lines before it, if the chat is sealed.
 fn start_history(
     cluster: &dyn Cluster,
@@ -310,7 +310,7 @@ fn start_history(
     let last = options.earlier_lines();
     // Unread lines have times, too: sealed ones have their own.
     let has_times = secret.is_none() && (terminal::is_shown() || options.with_time);
-    if !cfg!(feature = "librdkafka") || last == 0 && !has_times {
+    if last == 0 && !has_times {
         return Ok(None);
     }
     let wanted = Wanted {

@@ -79,7 +79,7 @@ fn start(
         let opener = secret.map(|secret| Reader::new(&secret, &me)).transpose();
         // That keys cannot be derived is said when the chat opens.
         let Ok(mut opener) = opener else { return };
-        let open = |start| reader.consumer(&me, start);
+        let open = |start| reader(&me, start);
         let keep = |record: &Record<'_>| line(record, &me, opener.as_ref());
         let mut lines = match kept(MAX_OFFSETS as u64, &bounds(until), open, keep) {
             Err(_) if Instant::now() >= until => return,

@@ -5,7 +5,7 @@
 //! | module | serves |
 //! |---|---|
 //! | `kafka_crate` | the small broker; without the feature `librdkafka`, also one plain Kafka up to 3.9 |
-//! | `librdkafka` | every real Kafka, version 2.7 and later; the small broker, for what crate `kafka` does not report |
+//! | `librdkafka` | every real Kafka, version 2.7 and later; the small broker, for a subscriber that shows more than crate `kafka` reports |
 //! | `partitioner` | which partition Kafka's own clients choose for a key |
 //! | `position` | where both clients continue in a log that was cut, deleted or created again |
 //! | `probe` | what a broker says about itself before a client is chosen |
@@ -114,7 +114,7 @@ const PROBES: u32 = 5;
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
 
 /// One record as it was read. Crate `kafka` reports neither timestamps nor headers, and an absent key or value as an
-/// empty one.
+/// empty one; what a [reader](Cluster::reader) opens has timestamps with every client.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Record<'a> {
     /// The partition it is in.
@@ -389,10 +389,13 @@ pub trait Cluster: Send + Sync {
     /// The offsets of consumer groups.
     fn group_offsets(&self) -> Result<Box<dyn GroupOffsets>>;
 
-    /// The same cluster for another thread. It reads records in full where this build can, does not keep a small broker
-    /// running, and writes to none.
-    fn reader(&self) -> Box<dyn Cluster>;
+    /// Opens consumers on another thread, for a look at what a topic has. Their records have times. They do not keep a
+    /// small broker running, and crate `kafka`'s say nothing of what they leave out.
+    fn reader(&self) -> OpenConsumer;
 }
+
+/// As [`Cluster::consumer`].
+pub type OpenConsumer = Box<dyn Fn(&Name, Start) -> Result<Box<dyn Consumer>> + Send>;
 
 /// Called before each new connection to the small broker: starts it in this process if no other process serves at its
 /// address. Fails with an error that [denies](Error::is_denied) if another account serves there that may not be used.

@@ -22,8 +22,8 @@ use crate::wire::{
 /// The longest answer that is read, in bytes. Kafka 4.1 answers with about 500.
 const LONGEST_ANSWER: usize = 64 * 1024;
 
-/// What precedes the bodies of our requests.
-pub(super) const HEADER: Header<'static> = Header {
+/// What precedes the body of the request.
+const HEADER: Header<'static> = Header {
     api_version: 0,
     correlation_id: 1,
     client_id: Some("kafka-chat"),
@@ -199,6 +199,7 @@ const NOT_KAFKA: &str = "it answers, but not in Kafka's protocol";
 fn api_versions(stream: &TcpStream, deadline: Instant) -> io::Result<Vec<ApiVersion>> {
     let mut input = send(
         stream,
+        &HEADER,
         &Request::ApiVersions(ApiVersionsRequest {}),
         deadline,
     )?;
@@ -218,23 +219,25 @@ fn api_versions(stream: &TcpStream, deadline: Instant) -> io::Result<Vec<ApiVers
 /// Fails after `patience` at most.
 pub(super) fn exchange(
     server: &str,
+    header: &Header<'_>,
     request: &Request<'_>,
     max_bytes: usize,
     patience: Duration,
 ) -> io::Result<Vec<u8>> {
     let deadline = Instant::now() + patience;
     let stream = connect(server, patience).map_err(io::Error::other)?;
-    wire::read_frame(&mut send(&stream, request, deadline)?, max_bytes)
+    wire::read_frame(&mut send(&stream, header, request, deadline)?, max_bytes)
 }
 
 /// Sends a request. Returns what its answer can be read from.
 fn send<'a>(
     stream: &'a TcpStream,
+    header: &Header<'_>,
     request: &Request<'_>,
     deadline: Instant,
 ) -> io::Result<ReadBy<'a>> {
     stream.set_write_timeout(Some(time_left(deadline)?))?;
-    (&mut &*stream).write_all(&request.write(&HEADER))?;
+    (&mut &*stream).write_all(&request.write(header))?;
     Ok(ReadBy { stream, deadline })
 }
 

@@ -123,6 +123,33 @@ pub(crate) fn unread_lines_are_shown_once_and_counted_for_their_sender(on: &Kafk
     alice.ends_with(0).has_not_shown("not read by");
 }
 
+#[test]
+fn a_chat_with_the_small_broker_that_is_opened_again_shows_what_was_said_in_every_build() {
+    let on = Kafka::embedded();
+    let _host = on.host();
+    let (me, peer) = (user("alice"), user("bob"));
+    let talk = || {
+        let (alice, bob) = (on.chat(&me, &peer), on.chat(&peer, &me));
+        (alice, bob)
+    };
+    let (alice, bob) = talk();
+    alice.line("hello");
+    bob.wait_for(": hello");
+    bob.line("hi");
+    alice.wait_for(": hi");
+    for chat in [alice, bob] {
+        chat.keys(CTRL_D);
+        chat.ends_with(0);
+    }
+    let (alice, bob) = talk();
+    for chat in [alice, bob] {
+        chat.wait_for("* 2 earlier lines\n");
+        chat.wait_for(&format!("\n{me}: hello\n{peer}: hi\n"));
+        chat.keys(CTRL_D);
+        chat.ends_with(0);
+    }
+}
+
 pub(crate) fn a_third_user_causes_one_notice_and_has_a_chat_of_their_own(on: &Kafka) {
     let (me, peer, third) = (user("alice"), user("bob"), user("carol"));
     let alice = on.chat(&me, &peer);

@@ -452,16 +452,13 @@ pub(crate) fn a_sealed_chat_says_so_and_its_lines_come_back_when_it_is_opened_ag
     for line in ["while she is away", "* 1 line since"] {
         alice.has_shown_times(line, 1);
     }
-    if cfg!(feature = "librdkafka") {
-        alice.has_shown(&["* 3 earlier lines"]);
-        for line in ["before he comes", "here I am", "good"] {
-            alice.has_shown_times(line, 1);
-        }
+    alice.has_shown(&["* 3 earlier lines"]);
+    for line in ["before he comes", "here I am", "good"] {
+        alice.has_shown_times(line, 1);
     }
     alice.has_not_shown("sealed1:");
 }
 
-#[cfg(feature = "librdkafka")]
 pub(crate) fn copies_of_lines_do_not_take_the_place_of_earlier_lines(on: &Kafka) {
     let _host = on.keep_running();
     let (secrets, me, peer) = (Secrets::new(), user("alice"), user("bob"));
@@ -828,6 +825,7 @@ mod embedded {
         lines_that_are_dropped_or_reordered_are_said();
         a_line_that_is_too_large_to_be_sealed_is_named_and_the_others_are_sent();
         a_sealed_chat_says_so_and_its_lines_come_back_when_it_is_opened_again();
+        copies_of_lines_do_not_take_the_place_of_earlier_lines();
         a_chat_without_the_secret_sends_nothing_to_a_peer_who_seals();
         two_with_different_secrets_are_both_told();
         bad_lines_leave_a_chat_as_it_is_and_the_line_that_is_typed_intact();
@@ -837,7 +835,6 @@ mod embedded {
     on_the_small_broker! {
         what_was_there_before_the_start_is_not_shown_when_it_is_repeated(1);
         json_says_that_a_line_is_sealed_and_when_its_sender_sealed_it();
-        copies_of_lines_do_not_take_the_place_of_earlier_lines();
         a_flood_of_bad_lines_leaves_the_line_that_is_typed_intact();
     }
 

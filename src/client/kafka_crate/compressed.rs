@@ -4,13 +4,16 @@
 //! What is compressed with zstd, the broker does not give to a client that asks for the oldest version of a fetch
 //! ([KIP-110](https://cwiki.apache.org/confluence/display/KAFKA/KIP-110%3A+Add+Codec+for+ZStandard+Compression)).
 
+use std::time::Duration;
+
 use kafka::client::fetch::Response;
 
 use super::errors::CallError;
 use super::fetch::{FETCH_BYTES, has_unknown_error, records};
-use super::topic_client::{REQUEST_TIMEOUT, TopicClient};
-use crate::client::{Offsets, probe};
-use crate::wire::{self, FetchPartition, FetchRequest, FetchResponse, Request, TopicData};
+use super::timed::fetched;
+use super::topic_client::TopicClient;
+use crate::client::Offsets;
+use crate::wire;
 
 /// What a fetch of so many bytes has.
 enum Fetched {
@@ -83,26 +86,9 @@ impl TopicClient {
 
     /// Asks again why there is no record at `offset`: crate `kafka` knows no error code after 35.
     fn is_refused_as_compressed(&self, partition: i32, offset: i64) -> Result<bool, CallError> {
-        let fetch = FetchPartition {
-            partition,
-            fetch_offset: offset,
-            partition_max_bytes: FETCH_BYTES,
-        };
-        let request = Request::Fetch(FetchRequest {
-            replica_id: -1,
-            max_wait_ms: 0,
-            min_bytes: 0,
-            topics: vec![TopicData {
-                name: &self.topic,
-                partitions: vec![fetch],
-            }],
-        });
-        let max_bytes = 2 * FETCH_BYTES as usize;
-        let answer = probe::exchange(self.leader(), &request, max_bytes, REQUEST_TIMEOUT);
-        let mut answer = answer.map_err(CallError::connection)?;
-        let answer = wire::read_response::<FetchResponse>(&probe::HEADER, &mut answer)
-            .map_err(|_| CallError::connection("the answer made no sense"))?;
-        let mut partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+        let from = Offsets::from([(partition, offset)]);
+        let mut answer = self.fetch_by_wire(0, &from, FETCH_BYTES, Duration::ZERO)?;
+        let mut partitions = fetched(0, &mut answer)?;
         Ok(partitions.any(|it| it.error_code == wire::code::UNSUPPORTED_COMPRESSION_TYPE))
     }
 }

@@ -13,7 +13,7 @@ use super::errors::CallError;
 use super::fetch::{FETCH_BYTES, MAX_FETCH_BYTES, ends_without_records, records};
 use super::topic_client::{FIRST_PAUSE, TopicClient};
 use crate::client::position::{Fingerprint, Positions};
-use crate::client::{Consumer, Event, Offsets, Record, Start, needs_librdkafka};
+use crate::client::{Consumer, Event, Offsets, Record, Start};
 use crate::error::Result;
 
 /// How long the broker waits for records if it has none. No poll waits for that: a fetch goes on between two.
@@ -38,15 +38,9 @@ pub(super) struct KafkaCrateConsumer {
 
 impl KafkaCrateConsumer {
     pub(super) fn new(mut client: TopicClient, start: Start) -> Result<KafkaCrateConsumer> {
-        let from = match &start {
-            Start::Latest => FetchOffset::Latest,
-            Start::Earliest | Start::At(_) => FetchOffset::Earliest,
-            Start::Since(_) => return Err(needs_librdkafka("--from with a time")),
-        };
-        let offsets = client.retry_until_timeout(|client| client.offsets(from))?;
         Ok(KafkaCrateConsumer {
+            positions: client.positions(start)?,
             client,
-            positions: Positions::new(offsets, start),
             fetch_bytes: FETCH_BYTES,
             compressed_bytes: 0,
             fetching: None,
@@ -246,7 +240,6 @@ impl Consumer for KafkaCrateConsumer {
         if self.fetching.take().is_some() {
             self.client.disconnect();
         }
-        self.client
-            .retry_until_timeout(|client| client.offsets(FetchOffset::Latest))
+        self.client.end_offsets()
     }
 }

@@ -10,7 +10,8 @@
 //! - it cannot tell whether a batch was written when the acknowledgement is lost, so the log is read
 //!   back, and only what is missing is sent again (`producer`);
 //! - a record larger than a fetch comes back as no record, so the fetch is made larger (`consumer`);
-//! - a compressed record spoils the whole fetch, so it is looked for, named, and left out (`compressed`).
+//! - a compressed record spoils the whole fetch, so it is looked for, named, and left out (`compressed`);
+//! - it reports no timestamps, so a look at what was said before fetches by itself (`timed`).
 
 mod compressed;
 mod connection;
@@ -18,6 +19,7 @@ mod consumer;
 mod errors;
 mod fetch;
 mod producer;
+mod timed;
 mod topic_client;
 
 use std::collections::BTreeMap;
@@ -28,10 +30,11 @@ use kafka::client::CommitOffset;
 
 use self::consumer::KafkaCrateConsumer;
 use self::errors::CallError;
+use self::timed::TimedConsumer;
 use self::topic_client::{REQUEST_TIMEOUT, TopicClient};
 use super::{
-    Cluster, Consumer, GroupOffsets, Offsets, Partitioning, Producer, Reports, Route, Start,
-    TakeOver,
+    Cluster, Consumer, GroupOffsets, Offsets, OpenConsumer, Partitioning, Producer, Reports, Route,
+    Start, TakeOver,
 };
 use crate::error::Result;
 use crate::name::Name;
@@ -120,15 +123,13 @@ impl Cluster for KafkaCrateCluster {
         }))
     }
 
-    #[cfg(feature = "librdkafka")]
-    fn reader(&self) -> Box<dyn Cluster> {
-        super::librdkafka::small_broker(self.broker.server.clone(), self.broker.log_id)
-    }
-
-    #[cfg(not(feature = "librdkafka"))]
-    fn reader(&self) -> Box<dyn Cluster> {
+    fn reader(&self) -> OpenConsumer {
         let server = self.broker.server.clone();
-        Box::new(KafkaCrateCluster::new(server, None, self.broker.log_id))
+        let broker = KafkaCrateCluster::new(server, None, self.broker.log_id).broker;
+        Box::new(move |topic, start| {
+            let client = TopicClient::new(&broker, topic);
+            Ok(Box::new(TimedConsumer::new(client, start)?))
+        })
     }
 }
 

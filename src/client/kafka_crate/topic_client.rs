@@ -13,7 +13,8 @@ use super::Broker;
 use super::connection::{Call, Connection};
 use super::errors::CallError;
 use crate::broker::identity;
-use crate::client::{Event, Offsets, probe, sentences};
+use crate::client::position::Positions;
+use crate::client::{Event, Offsets, Start, needs_librdkafka, probe, sentences};
 use crate::error::Result;
 use crate::name::Name;
 
@@ -200,6 +201,22 @@ impl TopicClient {
             self.connection = None;
         }
         result
+    }
+
+    /// Where a consumer starts.
+    pub(super) fn positions(&mut self, start: Start) -> Result<Positions> {
+        let from = match &start {
+            Start::Latest => FetchOffset::Latest,
+            Start::Earliest | Start::At(_) => FetchOffset::Earliest,
+            Start::Since(_) => return Err(needs_librdkafka("--from with a time")),
+        };
+        let offsets = self.retry_until_timeout(|client| client.offsets(from))?;
+        Ok(Positions::new(offsets, start))
+    }
+
+    /// The offset after the newest record, by partition.
+    pub(super) fn end_offsets(&mut self) -> Result<Offsets> {
+        self.retry_until_timeout(|client| client.offsets(FetchOffset::Latest))
     }
 
     /// The oldest or the next offset of each partition.

@@ -39,10 +39,9 @@ use self::status::{ClusterStatus, Context};
 use self::topic::{ANSWER_TIMEOUT, metadata};
 use super::properties;
 use super::{
-    Cluster, Consumer, Event, GroupOffsets, Options, Partitioning, Producer, Reports, Route, Start,
-    TakeOver,
+    Cluster, Consumer, Event, GroupOffsets, OpenConsumer, Options, Partitioning, Producer, Reports,
+    Route, Start, TakeOver,
 };
-use crate::broker::identity;
 use crate::ending::say;
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -124,18 +123,6 @@ pub(super) fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
         say("librdkafka's debug lines are not shown on a terminal. To keep them: 2> FILE.");
     }
     Ok(Box::new(cluster))
-}
-
-/// The small broker with this log, for this process to read from.
-pub(super) fn small_broker(server: String, log_id: Option<u32>) -> Box<dyn Cluster> {
-    // As a client of this process it is no guest of the broker.
-    let client_id = ("client.id".into(), identity::client_id().into());
-    Box::new(LibrdkafkaCluster {
-        servers: vec![server],
-        properties: vec![client_id],
-        take_over: None,
-        log_id,
-    })
 }
 
 #[derive(Clone)]
@@ -279,8 +266,9 @@ impl Cluster for LibrdkafkaCluster {
         Ok(Box::new(LibrdkafkaGroupOffsets::new(self)))
     }
 
-    fn reader(&self) -> Box<dyn Cluster> {
-        Box::new(self.as_client())
+    fn reader(&self) -> OpenConsumer {
+        let cluster = self.as_client();
+        Box::new(move |topic, start| cluster.consumer(topic, start))
     }
 }
 
