@@ -167,20 +167,20 @@ pub(crate) struct Message<'a> {
     pub(crate) timestamp: Option<i64>,
     pub(crate) key: Option<&'a [u8]>,
     pub(crate) value: Option<&'a [u8]>,
-    /// Its value is a set of further messages.
-    pub(crate) is_compressed: bool,
 }
 
 impl<'a> Message<'a> {
-    /// Reads a whole message, whatever its checksum.
+    /// Reads a whole message of magic 0 or 1, whatever its checksum.
     fn read(message: &'a [u8]) -> Option<Message<'a>> {
+        if *message.get(MAGIC)? > 1 {
+            return None;
+        }
         let mut rest = message.get(fields_at(message)?..)?;
         Some(Message {
             offset: offset(message)?,
             timestamp: timestamp(message).filter(|it| *it >= 0),
             key: field(&mut rest)?,
             value: field(&mut rest)?,
-            is_compressed: message[ATTRIBUTES] & COMPRESSION != 0,
         })
     }
 }
@@ -393,29 +393,22 @@ pub(super) mod tests {
         let read = |set: &[u8]| {
             let fields = |it: Message<'_>| {
                 let [key, value] = [it.key, it.value].map(|it| it.map(<[u8]>::to_vec));
-                (it.offset, it.timestamp, key, value, it.is_compressed)
+                (it.offset, it.timestamp, key, value)
             };
             whole_messages(set).map(fields).collect::<Vec<_>>()
         };
         let mut set = encode(Some(7), Some(b"alice"), Some(b"hello"));
         set_offset(&mut set, 4);
-        let first = vec![(
-            4,
-            Some(7),
-            Some(b"alice".to_vec()),
-            Some(b"hello".to_vec()),
-            false,
-        )];
+        let first = vec![(4, Some(7), Some(b"alice".to_vec()), Some(b"hello".to_vec()))];
         assert_eq!(read(&set), first);
         let mut second = encode(Some(-1), None, Some(b""));
-        second[ATTRIBUTES] = 1;
         set_offset(&mut second, 6);
         set.extend(second);
         let third = encode(None, Some(b""), None);
         set.extend(&third);
         let others = vec![
-            (6, None, None, Some(Vec::new()), true),
-            (0, None, Some(Vec::new()), None, false),
+            (6, None, None, Some(Vec::new())),
+            (0, None, Some(Vec::new()), None),
         ];
         assert_eq!(read(&set), [first, others].concat());
         // Cut, as the last one of a fetch can be; and with fields that are longer than the message.
@@ -427,6 +420,9 @@ pub(super) mod tests {
             wrong[value..].copy_from_slice(&size.to_be_bytes());
             assert_eq!(read(&wrong), []);
         }
+        let mut newer = third;
+        newer[MAGIC] = 2;
+        assert_eq!(read(&newer), []);
     }
 
     #[test]

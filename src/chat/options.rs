@@ -6,7 +6,6 @@ use clap::Args;
 
 use super::Parties;
 use crate::cli::{ChatSecret, Delivery};
-use crate::client;
 use crate::error::Result;
 use crate::name::Name;
 use crate::seal::Secret;
@@ -52,14 +51,10 @@ impl Options {
     }
 
     /// The secret, if there is one, which none of the `names` that are given can be. Fails if an option can't be used
-    /// with it, or in this build.
+    /// with it.
     pub fn secret(&self, names: &[&Option<String>]) -> Result<Option<Secret>> {
         let not_sealed = [("--unsigned", self.unsigned), ("--tutorial", self.tutorial)];
-        let secret = self.seal.secret(not_sealed, names)?;
-        if self.asks_for_earlier() {
-            client::check_librdkafka("--last")?;
-        }
-        Ok(secret)
+        self.seal.secret(not_sealed, names)
     }
 
     /// Whether a user who is asked for the peer's name is shown who has written. With the tutorial's `chat.py`, nobody

@@ -114,7 +114,7 @@ const PROBES: u32 = 5;
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
 
 /// One record as it was read. Crate `kafka` reports neither timestamps nor headers, and an absent key or value as an
-/// empty one; what a [reader](Cluster::reader) opens has timestamps with every client.
+/// empty one; what a [reader](Cluster::reader) opens has them on the small broker.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Record<'a> {
     /// The partition it is in.
@@ -389,8 +389,8 @@ pub trait Cluster: Send + Sync {
     /// The offsets of consumer groups.
     fn group_offsets(&self) -> Result<Box<dyn GroupOffsets>>;
 
-    /// Opens consumers on another thread, for a look at what a topic has. Their records have times. They do not keep a
-    /// small broker running, and crate `kafka`'s say nothing of what they leave out.
+    /// Opens consumers on another thread, for a look at what a topic has. They do not keep a small broker running. Those
+    /// that read from one return no events, and an error if it cannot be reached for some seconds.
     fn reader(&self) -> OpenConsumer;
 }
 

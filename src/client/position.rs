@@ -74,7 +74,7 @@ impl Positions {
         if record.offset < at.next {
             return false;
         }
-        at.next = record.offset + 1;
+        at.next = record.offset.saturating_add(1);
         at.first.get_or_insert_with(|| Fingerprint::of(record));
         true
     }

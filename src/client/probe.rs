@@ -22,8 +22,8 @@ use crate::wire::{
 /// The longest answer that is read, in bytes. Kafka 4.1 answers with about 500.
 const LONGEST_ANSWER: usize = 64 * 1024;
 
-/// What precedes the body of the request.
-const HEADER: Header<'static> = Header {
+/// What precedes the bodies of requests.
+pub(super) const HEADER: Header<'static> = Header {
     api_version: 0,
     correlation_id: 1,
     client_id: Some("kafka-chat"),
@@ -196,7 +196,7 @@ const NOT_KAFKA: &str = "it answers, but not in Kafka's protocol";
 ///
 /// Fails with [`ErrorKind::ConnectionAborted`] if the connection is closed instead of an answer, with
 /// `Unsupported` if the answer is a TLS alert, and with `InvalidData` if it is not Kafka's.
-fn api_versions(stream: &TcpStream, deadline: Instant) -> io::Result<Vec<ApiVersion>> {
+pub(super) fn api_versions(stream: &TcpStream, deadline: Instant) -> io::Result<Vec<ApiVersion>> {
     let mut input = send(
         stream,
         &HEADER,
@@ -215,18 +215,15 @@ fn api_versions(stream: &TcpStream, deadline: Instant) -> io::Result<Vec<ApiVers
     Ok(response.map_err(|_| ErrorKind::InvalidData)?.api_keys)
 }
 
-/// Connects to `server`, and returns its answer to one request, without its size, if that is at most `max_bytes`.
-/// Fails after `patience` at most.
+/// Returns the answer to one request, without its size, if that is at most `max_bytes`.
 pub(super) fn exchange(
-    server: &str,
+    stream: &TcpStream,
     header: &Header<'_>,
     request: &Request<'_>,
     max_bytes: usize,
-    patience: Duration,
+    deadline: Instant,
 ) -> io::Result<Vec<u8>> {
-    let deadline = Instant::now() + patience;
-    let stream = connect(server, patience).map_err(io::Error::other)?;
-    wire::read_frame(&mut send(&stream, header, request, deadline)?, max_bytes)
+    wire::read_frame(&mut send(stream, header, request, deadline)?, max_bytes)
 }
 
 /// Sends a request. Returns what its answer can be read from.

@@ -36,7 +36,6 @@ fn what_crate_kafka_cannot_tell_is_a_usage_error_and_starts_no_broker() {
         ("subscriber", &["bob", "--time"], "--time"),
         ("subscriber", &["bob", "--last", "3"], "--last"),
         ("subscriber", &["bob", "--from", "3d"], "--from with a time"),
-        ("chat", &["alice", "bob", "--last", "3"], "--last"),
     ] {
         let on = Kafka::embedded();
         let ended = on.program(program, arguments).run().code(2);

@@ -4,16 +4,15 @@
 //! What is compressed with zstd, the broker does not give to a client that asks for the oldest version of a fetch
 //! ([KIP-110](https://cwiki.apache.org/confluence/display/KAFKA/KIP-110%3A+Add+Codec+for+ZStandard+Compression)).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kafka::client::fetch::Response;
 
 use super::errors::CallError;
-use super::fetch::{FETCH_BYTES, has_unknown_error, records};
-use super::timed::fetched;
-use super::topic_client::TopicClient;
-use crate::client::Offsets;
-use crate::wire;
+use super::fetch::{FETCH_BYTES, fetch_request, fetched, has_unknown_error, records};
+use super::topic_client::{REQUEST_TIMEOUT, TopicClient};
+use crate::client::{Offsets, probe};
+use crate::wire::code;
 
 /// What a fetch of so many bytes has.
 enum Fetched {
@@ -86,9 +85,14 @@ impl TopicClient {
 
     /// Asks again why there is no record at `offset`: crate `kafka` knows no error code after 35.
     fn is_refused_as_compressed(&self, partition: i32, offset: i64) -> Result<bool, CallError> {
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        let stream = probe::connect(self.leader(), REQUEST_TIMEOUT);
+        let stream = stream.map_err(CallError::connection)?;
         let from = Offsets::from([(partition, offset)]);
-        let mut answer = self.fetch_by_wire(0, &from, FETCH_BYTES, Duration::ZERO)?;
-        let mut partitions = fetched(0, &mut answer)?;
-        Ok(partitions.any(|it| it.error_code == wire::code::UNSUPPORTED_COMPRESSION_TYPE))
+        let request = fetch_request(&self.topic, &from, FETCH_BYTES, Duration::ZERO);
+        let (header, max_bytes) = (probe::HEADER, 2 * FETCH_BYTES as usize);
+        let mut answer = probe::exchange(&stream, &header, &request, max_bytes, deadline)?;
+        let mut partitions = fetched(&header, &mut answer)?;
+        Ok(partitions.any(|it| it.error_code == code::UNSUPPORTED_COMPRESSION_TYPE))
     }
 }

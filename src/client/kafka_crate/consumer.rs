@@ -215,7 +215,7 @@ impl Consumer for KafkaCrateConsumer {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(error) if error.is_fatal() => {
-                    return Err(error.into_error(&self.client.broker, &self.client.topic));
+                    return Err(self.client.error(error));
                 }
                 Err(error) => {
                     if matches!(error, CallError::Code(_)) {

@@ -1,7 +1,7 @@
 //! Why a call of crate `kafka` failed, in words, and whether trying again can help.
 
 use std::fmt::Display;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 
 use kafka::error::{Error as KafkaError, KafkaCode};
 
@@ -115,16 +115,27 @@ impl From<KafkaError> for CallError {
                 other => CallError::connection(other),
             },
             KafkaError::NoHostReachable => CallError::connection("no broker can be reached"),
-            KafkaError::Io(error) if error.kind() == ErrorKind::UnexpectedEof => {
-                CallError::Connection {
-                    why: "the broker closed the connection".into(),
-                    // Only such a build meets more than the small broker here.
-                    hint: (!cfg!(feature = "librdkafka")).then_some(
-                        "If it wants a login, that needs a build with the feature librdkafka.",
-                    ),
-                }
-            }
+            KafkaError::Io(error) => error.into(),
             other => CallError::connection(other),
+        }
+    }
+}
+
+impl From<io::Error> for CallError {
+    fn from(error: io::Error) -> CallError {
+        match error.kind() {
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionAborted => CallError::Connection {
+                why: "the broker closed the connection".into(),
+                // Only such a build meets more than the small broker here.
+                hint: (!cfg!(feature = "librdkafka")).then_some(
+                    "If it wants a login, that needs a build with the feature librdkafka.",
+                ),
+            },
+            ErrorKind::TimedOut | ErrorKind::WouldBlock => {
+                CallError::connection("no answer in time")
+            }
+            ErrorKind::InvalidData => CallError::connection("the answer made no sense"),
+            _ => CallError::connection(error),
         }
     }
 }

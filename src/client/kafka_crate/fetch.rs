@@ -11,6 +11,9 @@ use super::connection::Call;
 use super::errors::CallError;
 use super::topic_client::{REQUEST_TIMEOUT, TopicClient};
 use crate::client::{Offsets, Record};
+use crate::wire::{
+    self, FetchRequest, FetchResponse, FetchedPartition, Header, Request, TopicData,
+};
 
 /// How many bytes of a partition are fetched at once: at first, and at most.
 pub(super) const FETCH_BYTES: i32 = 1 << 20;
@@ -77,6 +80,40 @@ impl TopicClient {
         }
         Ok(())
     }
+}
+
+/// A fetch of our own, for what the crate does not tell.
+pub(super) fn fetch_request<'a>(
+    topic: &'a str,
+    from: &Offsets,
+    max_bytes: i32,
+    max_wait: Duration,
+) -> Request<'a> {
+    let partitions = from.iter();
+    let partitions = partitions.map(|(&partition, &fetch_offset)| wire::FetchPartition {
+        partition,
+        fetch_offset,
+        partition_max_bytes: max_bytes,
+    });
+    Request::Fetch(FetchRequest {
+        replica_id: -1,
+        max_wait_ms: max_wait.as_millis() as i32,
+        min_bytes: 1,
+        topics: vec![TopicData {
+            name: topic,
+            partitions: partitions.collect(),
+        }],
+    })
+}
+
+/// What is in the answer to a fetch with this header.
+pub(super) fn fetched<'a>(
+    header: &Header<'_>,
+    answer: &'a mut [u8],
+) -> Result<impl Iterator<Item = FetchedPartition<'a>>, CallError> {
+    let response = wire::read_response::<FetchResponse>(header, answer);
+    let response = response.map_err(|_| CallError::connection("the answer made no sense"))?;
+    Ok(response.topics.into_iter().flat_map(|it| it.partitions))
 }
 
 /// The records in `responses`; of a partition that has an error, that.

@@ -1,7 +1,7 @@
 //! Crate `kafka`: the client for the small broker and, in a build without the feature `librdkafka`,
 //! for a topic that one plain Kafka up to 3.9 leads.
 //!
-//! It speaks version 0 of the protocol. What the crate leaves to its user is done here:
+//! The crate speaks version 0 of the protocol. What it leaves to its user is done here:
 //!
 //! - its calls time out only after 120 seconds, so each connection has a thread that a caller can
 //!   stop waiting for (`connection`);
@@ -11,7 +11,7 @@
 //!   back, and only what is missing is sent again (`producer`);
 //! - a record larger than a fetch comes back as no record, so the fetch is made larger (`consumer`);
 //! - a compressed record spoils the whole fetch, so it is looked for, named, and left out (`compressed`);
-//! - it reports no timestamps, so a look at what was said before fetches by itself (`timed`).
+//! - it reports no timestamps, so what is read of the time before a chat is fetched without it (`timed`).
 
 mod compressed;
 mod connection;
@@ -125,10 +125,16 @@ impl Cluster for KafkaCrateCluster {
 
     fn reader(&self) -> OpenConsumer {
         let server = self.broker.server.clone();
-        let broker = KafkaCrateCluster::new(server, None, self.broker.log_id).broker;
-        Box::new(move |topic, start| {
-            let client = TopicClient::new(&broker, topic);
-            Ok(Box::new(TimedConsumer::new(client, start)?))
+        let (reader, is_small) = (
+            KafkaCrateCluster::new(server, None, self.broker.log_id),
+            self.broker.is_small(),
+        );
+        Box::new(move |topic, start| match is_small {
+            true => {
+                let client = TopicClient::new(&reader.broker, topic);
+                Ok(Box::new(TimedConsumer::new(client, start)?))
+            }
+            false => reader.consumer(topic, start),
         })
     }
 }

@@ -211,7 +211,7 @@ impl Delivery {
                     return self.give_up(batch, range, error);
                 }
                 _ if error.is_fatal() && is_ambiguous => {
-                    let error = error.into_error(&self.client.broker, &self.client.topic);
+                    let error = self.client.error(error);
                     let error = CallError::Fatal(error.may_have_arrived());
                     return self.give_up(batch, range, error);
                 }
@@ -336,7 +336,7 @@ impl Delivery {
     }
 
     fn give_up(&self, batch: &Batch, range: Range<usize>, error: CallError) {
-        let why = error.into_error(&self.client.broker, &self.client.topic);
+        let why = self.client.error(error);
         let mut run = ReportRun::new(self.reports.clone());
         for n in range {
             run.failed(batch.lines[n].0, batch.value(n), why.clone());

@@ -1,37 +1,45 @@
-//! Reads a topic with the times of its records, which crate `kafka` does not report.
+//! Reads a topic of the small broker with the times of its records, which crate `kafka` does not report.
 //!
-//! For a look at what a topic has now, such as the lines before a chat: each fetch is a request of our own, on a connection of
-//! its own. What is damaged, compressed or deleted meanwhile is left out, without an event.
+//! For a look at what a topic has now, such as the lines before a chat: by fetches of our own, on a connection of its
+//! own. What is damaged or deleted meanwhile is left out, without an event, and a broker that cannot be reached for some
+//! seconds is an error.
 
+use std::net::TcpStream;
 use std::ops::ControlFlow;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kafka::client::FetchOffset;
+use kafka::error::KafkaCode;
 
 use super::errors::CallError;
-use super::fetch::FETCH_BYTES;
-use super::topic_client::{REQUEST_TIMEOUT, TopicClient};
+use super::fetch::{fetch_request, fetched};
+use super::topic_client::{FIRST_PAUSE, REQUEST_TIMEOUT, TopicClient};
 use crate::broker::identity;
 use crate::broker::message::whole_messages;
 use crate::client::position::Positions;
-use crate::client::{Consumer, Event, Offsets, Record, Start, probe};
+use crate::client::{Consumer, Event, Offsets, Record, Start, probe, sentences};
 use crate::error::Result;
-use crate::wire::{
-    self, FetchPartition, FetchRequest, FetchResponse, FetchedPartition, Header, Request,
-    TopicData, code,
-};
+use crate::wire::{Header, code};
 
-/// The version of a fetch whose messages have times.
-const TIMED_VERSION: i16 = 2;
+/// What precedes a fetch: its version 2 is the oldest whose messages have times. A client of this process is no guest of
+/// the broker.
+fn header() -> Header<'static> {
+    Header {
+        api_version: 2,
+        correlation_id: 1,
+        client_id: Some(identity::client_id()),
+    }
+}
 
-/// The most bytes of a partition that are fetched at once. A larger record is left out.
-const MAX_FETCH_BYTES: i32 = 1 << 24;
-
-/// How many bytes an answer has beside the messages of one partition, at most: the topic's name above all.
-const MORE_BYTES: usize = 1 << 10;
+/// How many bytes are fetched at once: more than the small broker takes as one message.
+const FETCH_BYTES: i32 = 2 << 20;
 
 pub(super) struct TimedConsumer {
     client: TopicClient,
     positions: Positions,
-    fetch_bytes: i32,
+    /// For fetches alone.
+    connection: Option<TcpStream>,
 }
 
 impl TimedConsumer {
@@ -39,7 +47,7 @@ impl TimedConsumer {
         Ok(TimedConsumer {
             positions: client.positions(start)?,
             client,
-            fetch_bytes: FETCH_BYTES,
+            connection: None,
         })
     }
 }
@@ -50,44 +58,47 @@ impl Consumer for TimedConsumer {
         wait: Duration,
         each: &mut dyn FnMut(Record<'_>) -> ControlFlow<()>,
     ) -> Result<Vec<Event>> {
-        let (from, max_bytes) = (self.positions.offsets(), self.fetch_bytes);
-        let mut answer = self.client.retry_until_timeout(|client| {
-            client.fetch_by_wire(TIMED_VERSION, &from, max_bytes, wait)
-        })?;
-        let error = |error: CallError| error.into_error(&self.client.broker, &self.client.topic);
-        self.fetch_bytes = FETCH_BYTES;
-        for part in fetched(TIMED_VERSION, &mut answer).map_err(error)? {
-            let FetchedPartition { partition, .. } = part;
-            if part.error_code != code::NONE {
-                return Err(error(CallError::connection(format!(
-                    "error code {}",
-                    part.error_code.number
-                ))));
-            }
-            let mut is_empty = true;
-            for message in whole_messages(part.records) {
-                is_empty = false;
-                if message.is_compressed {
-                    self.positions.skip_to(partition, message.offset + 1);
+        let TimedConsumer {
+            client,
+            positions,
+            connection,
+        } = self;
+        let from = positions.offsets();
+        let mut answer =
+            client.retry_until_timeout(|client| fetch(client, connection, &from, wait))?;
+        for part in fetched(&header(), &mut answer).map_err(|it| client.error(it))? {
+            let mut messages = match part.error_code {
+                code::NONE => whole_messages(part.records).peekable(),
+                code::OFFSET_OUT_OF_RANGE => {
+                    let oldest = client.retry_until_timeout(|client| {
+                        client.offset(part.partition, FetchOffset::Earliest)
+                    })?;
+                    positions.skip_to(part.partition, oldest);
                     continue;
                 }
+                _ => return Err(client.error(CallError::Code(KafkaCode::Unknown))),
+            };
+            if messages.peek().is_none() {
+                // What is left of the log is damaged.
+                positions.skip_to(part.partition, part.high_watermark);
+            }
+            for message in messages {
                 let record = Record {
-                    partition,
+                    partition: part.partition,
                     offset: message.offset,
                     timestamp: message.timestamp,
                     key: message.key,
                     value: message.value,
                     ..Record::default()
                 };
-                if self.positions.advance(&record) && each(record).is_break() {
+                if positions.advance(&record) && each(record).is_break() {
                     return Ok(Vec::new());
                 }
             }
-            if is_empty && !part.records.is_empty() && max_bytes < MAX_FETCH_BYTES {
-                self.fetch_bytes = max_bytes * 2;
-            } else if is_empty {
-                self.positions.skip_to(partition, part.high_watermark);
-            }
+        }
+        if positions.offsets() == from {
+            // The broker did not hold this fetch, and may not hold the next one.
+            thread::sleep(FIRST_PAUSE);
         }
         Ok(Vec::new())
     }
@@ -101,107 +112,157 @@ impl Consumer for TimedConsumer {
     }
 }
 
-impl TopicClient {
-    /// Fetches by a request of our own. Returns the answer, which [`fetched`] reads.
-    pub(super) fn fetch_by_wire(
-        &self,
-        version: i16,
-        from: &Offsets,
-        max_bytes: i32,
-        max_wait: Duration,
-    ) -> Result<Vec<u8>, CallError> {
-        let partitions = from.iter();
-        let partitions = partitions.map(|(&partition, &fetch_offset)| FetchPartition {
-            partition,
-            fetch_offset,
-            partition_max_bytes: max_bytes,
-        });
-        let request = Request::Fetch(FetchRequest {
-            replica_id: -1,
-            max_wait_ms: max_wait.as_millis() as i32,
-            min_bytes: 1,
-            topics: vec![TopicData {
-                name: &self.topic,
-                partitions: partitions.collect(),
-            }],
-        });
-        let longest = from.len().max(1) * (max_bytes as usize + MORE_BYTES);
-        let patience = max_wait + REQUEST_TIMEOUT;
-        probe::exchange(self.leader(), &header(version), &request, longest, patience)
-            .map_err(CallError::connection)
-    }
-}
-
-/// What is in an answer to such a request.
-pub(super) fn fetched(
-    version: i16,
-    answer: &mut [u8],
-) -> Result<impl Iterator<Item = FetchedPartition<'_>>, CallError> {
-    let response = wire::read_response::<FetchResponse>(&header(version), answer);
-    let response = response.map_err(|_| CallError::connection("the answer made no sense"))?;
-    let topics = response.topics.into_iter();
-    Ok(topics.flat_map(|topic| topic.partitions))
-}
-
-/// What precedes such a request. A client of this process is no guest of the broker.
-fn header(api_version: i16) -> Header<'static> {
-    Header {
-        api_version,
-        correlation_id: 1,
-        client_id: Some(identity::client_id()),
-    }
+/// Fetches on this connection, or on a new one if the broker there has the log that it had before.
+fn fetch(
+    client: &TopicClient,
+    connection: &mut Option<TcpStream>,
+    from: &Offsets,
+    max_wait: Duration,
+) -> Result<Vec<u8>, CallError> {
+    let server = &client.broker.server;
+    let stream = match connection.take() {
+        Some(stream) => stream,
+        None => {
+            let deadline = Instant::now() + REQUEST_TIMEOUT;
+            let stream = probe::connect(server, REQUEST_TIMEOUT).map_err(CallError::connection)?;
+            let apis = probe::api_versions(&stream, deadline)?;
+            if client
+                .broker
+                .log_id
+                .is_some_and(|id| identity::of(&apis) != Some(id))
+            {
+                return Err(CallError::Fatal(sentences::other_log(server)));
+            }
+            stream
+        }
+    };
+    let request = fetch_request(&client.topic, from, FETCH_BYTES, max_wait);
+    // Every message is less than a fetch, and the answer has little beside them.
+    let longest = 2 * FETCH_BYTES as usize * from.len().max(1);
+    let deadline = Instant::now() + max_wait + REQUEST_TIMEOUT;
+    let answer = probe::exchange(&stream, &header(), &request, longest, deadline)?;
+    *connection = Some(stream);
+    Ok(answer)
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::path::Path;
     use std::sync::mpsc;
 
     use super::*;
     use crate::broker::{Broker, Config};
     use crate::client::kafka_crate::KafkaCrateCluster;
-    use crate::client::{Cluster, DELIVERY_TIMEOUT, Partitioning, Report, Reports, Route};
+    use crate::client::{
+        Cluster, DELIVERY_TIMEOUT, MAX_RECORD_BYTES, Partitioning, Report, Reports, Route,
+    };
     use crate::time::now;
 
-    #[test]
-    fn records_have_times_and_one_larger_than_a_fetch_is_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let broker = Broker::start(listener, dir.path(), Config::default()).unwrap();
-        let cluster = KafkaCrateCluster::new(broker.address().to_string(), None, None);
+    fn start(dir: &Path, address: &str) -> (Broker, KafkaCrateCluster) {
+        let broker = Broker::start(
+            TcpListener::bind(address).unwrap(),
+            dir,
+            Config {
+                // One line is a segment, and the newest stays.
+                segment_bytes: 1,
+                retention_bytes: 3 << 20,
+                ..Config::default()
+            },
+        );
+        let broker = broker.unwrap();
+        let server = broker.address().to_string();
+        let cluster = KafkaCrateCluster::new(server, None, identity::stored(dir));
+        (broker, cluster)
+    }
+
+    /// Sends lines of alice to bob.
+    fn send(cluster: &KafkaCrateCluster, lines: &[&[u8]]) {
         let (alice, bob) = ("alice".parse().unwrap(), "bob".parse().unwrap());
         let (tx, rx) = mpsc::channel::<Report>();
-        let route = Route::new(&alice, &bob);
-        let reports = Reports::to(tx);
-        let before = now();
+        let (route, reports) = (Route::new(&alice, &bob), Reports::to(tx));
         let mut producer = cluster
             .producer(route, Partitioning::ByKey, DELIVERY_TIMEOUT, reports)
             .unwrap();
-        let large = [b'x'; 1000];
-        for (n, line) in (1..).zip([&b"first"[..], &large, b"last"]) {
+        for (n, line) in (1..).zip(lines) {
             producer.send(n, line);
             let report = rx.recv_timeout(DELIVERY_TIMEOUT).unwrap();
             assert!(matches!(report, Report::Acknowledged { .. }), "{report:?}");
         }
+    }
 
-        let client = TopicClient::new(&cluster.broker, &bob);
-        let mut consumer = TimedConsumer::new(client, Start::Earliest).unwrap();
-        let ends = consumer.end_offsets().unwrap();
-        assert_eq!(ends, [(0, 3)].into());
+    fn open(cluster: &KafkaCrateCluster, start: Start) -> TimedConsumer {
+        let client = TopicClient::new(&cluster.broker, &"bob".parse().unwrap());
+        TimedConsumer::new(client, start).unwrap()
+    }
+
+    /// The offsets and sizes of the next `count` lines.
+    fn read(consumer: &mut TimedConsumer, count: usize) -> Vec<(i64, usize)> {
+        let deadline = Instant::now() + DELIVERY_TIMEOUT;
         let mut read = Vec::new();
-        while consumer.position() != ends {
-            if consumer.fetch_bytes == FETCH_BYTES {
-                consumer.fetch_bytes = 100;
-            }
+        while read.len() < count {
+            assert!(Instant::now() < deadline, "{read:?}");
             let polled = consumer.poll(Duration::ZERO, &mut |record| {
                 assert_eq!(record.key, Some(&b"alice"[..]));
-                let time = record.timestamp.unwrap();
-                assert!((before..=now()).contains(&time), "{time}");
-                read.push((record.offset, record.value.unwrap().len()));
-                ControlFlow::Break(())
+                assert!(record.timestamp.is_some_and(|time| time <= now()));
+                read.push((record.offset, record.value.unwrap_or_default().len()));
+                match read.len() == count {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
             });
             assert!(polled.unwrap().is_empty());
         }
-        assert_eq!(read, [(0, 5), (1, 1000), (2, 4)]);
+        read
+    }
+
+    #[test]
+    fn records_have_times_and_the_next_poll_continues_after_the_last_one_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_broker, cluster) = start(dir.path(), "127.0.0.1:0");
+        let large = vec![b'x'; MAX_RECORD_BYTES - "alice".len()];
+        send(&cluster, &[b"first", &large, b"last"]);
+        let mut consumer = open(&cluster, Start::Earliest);
+        assert_eq!(consumer.end_offsets().unwrap(), [(0, 3)].into());
+        assert_eq!(read(&mut consumer, 1), [(0, 5)]);
+        assert_eq!(read(&mut consumer, 2), [(1, large.len()), (2, 4)]);
+        assert_eq!(consumer.position(), [(0, 3)].into());
+    }
+
+    #[test]
+    fn what_is_deleted_before_it_is_read_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_broker, cluster) = start(dir.path(), "127.0.0.1:0");
+        send(&cluster, &[b"first"]);
+        let mut consumer = open(&cluster, Start::Earliest);
+        let large = vec![b'x'; 1 << 20 >> 1];
+        send(&cluster, &[&large[..]; 20]);
+        assert!(read(&mut consumer, 1)[0].0 > 0);
+        // Nor does a log that is shorter than before end it.
+        let mut consumer = open(&cluster, Start::At([(0, 1000)].into()));
+        let polled = consumer.poll(Duration::ZERO, &mut |_| ControlFlow::Continue(()));
+        assert!(polled.unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_broker_that_is_back_is_read_on_and_nothing_is_read_from_another_log() {
+        let [dir, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let (broker, cluster) = start(dir.path(), "127.0.0.1:0");
+        send(&cluster, &[b"first", b"second"]);
+        let mut consumer = open(&cluster, Start::Earliest);
+        assert_eq!(read(&mut consumer, 1), [(0, 5)]);
+        let address = broker.address().to_string();
+        drop(broker);
+        let (broker, _) = start(dir.path(), &address);
+        assert_eq!(read(&mut consumer, 1), [(1, 6)]);
+        let not_connected_yet = open(&cluster, Start::Earliest);
+        drop(broker);
+        let (_broker, others) = start(other.path(), &address);
+        send(&others, &[b"one", b"two", b"three"]);
+        for mut consumer in [not_connected_yet, consumer] {
+            let polled = consumer.poll(Duration::ZERO, &mut |record| panic!("{record:?}"));
+            let error = polled.unwrap_err().to_string();
+            assert!(error.contains("another log"), "{error}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use super::errors::CallError;
 use crate::broker::identity;
 use crate::client::position::Positions;
 use crate::client::{Event, Offsets, Start, needs_librdkafka, probe, sentences};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::name::Name;
 
 /// How long a connection, and any short request, may take.
@@ -84,12 +84,17 @@ impl TopicClient {
                 _ => REQUEST_TIMEOUT,
             };
             if error.is_fatal() || start.elapsed() > timeout {
-                return Err(error.into_error(&self.broker, &self.topic));
+                return Err(self.error(error));
             }
             thread::sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE / 2);
             connected = self.connect();
         }
+    }
+
+    /// The error of a call that is not tried again.
+    pub(super) fn error(&self, error: CallError) -> Error {
+        error.into_error(&self.broker, &self.topic)
     }
 
     /// Connects and looks up the partitions, unless that was done a short time ago.
@@ -286,7 +291,6 @@ fn only_leader<'a>(
 mod tests {
     use super::*;
     use crate::client::TakeOver;
-    use crate::error::Error;
 
     #[test]
     fn a_connection_that_was_idle_for_long_is_replaced_after_a_look_at_who_serves() {
