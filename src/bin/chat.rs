@@ -1,4 +1,4 @@
-//! Both at once: shows what the other writes, and sends them what is typed.
+//! `publisher` and `subscriber` in one: shows what the peer writes, and sends what is typed.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! Each line of standard input becomes one message in the other's topic.
+//! Each line of standard input becomes one message in the peer's topic.
 
 use std::io;
 use std::process::ExitCode;

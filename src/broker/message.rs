@@ -1,6 +1,7 @@
 //! Kafka's message sets of magic 0 and 1: checked, given offsets, converted down, and read.
 //!
-//! But for the offsets, a message is the same as sent, in the log, and as read.
+//! A message is the same as sent, in the log, and as read, but for its offset; for a timestamp, which the broker gives a
+//! message that has none; and for old readers, whose messages have none.
 //! <https://kafka.apache.org/documentation/#messageset>
 //!
 //! ```text

@@ -3,10 +3,10 @@
 //! It does not replace Kafka: it is one node, a topic has one partition, and there are no replicas,
 //! no transactions and no group membership.
 //!
-//! `message` knows the format of messages, `log` and `group_offsets` what is on disk, `identity`
-//! which log it is, `files` how files are opened, and `server` sockets; only the last knows the others.
-//! The bytes of the protocol
-//! are in [`wire`](crate::wire), and its error codes are what fails here, from the log up.
+//! `message` knows the format of messages, `log` and `group_offsets` what is on disk, `identity` which log it is, `files`
+//! how files are opened, and `server` sockets. `log` uses `message` and `identity`, all that writes uses `files`, and
+//! nothing else depends on `server`. The bytes of the protocol are in [`wire`](crate::wire); from the log up, failures
+//! are its error codes.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -62,7 +62,7 @@ pub struct Config {
     pub report: Report,
 }
 
-/// How many sentences are remembered, so that none is said twice. No more are said.
+/// The most sentences that are ever reported. Each is remembered, so that it is reported once.
 const MAX_SAID: usize = 1000;
 
 /// Who is told what is wrong with the log: each sentence once, by any thread.

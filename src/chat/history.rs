@@ -1,7 +1,8 @@
 //! What was said before a chat was opened: the last lines of both sides, in the order of their times.
 //!
 //! Each side is read on a thread of its own, while the chat opens: the user's lines from the peer's topic, the peer's
-//! from the user's. The consumer thread waits for both, so that unread lines come after earlier ones.
+//! from the user's. Of a sealed chat only the user's are read here: the peer's were opened with its gate. The consumer
+//! thread waits for both, so that unread lines come after earlier ones.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, Receiver};
@@ -18,8 +19,9 @@ use crate::opener::{Opener, Wanted as Before};
 use crate::seal::{self, Secret};
 use crate::time;
 
-/// How much of each partition is looked at: the last so many records, in looks of at most so many bytes.
+/// How many offsets before its end each partition is searched.
 pub(super) const MAX_OFFSETS: i64 = 10_000;
+/// The most bytes that one look reads. If there are more, a shorter look follows.
 const MAX_BYTES: usize = 8 << 20;
 
 /// How long unread lines wait for earlier ones.
@@ -50,7 +52,7 @@ pub(super) struct Wanted {
     pub(super) is_asked: bool,
     /// The user's position: later lines of the peer are unread.
     pub(super) position: Offsets,
-    /// The chat is sealed: its lines were opened, whatever they look like now.
+    /// The chat is sealed, so a line that looks sealed is its text.
     pub(super) is_sealed: bool,
 }
 
@@ -94,6 +96,7 @@ pub(super) fn start(cluster: &dyn Cluster, parties: &Parties, wanted: Wanted) ->
         let lines = kept(last + AWAY_LINES as u64, &bounds, open, |record| {
             let mut line = line(record, |key| parties.sender(key).is_some())?;
             if !is_before(&position, line.partition, line.offset) {
+                // Unread: the consumer shows it, with the time from here.
                 line.text = Vec::new();
             }
             Some(line)
@@ -103,7 +106,7 @@ pub(super) fn start(cluster: &dyn Cluster, parties: &Parties, wanted: Wanted) ->
     Ok(Reading::new(sides, wanted, deadline))
 }
 
-/// Starts to read what was said before a sealed chat, of which `peers` are the peer's lines.
+/// Starts to read the user's own earlier lines of a sealed chat; `peers` are the peer's, already opened.
 pub(super) fn start_sealed(
     cluster: &dyn Cluster,
     parties: &Parties,
@@ -155,7 +158,7 @@ impl Reading {
         }
     }
 
-    /// Waits for both sides, as long as that is worth it.
+    /// Waits until both sides are read, or for the deadline.
     pub(super) fn wait(self) -> Earlier {
         let late = || Err(Error::failed("cannot read the topic", "no answer in time"));
         let (mut own, mut peers) = (None, None);

@@ -124,28 +124,28 @@ impl Parties {
     }
 
     /// The consumer group whose offset is the user's position: up to where `peer` has been read.
-    fn position(&self) -> String {
-        position_of(&self.me, &self.peer)
+    fn position_group(&self) -> String {
+        position_group_of(&self.me, &self.peer)
     }
 
     /// The same for the peer. Anyone may read it.
-    fn peers_position(&self) -> String {
-        position_of(&self.peer, &self.me)
+    fn peers_position_group(&self) -> String {
+        position_group_of(&self.peer, &self.me)
     }
 
     /// The consumer group whose offset is the user's heartbeat: it moves while a chat with `peer` is open.
-    fn presence(&self) -> String {
+    fn presence_group(&self) -> String {
         format!("{HEARTBEATS}{}:{}", self.me, self.peer)
     }
 
     /// The same for the peer.
-    fn peers_presence(&self) -> String {
+    fn peers_presence_group(&self) -> String {
         format!("{HEARTBEATS}{}:{}", self.peer, self.me)
     }
 }
 
 /// The consumer group whose offset is up to where `reader` has read `writer`.
-fn position_of(reader: &Name, writer: &Name) -> String {
+fn position_group_of(reader: &Name, writer: &Name) -> String {
     format!("chat:{reader}:{writer}")
 }
 
@@ -157,7 +157,7 @@ pub fn run(
     (cluster, broker): Connected,
     parties: Parties,
     options: &Options,
-    // Dropped once the keys follow from it.
+    // Dropped when the keys are derived.
     secret: Option<Secret>,
     connection: Vec<String>,
 ) -> Result<()> {
@@ -168,16 +168,16 @@ pub fn run(
     };
     let (tx, arrivals) = mpsc::channel();
     let mut groups = cluster.group_offsets()?;
-    let position = groups.committed(&parties.position(), parties.reads())?;
-    let is_position_known = !position.is_empty();
+    let committed = groups.committed(&parties.position_group(), parties.reads())?;
+    let is_position_known = !committed.is_empty();
     let start = match is_position_known {
-        true => Start::At(position),
+        true => Start::At(committed),
         false => Start::Earliest,
     };
     let mut consumer = cluster.consumer(parties.reads(), start)?;
-    let gone = match is_position_known {
+    let deleted = match is_position_known {
         true => Vec::new(),
-        false => gone_before(&consumer.position()),
+        false => notices_of_deleted(&consumer.position()),
     };
     let (clock, ends) = (Clock::new(terminal::is_shown()), consumer.end_offsets()?);
     let downgrade = Downgrade::new(&parties.peer, options.seal.plain);
@@ -213,8 +213,8 @@ pub fn run(
     };
     let (mut terminal, mut screen) = Terminal::open(me, look, is_needed, notify.clone())?;
     let how_to_leave = terminal::is_typed().then_some(HOW_TO_LEAVE);
-    let of_gate = how_to_leave.into_iter().chain(gate.greeting());
-    let notices: Vec<&str> = of_gate.chain(gone.iter().map(String::as_str)).collect();
+    let notices = how_to_leave.into_iter().chain(gate.greeting());
+    let notices: Vec<&str> = notices.chain(deleted.iter().map(String::as_str)).collect();
     screen.greet(&notices);
     let shown = notify.clone();
     LocalBroker::report_to(&broker, move |report| {
@@ -253,14 +253,14 @@ pub fn run(
     })?;
 
     let typed = terminal::is_typed().then(|| Typed::new(me, is_sealed, downgrade));
-    let ended = read(&mut terminal, &mut outbox, typed, &notify);
+    let ended = send_input(&mut terminal, &mut outbox, typed, &notify);
     _ = tx.send(Arrival::InputEnded(ended));
     // The lines in flight need the outbox until the owner ends the program.
     owner.wait()
 }
 
-/// What to say at a first read about lines that the topic had before these offsets, its oldest ones.
-fn gone_before(oldest: &Offsets) -> Vec<String> {
+/// Notices for a user's first chat: one for each partition whose lines before these offsets were deleted.
+fn notices_of_deleted(oldest: &Offsets) -> Vec<String> {
     let missed = oldest.iter().filter(|(_, start)| **start > 0);
     let missed = missed.map(|(&partition, &start)| Event::Missed {
         partition,
@@ -278,9 +278,9 @@ fn notifier<T>(owner: &Sender<Arrival>, arrival: fn(T) -> Arrival) -> impl Fn(T)
     move |what| drop(owner.send(arrival(what)))
 }
 
-/// The blocking loop over the input: sends each line, up to the end or until the ledger is closed, unless it
-/// is `typed` and not to be sent.
-fn read(
+/// The blocking loop over the input: sends each line, until the input ends or the ledger is closed. A typed line can be
+/// refused with a notice.
+fn send_input(
     terminal: &mut Terminal,
     outbox: &mut Outbox,
     mut typed: Option<Typed>,

@@ -20,8 +20,8 @@ use crate::terminal::{Message, Screen, ScreenEvent};
 const END_WAIT: Duration = Duration::from_millis(800);
 /// How much of that it waits for acknowledgements.
 const ACKNOWLEDGEMENT_WAIT: Duration = Duration::from_millis(600);
-/// How much longer the end of a pipe takes at most, until its last commits are done: nobody waits for a prompt, and without
-/// them the next chat shows messages again, and the peer is not told that this one has ended.
+/// How much longer a chat in a pipe may wait for its last commits. Nobody waits for a prompt there, and without them the next
+/// chat shows messages again, and the peer does not learn that this one has ended.
 const COMMIT_WAIT: Duration = Duration::from_secs(9);
 /// After how many failures in a row it is said that the position can't be committed.
 const FAILED_COMMITS: u32 = 3;
@@ -37,7 +37,7 @@ pub(super) enum Arrival {
     ReadFailed(Error),
     /// What becomes of the user's lines.
     Report(Report),
-    /// What became of the screen's.
+    /// An event of the screen.
     Screen(ScreenEvent),
     /// What came of a commit, and what is known of the peer.
     Position(Outcome),
@@ -211,7 +211,7 @@ impl Chat {
             Arrival::Signal => self.interrupt(now),
             Arrival::Deadline => self.next_stage(now),
         }
-        // A batch that is just being written is waited for, too: it would be shown again.
+        // The batch being written is waited for, too: if its position were not committed, the next chat would show it again.
         while match self.stage {
             Stage::Draining(..) => self.ledger.is_settled(),
             Stage::Closing(..) => self.ledger.is_settled() && self.screen.is_settled(),
@@ -274,7 +274,7 @@ impl Chat {
         let items = self.conversation.polled(&polled.position);
         self.show(items, now);
         self.say_counts(false, now);
-        // A pipe goes on by itself, but nothing more may be sent.
+        // A chat in a pipe would go on sending. Typed lines are refused one by one.
         if let Some(refusal) = self.conversation.gate.refusal()
             && !self.ledger.is_typed()
         {
@@ -289,7 +289,8 @@ impl Chat {
         }
     }
 
-    /// A line of the peer has just arrived, of this time: if it does not tell that the peer is here, a look does.
+    /// A line of the peer has just arrived, written at `time`. If that does not show that the peer is here, asks for a
+    /// look at the heartbeat.
     fn peer_has_written(&mut self, time: i64) {
         let Some(presence) = self.presence.as_mut().filter(|it| !it.is_here()) else {
             return;

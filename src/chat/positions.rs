@@ -144,7 +144,7 @@ impl<N: Fn(Outcome)> Worker<N> {
             Job::Look => {
                 if self.release_at.is_some_and(|at| at <= now) {
                     self.release_at = None;
-                    self.groups.release(&self.parties.peers_position());
+                    self.groups.release(&self.parties.peers_position_group());
                 }
                 if self.look() {
                     schedule.position_may_move(now);
@@ -162,7 +162,7 @@ impl<N: Fn(Outcome)> Worker<N> {
 
     /// Returns whether the position is committed.
     fn commit(&mut self) -> bool {
-        let (group, topic) = (self.parties.position(), self.parties.reads());
+        let (group, topic) = (self.parties.position_group(), self.parties.reads());
         let committed = self.groups.commit(&group, topic, &self.position);
         let is_done = committed.is_ok();
         (self.notify)(Outcome::Committed(
@@ -188,7 +188,7 @@ impl<N: Fn(Outcome)> Worker<N> {
     }
 
     fn commit_beat(&mut self, beat: i64) -> Result<()> {
-        let (group, topic) = (self.parties.presence(), self.parties.reads());
+        let (group, topic) = (self.parties.presence_group(), self.parties.reads());
         let offsets = [(self.partition, beat)].into();
         self.groups.commit(&group, topic, &offsets)
     }
@@ -198,7 +198,7 @@ impl<N: Fn(Outcome)> Worker<N> {
         if self.last_beat.is_none() || !self.may_beat {
             return;
         }
-        let (group, topic) = (self.parties.presence(), self.parties.reads());
+        let (group, topic) = (self.parties.presence_group(), self.parties.reads());
         let stands = self.groups.committed(&group, topic);
         // The last one may have failed just now, because the broker was away.
         let own = [self.last_beat, self.committed_beat];
@@ -214,7 +214,7 @@ impl<N: Fn(Outcome)> Worker<N> {
         if !self.may_look {
             return false;
         }
-        let (group, topic) = (self.parties.peers_presence(), self.parties.writes());
+        let (group, topic) = (self.parties.peers_presence_group(), self.parties.writes());
         let beat = self.groups.committed(&group, topic);
         let beat = beat.map(|offsets| offsets.values().next().copied());
         self.may_look = !is_denied(&beat);
@@ -235,7 +235,7 @@ impl<N: Fn(Outcome)> Worker<N> {
         if !(self.may_watch && self.is_watching) {
             return false;
         }
-        let (group, topic) = (self.parties.peers_position(), self.parties.writes());
+        let (group, topic) = (self.parties.peers_position_group(), self.parties.writes());
         let position = self.groups.committed(&group, topic);
         self.may_watch = !is_denied(&position);
         let is_known = position.is_ok();
@@ -415,7 +415,10 @@ mod tests {
             (Some(0), false),
         ] {
             if let Some(beat) = beat {
-                let (group, topic) = (worker.parties.peers_presence(), worker.parties.writes());
+                let (group, topic) = (
+                    worker.parties.peers_presence_group(),
+                    worker.parties.writes(),
+                );
                 let offsets = [(3, beat)].into();
                 worker.groups.commit(&group, topic, &offsets).unwrap();
             }

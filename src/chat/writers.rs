@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::Instant;
 
 use super::history::{MAX_OFFSETS, bounds};
-use super::position_of;
+use super::position_group_of;
 use crate::client::{Cluster, GroupOffsets, Record, is_before};
 use crate::delivery::lines;
 use crate::ending::{say, spawn};
@@ -143,7 +143,7 @@ fn unread(
     writers.sort_unstable_by_key(|(_, (last, _))| std::cmp::Reverse(*last));
     for (name, (_, places)) in writers.into_iter().take(MAX_WRITERS) {
         // Of a position that can't be looked up, nothing is known.
-        let Ok(position) = groups.committed(&position_of(me, &name), me) else {
+        let Ok(position) = groups.committed(&position_group_of(me, &name), me) else {
             continue;
         };
         let is_unread =

@@ -389,8 +389,8 @@ pub trait Cluster: Send + Sync {
     /// The offsets of consumer groups.
     fn group_offsets(&self) -> Result<Box<dyn GroupOffsets>>;
 
-    /// Opens consumers on another thread, for a look at what a topic has. They do not keep a small broker running. Those
-    /// that read from one return no events, and an error if it cannot be reached for some seconds.
+    /// Returns a function that opens consumers on another thread, for a look at what a topic has. They do not keep a small
+    /// broker running. Those that read from one return no events, and an error if it cannot be reached for some seconds.
     fn reader(&self) -> OpenConsumer;
 }
 

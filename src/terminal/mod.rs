@@ -39,18 +39,18 @@ pub use output::{Format, Output};
 pub use screen::Screen;
 pub use visible::{quoted, visible};
 
-/// What happens at the screen, for the owner of a chat.
+/// What the owner of a chat learns from the terminal's threads.
 #[derive(Debug)]
 pub enum ScreenEvent {
     /// What was given to the screen is written, up to these positions.
     Printed(Offsets),
     /// It can't be written.
     Failed(Error),
-    /// The editor has something to say to the user.
+    /// A notice for the user, from the editor or from another thread.
     Notice(String),
 }
 
-/// How the terminal's threads tell the owner.
+/// Sends an event to the owner of the chat.
 pub type Notify = Arc<dyn Fn(ScreenEvent) + Send + Sync>;
 
 /// Whether others would have to wait while this program is stopped.
@@ -61,11 +61,11 @@ pub type IsNeeded = Box<dyn Fn() -> bool + Send + Sync>;
 pub struct Message {
     /// In milliseconds since 1970, if it is known.
     pub time: Option<i64>,
-    /// On a terminal its date and time are shown, whatever else is.
+    /// On a terminal its date and time are always shown.
     pub is_dated: bool,
     /// Who wrote it.
     pub sender: Vec<u8>,
-    /// What.
+    /// The line's bytes.
     pub text: Vec<u8>,
     /// It was written before the chat was opened: dim on a terminal, and signed in a pipe, too.
     pub is_earlier: bool,
@@ -74,7 +74,7 @@ pub struct Message {
 /// How a chat's messages look.
 #[derive(Debug)]
 pub struct Look {
-    /// Before each stands its time.
+    /// Each is shown after its time.
     pub with_time: bool,
     /// How to see a message whole that is longer than half a screen.
     pub see_whole: String,
@@ -134,9 +134,9 @@ impl Terminal {
         }
     }
 
-    /// The next line of input, or none at its end, which Ctrl-C on an empty line is, too.
+    /// The next line of input; `None` at its end. Ctrl-C on an empty line ends the input, too.
     ///
-    /// A paste of several lines gives them one by one. An empty line at the prompt is none.
+    /// A paste of several lines gives them one by one. An empty line at the prompt is skipped.
     pub fn next_line(&mut self) -> Result<Option<InputLine<'_>>> {
         match &mut self.0 {
             Input::Editor(editor) => editor.next_line(),

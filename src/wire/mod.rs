@@ -1,8 +1,8 @@
 //! The bytes of Kafka's protocol: requests and responses, read and written. No sockets, no state.
 //!
-//! Spoken are the versions of the table below, which are enough for a chat: the small broker reads
-//! requests and writes responses, the probe and the tests do the opposite. Field names are those of
-//! the specification, <https://kafka.apache.org/protocol>.
+//! Only the versions in the table below are spoken, which are enough for a chat: the small broker reads
+//! requests and writes responses; the probe, fetches that crate `kafka` can't make, and the tests do the
+//! opposite. Field names are those of the specification, <https://kafka.apache.org/protocol>.
 //!
 //! `primitives` has the types that messages are made of, `request` and `response` list their fields.
 

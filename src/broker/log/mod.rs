@@ -1,8 +1,8 @@
 //! The log on disk: a folder for each topic, with segment files that are only ever appended to.
 //!
 //! A segment is a message set and nothing else, named by the offset of its first message, as in
-//! Kafka. In memory is only an index of where messages start, one in every [`INDEX_INTERVAL`]
-//! bytes. It is built when a segment is first used, so that a large log opens as fast as a small
+//! Kafka. Only an index of where messages start, one in every [`INDEX_INTERVAL`] bytes, is in
+//! memory. It is built when a segment is first used, so that a large log opens as fast as a small
 //! one. The start of the newest messages is kept, too: a client that follows a topic reads nothing
 //! else.
 //!
@@ -21,7 +21,8 @@
 //!
 //! `topic` appends, reads and deletes, `recovery` finds what is on disk and what of it is damaged,
 //! `room` is how much the log may take of its disk, `segment` is one file and its index, `walk` gets from one
-//! intact message to the next, `manifest` knows what a damaged segment had, `files` keeps files open. This module has the folder that they are in.
+//! intact message to the next, `manifest` knows what a damaged segment had, `files` keeps files open. This module has
+//! the folder that they are in.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -53,7 +54,7 @@ mod tests;
 mod topic;
 mod walk;
 
-/// How many bytes lie at least between two indexed messages, and so are read to find one. The index
+/// The fewest bytes between two indexed messages; about as many are read to find a message. The index
 /// takes a thousandth of the log.
 const INDEX_INTERVAL: u64 = 16 * 1024;
 
@@ -118,7 +119,7 @@ impl Log {
                     false => failed.hint("Name a writable directory with --data-dir DIR."),
                 };
             }
-            // Where locks are mandatory, the file cannot be read either: then it stays unsaid.
+            // Where locks are mandatory, the file cannot be read either: then the error does not name the address.
             let other = fs::read_to_string(dir.join(LOCK_FILE)).unwrap_or_default();
             match other.trim() {
                 "" => failed(&"another broker is using it")
@@ -155,7 +156,7 @@ impl Log {
             Ok(stored) => stored,
             Err(error) => match error.kind() {
                 ErrorKind::NotFound | ErrorKind::InvalidData => None,
-                // It may have one.
+                // The file may hold one that could not be read.
                 _ => return Err(error),
             },
         };

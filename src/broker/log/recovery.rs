@@ -44,7 +44,7 @@ impl Topic {
                 continue;
             };
             let found = entry.metadata()?;
-            let mut segment = Segment::new(base, self.most(base, found.len()));
+            let mut segment = Segment::new(base, self.offset_limit(base, found.len()));
             // A number that is written in another way is not ours.
             if segment.path(&self.dir).file_name() == Some(&name) {
                 // Anything but a file is left alone, and has no messages.
@@ -82,7 +82,7 @@ impl Topic {
             }
         }
         match segments.front() {
-            None => segments.push_back(Segment::new(0, self.most(0, 0))),
+            None => segments.push_back(Segment::new(0, self.offset_limit(0, 0))),
             Some(oldest) if oldest.base > 0 && total(&segments) < self.config.retention_bytes => {
                 let said = Offsets::of(0..oldest.base).sentence(&self.name, "missing");
                 self.say(said, self.dir.display());
@@ -128,7 +128,7 @@ impl Topic {
         let (path, base) = (segment.path(&self.dir), segment.base);
         let is_last = segment.next.is_none();
         let known = segment.next.or(segment.record.map(|record| record.end));
-        let end = known.unwrap_or(segment.most);
+        let end = known.unwrap_or(segment.offset_limit);
         (segment.end, segment.len, segment.index) = (base, 0, Some(Vec::new()));
         segment.lost.add(base..end);
         let said = segment.lost.sentence(&self.name, "lost");

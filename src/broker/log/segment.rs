@@ -27,7 +27,7 @@ pub(super) struct Segment {
     /// The offset after its last intact message.
     pub(super) end: i64,
     /// What the offsets of its messages stay below, however small they are.
-    pub(super) most: i64,
+    pub(super) offset_limit: i64,
     /// The first offset of the next segment, if there is one.
     pub(super) next: Option<i64>,
     /// How many bytes of the file are read.
@@ -60,11 +60,11 @@ pub(super) fn add_to_index(index: &mut Index, offset: i64, at: u64) {
 
 impl Segment {
     /// An empty segment.
-    pub(super) fn new(base: i64, most: i64) -> Segment {
+    pub(super) fn new(base: i64, offset_limit: i64) -> Segment {
         Segment {
             base,
             end: base,
-            most,
+            offset_limit,
             next: None,
             len: 0,
             record: None,
@@ -82,7 +82,9 @@ impl Segment {
 
     /// How far a walk over it goes.
     pub(super) fn bounds(&self) -> Bounds {
-        let limit = self.next.map_or(self.most, |next| next.min(self.most));
+        let limit = self
+            .next
+            .map_or(self.offset_limit, |next| next.min(self.offset_limit));
         Bounds {
             len: self.len,
             limit,

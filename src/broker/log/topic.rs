@@ -76,8 +76,8 @@ impl Topic {
         Ok(segments)
     }
 
-    /// What the offsets in the segment from `base` on, of `len` bytes, stay below.
-    pub(super) fn most(&self, base: i64, len: u64) -> i64 {
+    /// The offset that all in the segment from `base` on, of `len` bytes, stay below.
+    pub(super) fn offset_limit(&self, base: i64, len: u64) -> i64 {
         let config = &self.config;
         let most = len.max(config.segment_bytes.max(config.max_request_bytes as u64));
         base + (most / MIN_BYTES as u64) as i64
@@ -86,7 +86,7 @@ impl Topic {
     /// Appends go to a new segment from now on. Its file is created at once: it keeps the offsets
     /// before it from being given again.
     pub(super) fn push(&self, segments: &mut VecDeque<Segment>, base: i64) -> io::Result<()> {
-        let segment = Segment::new(base, self.most(base, 0));
+        let segment = Segment::new(base, self.offset_limit(base, 0));
         create(&segment.path(&self.dir))?;
         if let Some(last) = segments.back_mut() {
             self.open_files.close(&last.path(&self.dir));
@@ -190,7 +190,7 @@ impl Topic {
     /// Notes the places of messages that have bytes in them which a walk could take for a message.
     fn note_lookalikes(&self, active: &Segment, mut set: &[u8]) -> io::Result<()> {
         let (mut at, mut places) = (active.len, Vec::new());
-        let offsets = active.base + 1..active.most;
+        let offsets = active.base + 1..active.offset_limit;
         while let Some((_, size)) = message::header(set) {
             let (message, rest) = set.split_at(size);
             let end = at + size as u64;
@@ -278,7 +278,7 @@ impl Topic {
         }
     }
 
-    /// Whether a read from `offset` on has so many bytes to look at, or fewer: it follows the end of the log.
+    /// Whether a read from `offset` on looks at no more than `bytes`: the client follows the end of the log.
     pub(in crate::broker) fn reads_at_most(&self, offset: i64, bytes: u64) -> bool {
         let segments = lock(&self.segments);
         segments.back().is_some_and(|last| {
@@ -320,12 +320,12 @@ impl Topic {
     /// The first message whose timestamp is `time` (milliseconds since 1970) or later: its offset
     /// and its timestamp. Messages of magic 0 have none, and are never found.
     ///
-    /// A segment is not read if it is known to have no such message. Before each other, it calls `walk`, and keeps
+    /// Skips segments that are known to have no such message. Before it reads any other, it calls `wait_turn`, and keeps
     /// the result until it has read that segment.
     pub(in crate::broker) fn first_since<T>(
         &self,
         time: i64,
-        mut walk: impl FnMut() -> io::Result<T>,
+        mut wait_turn: impl FnMut() -> io::Result<T>,
     ) -> io::Result<Option<(i64, i64)>> {
         let may_have = |s: &&Segment| s.index.is_none() || s.latest >= time;
         let bases = |it: &Segment| it.base;
@@ -336,7 +336,7 @@ impl Topic {
             .map(bases)
             .collect();
         for base in all {
-            let _turn = walk()?;
+            let _turn = wait_turn()?;
             let mut segments = self.segments()?;
             // It may have been deleted meanwhile, to make room for newer messages.
             let Ok(i) = segments.binary_search_by_key(&base, bases) else {
@@ -403,8 +403,8 @@ struct Extent {
 }
 
 impl Extent {
-    /// Reads as [`Topic::read`] does, up to a message that has another offset in the file, unless that is the first.
-    /// Returns false if it has to skip or to repair damage that is not known.
+    /// Reads as [`Topic::read`] does. Stops before a message whose offset in the file is wrong, unless that is the first,
+    /// whose offset is repaired. Returns false if it skipped or repaired damage that is not known yet.
     fn read(
         self,
         offset: i64,
@@ -438,7 +438,7 @@ impl Extent {
         if size <= wanted || !message::is_cut(&out[start + intact..]) {
             out.truncate(start + intact);
         }
-        // Before its first message, it is another segment's damage.
+        // Damage before the base belongs to the segment before.
         let from = offset.max(self.base);
         let is_known = |it: &Offsets, offsets: Range<i64>| offsets.is_empty() || it.has(&offsets);
         Ok(is_known(&self.lost, from..first)

@@ -1,7 +1,7 @@
 //! Sockets: accepts connections, as many as there is room for, and ends them.
 //!
-//! `connection` reads requests and writes responses, `answer` knows what a request is answered, and `budget`
-//! how much memory all of them may take.
+//! `connection` reads requests and writes responses, `answer` makes the response to each request, and `budget`
+//! knows how much memory all of them may take.
 //!
 //! | thread | waits for | ends when |
 //! |---|---|---|
@@ -42,13 +42,13 @@ const STACK_BYTES: usize = 256 * 1024;
 /// are open for one operation.
 const SPARE_DESCRIPTORS: usize = log::MAX_OPEN + 16;
 
-/// How much address space connections leave beside the budget, of which a thousand may each take their own bytes.
+/// How much address space is left free beside the budget: a thousand connections may each take their own bytes.
 const SPARE_BYTES: usize = 1024 * OWN_BYTES;
 
 /// How many connections walk over messages at a time.
 const MAX_WALKS: usize = 8;
 
-/// How many more there have to be at the start: a chat's own connections have two each.
+/// How many descriptors beyond those must be free at the start: each connection of the host's own chat takes two.
 const LEAST_CONNECTIONS: usize = 16;
 
 /// How long to wait after a failure to accept, of which there may be many.
@@ -77,8 +77,8 @@ struct Shared {
     walks: Budget,
     config: Arc<Config>,
     stopping: AtomicBool,
-    /// Locked by the acceptor while it makes room for one more, by a
-    /// connection's thread at its end, and by [`Broker`]'s; never while a request is answered.
+    /// Locked by the acceptor while it makes room for one more, by a connection's thread when it ends, and by [`Broker`]
+    /// when it stops or counts guests; never while a request is answered.
     connections: Mutex<HashMap<ThreadId, Running>>,
     /// Notified when a connection has ended.
     ended: Condvar,
@@ -290,7 +290,7 @@ impl Shared {
         let count = connections.len();
         let is_full = |connections: &mut HashMap<ThreadId, Running>| {
             let spare = spare_descriptors(&self.log, SPARE_DESCRIPTORS);
-            // The new one gets the memory of one that has ended, which the allocator keeps until then.
+            // Once a connection has ended, the new one reuses its memory, which the allocator keeps.
             let is_short = || connections.len() >= count && !has_spare_memory(&self.config);
             connections.len() >= self.config.max_connections || spare.is_err() || is_short()
         };

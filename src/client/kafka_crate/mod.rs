@@ -11,7 +11,7 @@
 //!   back, and only what is missing is sent again (`producer`);
 //! - a record larger than a fetch comes back as no record, so the fetch is made larger (`consumer`);
 //! - a compressed record spoils the whole fetch, so it is looked for, named, and left out (`compressed`);
-//! - it reports no timestamps, so what is read of the time before a chat is fetched without it (`timed`).
+//! - it reports no timestamps, so what was written before a chat is fetched by requests of our own (`timed`).
 
 mod compressed;
 mod connection;
@@ -60,7 +60,7 @@ struct Broker {
 }
 
 impl Broker {
-    /// Whether it is the small broker, which is all that this client serves beside librdkafka.
+    /// Whether it is the small broker. In a build with librdkafka, this client serves no other.
     fn is_small(&self) -> bool {
         self.take_over.is_some() || self.log_id.is_some()
     }

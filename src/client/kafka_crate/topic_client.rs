@@ -24,8 +24,7 @@ pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const TOPIC_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the list of partitions is refreshed.
 const METADATA_AGE: Duration = Duration::from_secs(60);
-/// A connection that was idle for so long is replaced before the broker closes it, which small ones and Kafka do after
-/// 10 minutes.
+/// An idle connection is replaced at this age: Kafka and the small broker close it after 10 minutes.
 const IDLE_AGE: Duration = Duration::from_secs(9 * 60);
 /// The pause before the first retry, which doubles up to the longest one.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -108,12 +107,12 @@ impl TopicClient {
         self.connect()
     }
 
-    /// The next call opens a new connection and looks up the topic again.
+    /// Drops the connection. The next [`ensure_connected`](Self::ensure_connected) opens a new one and looks up the topic.
     pub(super) fn disconnect(&mut self) {
         self.connection = None;
     }
 
-    /// Connects unless it is, and looks up the topic's partitions, which creates a missing topic if
+    /// Connects if it is not connected, and looks up the topic's partitions, which creates a missing topic if
     /// the broker is set to. Fails if a small broker has another log than before.
     fn connect(&mut self) -> Result<(), CallError> {
         if self.connection.is_none() {
@@ -160,7 +159,7 @@ impl TopicClient {
         Ok(())
     }
 
-    /// Under which address the broker that leads the topic was reached.
+    /// The address of the broker that leads the topic; until that is known, the one that was given.
     pub(super) fn leader(&self) -> &str {
         self.leader.as_ref().unwrap_or(&self.broker.server)
     }

@@ -105,8 +105,8 @@ const FIXED_CONSUMER_SETTINGS: &[(&str, &str)] = &[
 ///
 /// The small broker has no idempotence, without which nothing is written here.
 pub(super) fn connect(options: &Options) -> Result<Box<dyn Cluster>> {
-    // Before librdkafka does it: unlike that, this has nothing undone when the program exits, at which librdkafka's
-    // threads would crash.
+    // Before librdkafka does it, and without an exit handler: librdkafka's own would free OpenSSL while librdkafka's
+    // threads still use it, and they would crash.
     #[cfg(feature = "tls")]
     openssl_sys::init();
     let cluster = LibrdkafkaCluster {
