@@ -77,20 +77,23 @@ pub(super) fn intact_bytes(set: &[u8], mut next: i64) -> usize {
     at
 }
 
+/// The whole messages at the start of a message set.
+pub(super) fn messages(mut set: &[u8]) -> impl Iterator<Item = &[u8]> {
+    iter::from_fn(move || {
+        let (_, size) = header(set)?;
+        set.split_off(..size)
+    })
+}
+
 /// Whether a message set begins with a whole message.
 pub(super) fn has_whole(set: &[u8]) -> bool {
-    header(set).is_some_and(|(_, size)| size <= set.len())
+    messages(set).next().is_some()
 }
 
 /// Removes a message that is cut at the end of the message set that starts at `start`.
 pub(super) fn remove_cut(buffer: &mut Vec<u8>, start: usize) {
-    let mut end = start;
-    while let Some((_, size)) = header(&buffer[end..])
-        && size <= buffer.len() - end
-    {
-        end += size;
-    }
-    buffer.truncate(end);
+    let whole: usize = messages(&buffer[start..]).map(<[u8]>::len).sum();
+    buffer.truncate(start + whole);
 }
 
 /// Whether `bytes` are the beginning of a message, of which the rest was not read.
@@ -190,28 +193,22 @@ impl<'a> Message<'a> {
 fn field<'a>(bytes: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
     let size = bytes.split_off(..4)?.try_into().ok()?;
     match i32::from_be_bytes(size) {
-        ..0 => Some(None),
-        size => bytes.split_off(..size as usize).map(Some),
+        -1 => Some(None),
+        size => bytes.split_off(..usize::try_from(size).ok()?).map(Some),
     }
 }
 
-/// The whole messages at the start of a message set.
-pub(crate) fn whole_messages(mut set: &[u8]) -> impl Iterator<Item = Message<'_>> {
-    iter::from_fn(move || {
-        let (_, size) = header(set)?;
-        Message::read(set.split_off(..size)?)
-    })
+/// The whole messages at the start of a message set, as their reader sees them.
+pub(crate) fn read_messages(set: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    messages(set).map_while(Message::read)
 }
 
 /// The largest timestamp of a checked set, or the smallest number if none of its messages has one.
-pub(super) fn latest_timestamp(mut set: &[u8]) -> i64 {
-    let mut latest = i64::MIN;
-    while let Some((_, size)) = header(set) {
-        let (message, rest) = set.split_at(size);
-        latest = latest.max(timestamp(message).unwrap_or(i64::MIN));
-        set = rest;
-    }
-    latest
+pub(super) fn latest_timestamp(set: &[u8]) -> i64 {
+    messages(set)
+        .filter_map(timestamp)
+        .max()
+        .unwrap_or(i64::MIN)
 }
 
 /// Checks one message of the size that [`header`] returned.
@@ -229,19 +226,11 @@ pub(super) fn check(message: &[u8]) -> Result<(), ErrorCode> {
     if message[ATTRIBUTES] & COMPRESSION != 0 {
         return Err(code::UNSUPPORTED_COMPRESSION_TYPE);
     }
-    let key = message.get(fields..);
-    match key.and_then(skip_field).and_then(skip_field) {
-        Some([]) => Ok(()),
-        _ => Err(code::CORRUPT_MESSAGE),
-    }
-}
-
-/// The bytes after a key or a value.
-fn skip_field(bytes: &[u8]) -> Option<&[u8]> {
-    let (size, rest) = bytes.split_first_chunk::<4>()?;
-    match i32::from_be_bytes(*size) {
-        -1 => Some(rest),
-        size => rest.get(usize::try_from(size).ok()?..),
+    let mut rest = message.get(fields..).unwrap_or_default();
+    let (key, value) = (field(&mut rest), field(&mut rest));
+    match key.is_some() && value.is_some() && rest.is_empty() {
+        true => Ok(()),
+        false => Err(code::CORRUPT_MESSAGE),
     }
 }
 
@@ -282,29 +271,26 @@ pub(super) fn assign_offsets(
 }
 
 /// How many bytes the messages of a checked set take with a timestamp each; see [`stamp`].
-pub(super) fn stamped_bytes(mut set: &[u8]) -> usize {
-    let mut bytes = 0;
-    while let Some((_, size)) = header(set) {
-        bytes += size + if lacks_timestamp(set, size) { 8 } else { 0 };
-        set = &set[size..];
-    }
-    bytes
+pub(super) fn stamped_bytes(set: &[u8]) -> usize {
+    messages(set).map(stamped_size).sum()
 }
 
-/// Whether a message of magic 0 has room for a timestamp.
-fn lacks_timestamp(message: &[u8], size: usize) -> bool {
-    message[MAGIC] == 0 && size + 8 <= MAX_BYTES
+/// The size of a message once it is stamped. One of magic 0 gets a timestamp if it has room for that.
+fn stamped_size(message: &[u8]) -> usize {
+    match message[MAGIC] == 0 && message.len() + 8 <= MAX_BYTES {
+        true => message.len() + 8,
+        false => message.len(),
+    }
 }
 
 /// Copies a checked set to `out`, which has [`stamped_bytes`], with this timestamp (milliseconds since 1970) for
 /// messages of magic 0: they become messages of magic 1 with the time of their append. Only one that is
 /// as large as can be stays as it is.
-pub(super) fn stamp(mut set: &[u8], timestamp: i64, mut out: &mut [u8]) {
-    while let Some((_, size)) = header(set) {
-        let (message, rest) = set.split_at(size);
-        let is_stamped = lacks_timestamp(message, size);
-        let (copy, rest_out) = out.split_at_mut(size + if is_stamped { 8 } else { 0 });
-        if is_stamped {
+pub(super) fn stamp(set: &[u8], timestamp: i64, mut out: &mut [u8]) {
+    for message in messages(set) {
+        let (copy, rest) = out.split_at_mut(stamped_size(message));
+        out = rest;
+        if copy.len() > message.len() {
             copy[..TIMESTAMP].copy_from_slice(&message[..TIMESTAMP]);
             copy[TIMESTAMP..TIMESTAMP + 8].copy_from_slice(&timestamp.to_be_bytes());
             copy[TIMESTAMP + 8..].copy_from_slice(&message[TIMESTAMP..]);
@@ -317,7 +303,6 @@ pub(super) fn stamp(mut set: &[u8], timestamp: i64, mut out: &mut [u8]) {
         } else {
             copy.copy_from_slice(message);
         }
-        (set, out) = (rest, rest_out);
     }
 }
 
@@ -390,13 +375,13 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_reader_sees_every_field_of_the_whole_messages_of_a_set() {
+    fn a_reader_sees_every_field_of_the_read_messages_of_a_set() {
         let read = |set: &[u8]| {
             let fields = |it: Message<'_>| {
                 let [key, value] = [it.key, it.value].map(|it| it.map(<[u8]>::to_vec));
                 (it.offset, it.timestamp, key, value)
             };
-            whole_messages(set).map(fields).collect::<Vec<_>>()
+            read_messages(set).map(fields).collect::<Vec<_>>()
         };
         let mut set = encode(Some(7), Some(b"alice"), Some(b"hello"));
         set_offset(&mut set, 4);

@@ -188,16 +188,15 @@ impl Topic {
     }
 
     /// Notes the places of messages that have bytes in them which a walk could take for a message.
-    fn note_lookalikes(&self, active: &Segment, mut set: &[u8]) -> io::Result<()> {
+    fn note_lookalikes(&self, active: &Segment, set: &[u8]) -> io::Result<()> {
         let (mut at, mut places) = (active.len, Vec::new());
         let offsets = active.base + 1..active.offset_limit;
-        while let Some((_, size)) = message::header(set) {
-            let (message, rest) = set.split_at(size);
-            let end = at + size as u64;
+        for message in message::messages(set) {
+            let end = at + message.len() as u64;
             if message::has_lookalike(message, &offsets) {
                 places.push(at..end);
             }
-            (set, at) = (rest, end);
+            at = end;
         }
         if places.is_empty() {
             return Ok(());

@@ -16,7 +16,7 @@ use super::errors::CallError;
 use super::fetch::{fetch_request, fetched};
 use super::topic_client::{FIRST_PAUSE, REQUEST_TIMEOUT, TopicClient};
 use crate::broker::identity;
-use crate::broker::message::whole_messages;
+use crate::broker::message::read_messages;
 use crate::client::position::Positions;
 use crate::client::{Consumer, Event, Offsets, Record, Start, probe, sentences};
 use crate::error::Result;
@@ -68,7 +68,7 @@ impl Consumer for TimedConsumer {
             client.retry_until_timeout(|client| fetch(client, connection, &from, wait))?;
         for part in fetched(&header(), &mut answer).map_err(|it| client.error(it))? {
             let mut messages = match part.error_code {
-                code::NONE => whole_messages(part.records).peekable(),
+                code::NONE => read_messages(part.records).peekable(),
                 code::OFFSET_OUT_OF_RANGE => {
                     let oldest = client.retry_until_timeout(|client| {
                         client.offset(part.partition, FetchOffset::Earliest)
