@@ -142,7 +142,10 @@ fn search<T>(
     let mut is_shrunk = false;
     loop {
         let from = |(&partition, &end): (&i32, &i64)| {
-            (partition, oldest(partition, end).max(end - window))
+            (
+                partition,
+                oldest(partition, end).max(end.saturating_sub(window)),
+            )
         };
         let from: Offsets = ends.iter().map(from).collect();
         let mut found = Found::new(count, bounds, &ends);

@@ -21,7 +21,7 @@ use crate::time;
 
 /// How many offsets before its end each partition is searched.
 pub(super) const MAX_OFFSETS: i64 = 10_000;
-/// The most bytes that one look reads. If there are more, a shorter look follows.
+/// The most bytes that one look reads. If there are more, it looks at fewer offsets.
 const MAX_BYTES: usize = 8 << 20;
 
 /// How long unread lines wait for earlier ones.

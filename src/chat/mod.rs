@@ -44,7 +44,7 @@ use std::sync::mpsc::{self, Sender};
 
 use crate::broker::HEARTBEATS;
 use crate::cli::Connected;
-use crate::client::{Cluster, Consumer, Event, Offsets, POLL_WAIT, Reports, Route, Start};
+use crate::client::{self, Cluster, Consumer, Event, Offsets, POLL_WAIT, Reports, Route, Start};
 use crate::delivery::{self, Outbox};
 use crate::ending::{self, spawn};
 use crate::error::{Error, Result};
@@ -162,6 +162,9 @@ pub fn run(
     connection: Vec<String>,
 ) -> Result<()> {
     let is_sealed = secret.is_some();
+    if options.asks_for_earlier() && !is_sealed && !cluster.reads_times() {
+        client::check_librdkafka("--last with a real Kafka")?;
+    }
     let commands = Commands {
         connection,
         secret: options.seal.words(),
@@ -310,7 +313,8 @@ fn start_history(
     let last = options.earlier_lines();
     // Unread lines have times, too: sealed ones have their own.
     let has_times = secret.is_none() && (terminal::is_shown() || options.with_time);
-    if last == 0 && !has_times {
+    let is_readable = secret.is_some() || cluster.reads_times();
+    if last == 0 && !has_times || !is_readable {
         return Ok(None);
     }
     let wanted = Wanted {

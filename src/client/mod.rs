@@ -114,7 +114,7 @@ const PROBES: u32 = 5;
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
 
 /// One record as it was read. Crate `kafka` reports neither timestamps nor headers, and an absent key or value as an
-/// empty one; what a [reader](Cluster::reader) opens has them on the small broker.
+/// empty one; what a [reader](Cluster::reader) opens has timestamps on the small broker.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Record<'a> {
     /// The partition it is in.
@@ -392,6 +392,9 @@ pub trait Cluster: Send + Sync {
     /// Returns a function that opens consumers on another thread, for a look at what a topic has. They do not keep a small
     /// broker running. Those that read from one return no events, and an error if it cannot be reached for some seconds.
     fn reader(&self) -> OpenConsumer;
+
+    /// Whether those consumers report the times of records.
+    fn reads_times(&self) -> bool;
 }
 
 /// As [`Cluster::consumer`].

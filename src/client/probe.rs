@@ -149,7 +149,7 @@ fn combine(servers: &[String], mut failures: BTreeMap<String, Failure>) -> Error
 fn ask_one(server: &str, patience: Duration) -> Result<BrokerInfo, Failure> {
     let deadline = Instant::now() + patience;
     let (stream, address) = open(server, patience)?;
-    let apis = api_versions(&stream, deadline).or_else(|error| match error.kind() {
+    let apis = api_versions(&stream, &HEADER, deadline).or_else(|error| match error.kind() {
         ErrorKind::Unsupported => Err(Failure::talking("it speaks TLS", USE_TLS)),
         ErrorKind::InvalidData => Err(Failure::not_kafka(NOT_KAFKA)),
         ErrorKind::UnexpectedEof => Err(Failure::not_kafka(
@@ -196,10 +196,14 @@ const NOT_KAFKA: &str = "it answers, but not in Kafka's protocol";
 ///
 /// Fails with [`ErrorKind::ConnectionAborted`] if the connection is closed instead of an answer, with
 /// `Unsupported` if the answer is a TLS alert, and with `InvalidData` if it is not Kafka's.
-pub(super) fn api_versions(stream: &TcpStream, deadline: Instant) -> io::Result<Vec<ApiVersion>> {
+pub(super) fn api_versions(
+    stream: &TcpStream,
+    header: &Header<'_>,
+    deadline: Instant,
+) -> io::Result<Vec<ApiVersion>> {
     let mut input = send(
         stream,
-        &HEADER,
+        header,
         &Request::ApiVersions(ApiVersionsRequest {}),
         deadline,
     )?;
@@ -211,7 +215,7 @@ pub(super) fn api_versions(stream: &TcpStream, deadline: Instant) -> io::Result<
         _ => {}
     }
     let mut frame = wire::read_frame(&mut start.chain(input), LONGEST_ANSWER)?;
-    let response = wire::read_response::<ApiVersionsResponse>(&HEADER, &mut frame);
+    let response = wire::read_response::<ApiVersionsResponse>(header, &mut frame);
     Ok(response.map_err(|_| ErrorKind::InvalidData)?.api_keys)
 }
 

@@ -53,7 +53,7 @@ impl LookBack {
             partition,
             least: oldest
                 .get(&partition)
-                .map_or(end, |&it| it.max(end - MOST_RECORDS)),
+                .map_or(end, |&it| it.max(end.saturating_sub(MOST_RECORDS))),
             end,
             window: FIRST_WINDOW,
             growth: GROWTH,

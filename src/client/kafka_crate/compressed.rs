@@ -87,7 +87,7 @@ impl TopicClient {
     fn is_refused_as_compressed(&self, partition: i32, offset: i64) -> Result<bool, CallError> {
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         let stream = probe::connect(self.leader(), REQUEST_TIMEOUT);
-        let stream = stream.map_err(CallError::connection)?;
+        let stream = stream.map_err(|error| CallError::connection(error.without_hint()))?;
         let from = Offsets::from([(partition, offset)]);
         let request = fetch_request(&self.topic, &from, FETCH_BYTES, Duration::ZERO);
         let (header, max_bytes) = (probe::HEADER, 2 * FETCH_BYTES as usize);

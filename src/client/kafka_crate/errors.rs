@@ -56,7 +56,7 @@ impl CallError {
     pub(super) fn why(&self, broker: &Broker) -> String {
         match self {
             // The small broker answers so when a file cannot be used.
-            CallError::Code(KafkaCode::Unknown) if broker.take_over.is_some() => {
+            CallError::Code(KafkaCode::Unknown) if broker.is_small() => {
                 "the broker could not use its log; the program that runs it says why".into()
             }
             CallError::Code(code) => meaning(*code).into(),

@@ -110,7 +110,7 @@ pub(super) fn fetch_request<'a>(
 pub(super) fn fetched<'a>(
     header: &Header<'_>,
     answer: &'a mut [u8],
-) -> Result<impl Iterator<Item = FetchedPartition<'a>>, CallError> {
+) -> Result<impl Iterator<Item = FetchedPartition<'a>> + use<'a>, CallError> {
     let response = wire::read_response::<FetchResponse>(header, answer);
     let response = response.map_err(|_| CallError::connection("the answer made no sense"))?;
     Ok(response.topics.into_iter().flat_map(|it| it.partitions))

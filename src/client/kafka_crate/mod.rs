@@ -137,6 +137,10 @@ impl Cluster for KafkaCrateCluster {
             false => reader.consumer(topic, start),
         })
     }
+
+    fn reads_times(&self) -> bool {
+        self.broker.is_small()
+    }
 }
 
 /// Offsets of consumer groups.

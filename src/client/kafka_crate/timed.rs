@@ -20,13 +20,15 @@ use crate::broker::message::read_messages;
 use crate::client::position::Positions;
 use crate::client::{Consumer, Event, Offsets, Record, Start, probe, sentences};
 use crate::error::Result;
-use crate::wire::{Header, code};
+use crate::wire::{FetchedPartition, Header, code};
 
-/// What precedes a fetch: its version 2 is the oldest whose messages have times. A client of this process is no guest of
-/// the broker.
-fn header() -> Header<'static> {
+/// The oldest version of a fetch whose messages have times.
+const FETCH_VERSION: i16 = 2;
+
+/// What precedes a request. A client of this process is no guest of the broker.
+fn header(api_version: i16) -> Header<'static> {
     Header {
-        api_version: 2,
+        api_version,
         correlation_id: 1,
         client_id: Some(identity::client_id()),
     }
@@ -66,20 +68,22 @@ impl Consumer for TimedConsumer {
         let from = positions.offsets();
         let mut answer =
             client.retry_until_timeout(|client| fetch(client, connection, &from, wait))?;
-        for part in fetched(&header(), &mut answer).map_err(|it| client.error(it))? {
-            let mut messages = match part.error_code {
-                code::NONE => read_messages(part.records).peekable(),
-                code::OFFSET_OUT_OF_RANGE => {
-                    let oldest = client.retry_until_timeout(|client| {
-                        client.offset(part.partition, FetchOffset::Earliest)
-                    })?;
-                    positions.skip_to(part.partition, oldest);
-                    continue;
-                }
-                _ => return Err(client.error(CallError::Code(KafkaCode::Unknown))),
-            };
+        let answer = fetched(&header(FETCH_VERSION), &mut answer);
+        let mut expected = from.clone();
+        for part in answer.map_err(|error| client.error(error))? {
+            if expected.remove(&part.partition).is_none() {
+                continue;
+            }
+            if part.error_code == code::OFFSET_OUT_OF_RANGE {
+                let oldest = client.retry_until_timeout(|client| {
+                    client.offset(part.partition, FetchOffset::Earliest)
+                })?;
+                positions.skip_to(part.partition, oldest);
+                continue;
+            }
+            let mut messages = read_messages(part.records).peekable();
             if messages.peek().is_none() {
-                // What is left of the log is damaged.
+                // Nothing is new, or what is left of the log is damaged.
                 positions.skip_to(part.partition, part.high_watermark);
             }
             for message in messages {
@@ -97,7 +101,7 @@ impl Consumer for TimedConsumer {
             }
         }
         if positions.offsets() == from {
-            // The broker did not hold this fetch, and may not hold the next one.
+            // The broker may not have held this fetch.
             thread::sleep(FIRST_PAUSE);
         }
         Ok(Vec::new())
@@ -112,7 +116,8 @@ impl Consumer for TimedConsumer {
     }
 }
 
-/// Fetches on this connection, or on a new one if the broker there has the log that it had before.
+/// Fetches on this connection, or on a new one if the broker there has the log that it had before. The answer has no error
+/// but that a position is out of range.
 fn fetch(
     client: &TopicClient,
     connection: &mut Option<TcpStream>,
@@ -124,8 +129,9 @@ fn fetch(
         Some(stream) => stream,
         None => {
             let deadline = Instant::now() + REQUEST_TIMEOUT;
-            let stream = probe::connect(server, REQUEST_TIMEOUT).map_err(CallError::connection)?;
-            let apis = probe::api_versions(&stream, deadline)?;
+            let stream = probe::connect(server, REQUEST_TIMEOUT)
+                .map_err(|error| CallError::connection(error.without_hint()))?;
+            let apis = probe::api_versions(&stream, &header(0), deadline)?;
             if client
                 .broker
                 .log_id
@@ -140,13 +146,20 @@ fn fetch(
     // Every message is less than a fetch, and the answer has little beside them.
     let longest = 2 * FETCH_BYTES as usize * from.len().max(1);
     let deadline = Instant::now() + max_wait + REQUEST_TIMEOUT;
-    let answer = probe::exchange(&stream, &header(), &request, longest, deadline)?;
+    let header = header(FETCH_VERSION);
+    let mut answer = probe::exchange(&stream, &header, &request, longest, deadline)?;
+    let is_answered =
+        |it: FetchedPartition<'_>| [code::NONE, code::OFFSET_OUT_OF_RANGE].contains(&it.error_code);
+    if !fetched(&header, &mut answer)?.all(is_answered) {
+        return Err(CallError::Code(KafkaCode::Unknown));
+    }
     *connection = Some(stream);
     Ok(answer)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::net::TcpListener;
     use std::path::Path;
     use std::sync::mpsc;
@@ -159,9 +172,13 @@ mod tests {
     };
     use crate::time::now;
 
-    fn start(dir: &Path, address: &str) -> (Broker, KafkaCrateCluster) {
+    fn listener() -> TcpListener {
+        TcpListener::bind("127.0.0.1:0").unwrap()
+    }
+
+    fn start(dir: &Path, listener: &TcpListener) -> (Broker, KafkaCrateCluster) {
         let broker = Broker::start(
-            TcpListener::bind(address).unwrap(),
+            listener.try_clone().unwrap(),
             dir,
             Config {
                 // One line is a segment, and the newest stays.
@@ -196,15 +213,19 @@ mod tests {
         TimedConsumer::new(client, start).unwrap()
     }
 
-    /// The offsets and sizes of the next `count` lines.
-    fn read(consumer: &mut TimedConsumer, count: usize) -> Vec<(i64, usize)> {
+    /// The offsets and sizes of the next `count` lines, which were written after `since`.
+    fn read(consumer: &mut TimedConsumer, count: usize, since: i64) -> Vec<(i64, usize)> {
         let deadline = Instant::now() + DELIVERY_TIMEOUT;
         let mut read = Vec::new();
         while read.len() < count {
             assert!(Instant::now() < deadline, "{read:?}");
             let polled = consumer.poll(Duration::ZERO, &mut |record| {
                 assert_eq!(record.key, Some(&b"alice"[..]));
-                assert!(record.timestamp.is_some_and(|time| time <= now()));
+                assert!(
+                    record
+                        .timestamp
+                        .is_some_and(|time| (since..=now()).contains(&time))
+                );
                 read.push((record.offset, record.value.unwrap_or_default().len()));
                 match read.len() == count {
                     true => ControlFlow::Break(()),
@@ -218,46 +239,73 @@ mod tests {
 
     #[test]
     fn records_have_times_and_the_next_poll_continues_after_the_last_one_given() {
-        let dir = tempfile::tempdir().unwrap();
-        let (_broker, cluster) = start(dir.path(), "127.0.0.1:0");
+        let (dir, since) = (tempfile::tempdir().unwrap(), now());
+        let (_broker, cluster) = start(dir.path(), &listener());
         let large = vec![b'x'; MAX_RECORD_BYTES - "alice".len()];
         send(&cluster, &[b"first", &large, b"last"]);
         let mut consumer = open(&cluster, Start::Earliest);
         assert_eq!(consumer.end_offsets().unwrap(), [(0, 3)].into());
-        assert_eq!(read(&mut consumer, 1), [(0, 5)]);
-        assert_eq!(read(&mut consumer, 2), [(1, large.len()), (2, 4)]);
+        assert_eq!(read(&mut consumer, 1, since), [(0, 5)]);
+        assert_eq!(read(&mut consumer, 2, since), [(1, large.len()), (2, 4)]);
         assert_eq!(consumer.position(), [(0, 3)].into());
     }
 
     #[test]
     fn what_is_deleted_before_it_is_read_is_left_out() {
-        let dir = tempfile::tempdir().unwrap();
-        let (_broker, cluster) = start(dir.path(), "127.0.0.1:0");
+        let (dir, since) = (tempfile::tempdir().unwrap(), now());
+        let (_broker, cluster) = start(dir.path(), &listener());
         send(&cluster, &[b"first"]);
         let mut consumer = open(&cluster, Start::Earliest);
         let large = vec![b'x'; 1 << 20 >> 1];
         send(&cluster, &[&large[..]; 20]);
-        assert!(read(&mut consumer, 1)[0].0 > 0);
+        assert!(read(&mut consumer, 1, since)[0].0 > 0);
         // Nor does a log that is shorter than before end it.
         let mut consumer = open(&cluster, Start::At([(0, 1000)].into()));
-        let polled = consumer.poll(Duration::ZERO, &mut |_| ControlFlow::Continue(()));
+        let polled = consumer.poll(Duration::ZERO, &mut |record| panic!("{record:?}"));
         assert!(polled.unwrap().is_empty());
+        assert_eq!(consumer.position(), [(0, 1000)].into());
+    }
+
+    #[test]
+    fn damaged_lines_are_stepped_over_up_to_the_end_of_the_log() {
+        let (dir, since) = (tempfile::tempdir().unwrap(), now());
+        let (_broker, cluster) = start(dir.path(), &listener());
+        send(&cluster, &[b"first", b"second", b"third", b"last"]);
+        let segments = fs::read_dir(dir.path().join("bob-0")).unwrap();
+        let segments = segments.map(|entry| entry.unwrap().path());
+        let mut logs: Vec<_> = segments
+            .filter(|it| it.extension().is_some_and(|it| it == "log"))
+            .collect();
+        logs.sort();
+        for log in [&logs[1], &logs[3]] {
+            let mut bytes = fs::read(log).unwrap();
+            *bytes.last_mut().unwrap() ^= 1;
+            fs::write(log, bytes).unwrap();
+        }
+        let mut consumer = open(&cluster, Start::Earliest);
+        assert_eq!(read(&mut consumer, 2, since), [(0, 5), (2, 5)]);
+        let deadline = Instant::now() + DELIVERY_TIMEOUT;
+        while consumer.position() != consumer.end_offsets().unwrap() {
+            assert!(Instant::now() < deadline, "{:?}", consumer.position());
+            let polled = consumer.poll(Duration::ZERO, &mut |record| panic!("{record:?}"));
+            assert!(polled.unwrap().is_empty());
+        }
     }
 
     #[test]
     fn a_broker_that_is_back_is_read_on_and_nothing_is_read_from_another_log() {
         let [dir, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
-        let (broker, cluster) = start(dir.path(), "127.0.0.1:0");
+        let (listener, since) = (listener(), now());
+        let (broker, cluster) = start(dir.path(), &listener);
         send(&cluster, &[b"first", b"second"]);
         let mut consumer = open(&cluster, Start::Earliest);
-        assert_eq!(read(&mut consumer, 1), [(0, 5)]);
-        let address = broker.address().to_string();
+        assert_eq!(read(&mut consumer, 1, since), [(0, 5)]);
         drop(broker);
-        let (broker, _) = start(dir.path(), &address);
-        assert_eq!(read(&mut consumer, 1), [(1, 6)]);
+        let (broker, _) = start(dir.path(), &listener);
+        assert_eq!(read(&mut consumer, 1, since), [(1, 6)]);
         let not_connected_yet = open(&cluster, Start::Earliest);
         drop(broker);
-        let (_broker, others) = start(other.path(), &address);
+        let (_broker, others) = start(other.path(), &listener);
         send(&others, &[b"one", b"two", b"three"]);
         for mut consumer in [not_connected_yet, consumer] {
             let polled = consumer.poll(Duration::ZERO, &mut |record| panic!("{record:?}"));

@@ -270,6 +270,10 @@ impl Cluster for LibrdkafkaCluster {
         let cluster = self.as_client();
         Box::new(move |topic, start| cluster.consumer(topic, start))
     }
+
+    fn reads_times(&self) -> bool {
+        true
+    }
 }
 
 /// A client in the `role` of a producer or a reader, whose callbacks go to `status`.
