@@ -58,14 +58,14 @@ pub struct Config {
     /// Whether connections of all accounts are served: else those of this process's account and of root
     /// alone, where that [can be seen](crate::account).
     pub is_shared: bool,
-    /// Who is told what is wrong with the log.
+    /// Where what is wrong with the log is reported.
     pub report: Report,
 }
 
 /// The most sentences that are ever reported. Each is remembered, so that it is reported once.
 const MAX_SAID: usize = 1000;
 
-/// Who is told what is wrong with the log: each sentence once, by any thread.
+/// Reports what is wrong with the log: each sentence once, by any thread.
 #[derive(Clone)]
 pub struct Report {
     tell: Arc<dyn Fn(&str) + Send + Sync>,

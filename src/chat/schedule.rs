@@ -1,6 +1,6 @@
 //! When positions and heartbeats are committed, and those of the peer looked up.
 //!
-//! Pure state: whoever does the work asks what is due next, and tells when it was begun.
+//! Pure state: the thread that does the work asks what is due next, and reports when it began.
 
 use std::time::{Duration, Instant};
 

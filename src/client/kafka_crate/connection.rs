@@ -39,7 +39,7 @@ impl Connection {
             let mut client = KafkaClient::new(vec![server]);
             client.set_client_id(identity::client_id().into());
             client.set_fetch_min_bytes(1);
-            // The crate would connect again by itself after 9 minutes, to whoever serves by then. `topic_client` does,
+            // The crate would connect again by itself after 9 minutes, to the broker that serves by then. `topic_client` does,
             // and looks first.
             client.set_connection_idle_timeout(A_DAY);
             // A broker checks what is appended, and TCP what travels. librdkafka doesn't check it
