@@ -81,5 +81,7 @@ pub mod reading;
 pub mod seal;
 pub mod start;
 pub mod terminal;
+#[cfg(test)]
+mod testing;
 pub mod time;
 pub mod wire;

@@ -64,17 +64,12 @@ fn fields_at(message: &[u8]) -> Option<usize> {
 }
 
 /// How many bytes of `set` are intact messages with the offsets from `next` on.
-pub(super) fn intact_bytes(set: &[u8], mut next: i64) -> usize {
-    let mut at = 0;
-    while let Some((offset, size)) = header(&set[at..])
-        && let Some(message) = set[at..].get(..size)
-        && offset == next
-        && check(message).is_ok()
-    {
-        next += 1;
-        at += size;
-    }
-    at
+pub(super) fn intact_bytes(set: &[u8], next: i64) -> usize {
+    messages(set)
+        .zip(next..)
+        .take_while(|(message, next)| has_offset(message, *next) && check(message).is_ok())
+        .map(|(message, _)| message.len())
+        .sum()
 }
 
 /// The whole messages at the start of a message set.
@@ -214,11 +209,9 @@ pub(super) fn latest_timestamp(set: &[u8]) -> i64 {
 /// Checks one message of the size that [`header`] returned.
 pub(super) fn check(message: &[u8]) -> Result<(), ErrorCode> {
     // Magic is at the same place in all formats.
-    let fields = match message[MAGIC] {
-        0 => TIMESTAMP,
-        1 => TIMESTAMP + 8,
-        _ => return Err(code::UNSUPPORTED_FOR_MESSAGE_FORMAT),
-    };
+    if message[MAGIC] > 1 {
+        return Err(code::UNSUPPORTED_FOR_MESSAGE_FORMAT);
+    }
     let sum = crc32fast::hash(&message[MAGIC..]);
     if message[CRC..MAGIC] != sum.to_be_bytes() {
         return Err(code::CORRUPT_MESSAGE);
@@ -226,7 +219,8 @@ pub(super) fn check(message: &[u8]) -> Result<(), ErrorCode> {
     if message[ATTRIBUTES] & COMPRESSION != 0 {
         return Err(code::UNSUPPORTED_COMPRESSION_TYPE);
     }
-    let mut rest = message.get(fields..).unwrap_or_default();
+    let fields = fields_at(message).and_then(|at| message.get(at..));
+    let mut rest = fields.unwrap_or_default();
     let (key, value) = (field(&mut rest), field(&mut rest));
     match key.is_some() && value.is_some() && rest.is_empty() {
         true => Ok(()),

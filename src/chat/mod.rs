@@ -162,7 +162,8 @@ pub fn run(
     connection: Vec<String>,
 ) -> Result<()> {
     let is_sealed = secret.is_some();
-    if options.asks_for_earlier() && !is_sealed && !cluster.reads_times() {
+    let shows_earlier = is_sealed || cluster.reads_times();
+    if options.asks_for_earlier() && !shows_earlier {
         client::check_librdkafka("--last with a real Kafka")?;
     }
     let commands = Commands {
@@ -225,14 +226,17 @@ pub fn run(
     });
     // Late, so that it does not hold up the rest.
     let position = consumer.position();
-    let history = start_history(
-        cluster.as_ref(),
-        &parties,
-        options,
-        secret,
-        position,
-        earlier,
-    )?;
+    let history = match shows_earlier {
+        true => start_history(
+            cluster.as_ref(),
+            &parties,
+            options,
+            secret,
+            position,
+            earlier,
+        )?,
+        false => None,
+    };
     let polls = start_consumer(consumer, history, tx.clone())?;
     let notify_position = notifier(&tx, Arrival::Position);
     let tasks = positions::start(groups, parties.clone(), lowest_partition, notify_position)?;
@@ -313,8 +317,7 @@ fn start_history(
     let last = options.earlier_lines();
     // Unread lines have times, too: sealed ones have their own.
     let has_times = secret.is_none() && (terminal::is_shown() || options.with_time);
-    let is_readable = secret.is_some() || cluster.reads_times();
-    if last == 0 && !has_times || !is_readable {
+    if last == 0 && !has_times {
         return Ok(None);
     }
     let wanted = Wanted {

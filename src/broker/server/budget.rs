@@ -314,7 +314,8 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::broker::server::tests::{DEADLINE, GOES_ON, wait_until};
+    use crate::broker::server::tests::GOES_ON;
+    use crate::testing::{DEADLINE, wait_until};
 
     #[test]
     fn where_all_is_taken_a_line_still_passes_and_the_keeper_ends_when_another_waits() {

@@ -17,6 +17,7 @@ use super::connection::{Activity, ELEMENT_BYTES, FEW_ELEMENTS, MAX_ELEMENTS, REA
 use super::*;
 use crate::broker::message::{self, tests::encode};
 use crate::broker::{Broker, Report, identity};
+use crate::testing::{DEADLINE, wait_until};
 use crate::wire::{
     self, APIS, ApiVersionsRequest, ApiVersionsResponse, ErrorCode, FetchRequest, FetchResponse,
     Header, ListOffsetsPartition, ListOffsetsRequest, ListedPartition, METADATA, MetadataRequest,
@@ -28,9 +29,6 @@ mod answers;
 mod bounds;
 
 pub(super) static GOES_ON: AtomicBool = AtomicBool::new(false);
-
-/// Much longer than anything here takes.
-pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
 fn start(dir: &TempDir, config: Config) -> Broker {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -96,15 +94,6 @@ fn assert_served(broker: &Broker) {
     let mut answer = ask(&connect(broker), &versions()).unwrap();
     let answer: ApiVersionsResponse = wire::read_response(&header(0), &mut answer).unwrap();
     assert_eq!(answer.error_code, code::NONE);
-}
-
-/// Waits until this is true; if it never is, `what` is the error.
-pub(super) fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_true() {
-        assert!(start.elapsed() < DEADLINE, "{what}");
-        thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// Waits until this is true of the broker's only connection.

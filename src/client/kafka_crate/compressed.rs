@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use kafka::client::fetch::Response;
 
 use super::errors::CallError;
-use super::fetch::{FETCH_BYTES, fetch_request, fetched, has_unknown_error, records};
+use super::fetch::{FETCH_BYTES, fetch_request, fetched, has_unknown_error, open, records};
 use super::topic_client::{REQUEST_TIMEOUT, TopicClient};
 use crate::client::{Offsets, probe};
 use crate::wire::code;
@@ -86,8 +86,7 @@ impl TopicClient {
     /// Asks again why there is no record at `offset`: crate `kafka` knows no error code after 35.
     fn is_refused_as_compressed(&self, partition: i32, offset: i64) -> Result<bool, CallError> {
         let deadline = Instant::now() + REQUEST_TIMEOUT;
-        let stream = probe::connect(self.leader(), REQUEST_TIMEOUT);
-        let stream = stream.map_err(|error| CallError::connection(error.without_hint()))?;
+        let stream = open(self.leader())?;
         let from = Offsets::from([(partition, offset)]);
         let request = fetch_request(&self.topic, &from, FETCH_BYTES, Duration::ZERO);
         let (header, max_bytes) = (probe::HEADER, 2 * FETCH_BYTES as usize);

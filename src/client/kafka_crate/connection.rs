@@ -92,9 +92,7 @@ impl<T> Call<T> {
                 (Instant::now() >= self.deadline).then(|| Err(self.timed_out()))
             }
             // The thread panicked over the answer.
-            Err(RecvTimeoutError::Disconnected) => {
-                Some(Err(CallError::connection("the answer made no sense")))
-            }
+            Err(RecvTimeoutError::Disconnected) => Some(Err(CallError::no_sense())),
         }
     }
 
@@ -112,10 +110,9 @@ impl<T> Call<T> {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
-    use std::thread;
-    use std::time::Instant;
 
     use super::*;
+    use crate::testing::wait_until;
 
     #[test]
     fn a_broker_that_never_answers_costs_a_bounded_number_of_threads() {
@@ -138,11 +135,7 @@ mod tests {
 
         // Their sockets are closed, so the threads end, and there is room again.
         drop(silent);
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while open().is_err() {
-            assert!(Instant::now() < deadline, "the threads never end");
-            thread::sleep(Duration::from_millis(10));
-        }
+        wait_until("the threads never end", || open().is_ok());
     }
 
     #[test]

@@ -33,6 +33,11 @@ impl CallError {
         }
     }
 
+    /// What came is not an answer.
+    pub(super) fn no_sense() -> CallError {
+        CallError::connection("the answer made no sense")
+    }
+
     /// The topic is replicated or spread over more than one broker, which this client is not for.
     pub(super) fn several_brokers(topic: &str) -> CallError {
         CallError::Fatal(
@@ -134,7 +139,7 @@ impl From<io::Error> for CallError {
             ErrorKind::TimedOut | ErrorKind::WouldBlock => {
                 CallError::connection("no answer in time")
             }
-            ErrorKind::InvalidData => CallError::connection("the answer made no sense"),
+            ErrorKind::InvalidData => CallError::no_sense(),
             _ => CallError::connection(error),
         }
     }

@@ -1,5 +1,6 @@
 //! Fetches, and the records in their responses.
 
+use std::net::TcpStream;
 use std::ops::{ControlFlow, Range};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use kafka::error::{Error as KafkaError, KafkaCode};
 use super::connection::Call;
 use super::errors::CallError;
 use super::topic_client::{REQUEST_TIMEOUT, TopicClient};
-use crate::client::{Offsets, Record};
+use crate::client::{Offsets, Record, probe};
 use crate::wire::{
     self, FetchRequest, FetchResponse, FetchedPartition, Header, Request, TopicData,
 };
@@ -82,6 +83,12 @@ impl TopicClient {
     }
 }
 
+/// A connection for requests of our own.
+pub(super) fn open(server: &str) -> Result<TcpStream, CallError> {
+    let opened = probe::connect(server, REQUEST_TIMEOUT);
+    opened.map_err(|error| CallError::connection(error.without_hint()))
+}
+
 /// A fetch of our own, for what the crate does not tell.
 pub(super) fn fetch_request<'a>(
     topic: &'a str,
@@ -112,7 +119,7 @@ pub(super) fn fetched<'a>(
     answer: &'a mut [u8],
 ) -> Result<impl Iterator<Item = FetchedPartition<'a>> + use<'a>, CallError> {
     let response = wire::read_response::<FetchResponse>(header, answer);
-    let response = response.map_err(|_| CallError::connection("the answer made no sense"))?;
+    let response = response.map_err(|_| CallError::no_sense())?;
     Ok(response.topics.into_iter().flat_map(|it| it.partitions))
 }
 

@@ -125,10 +125,8 @@ impl Cluster for KafkaCrateCluster {
 
     fn reader(&self) -> OpenConsumer {
         let server = self.broker.server.clone();
-        let (reader, is_small) = (
-            KafkaCrateCluster::new(server, None, self.broker.log_id),
-            self.broker.is_small(),
-        );
+        let reader = KafkaCrateCluster::new(server, None, self.broker.log_id);
+        let is_small = self.broker.is_small();
         Box::new(move |topic, start| match is_small {
             true => {
                 let client = TopicClient::new(&reader.broker, topic);

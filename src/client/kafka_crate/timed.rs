@@ -12,15 +12,16 @@ use std::time::{Duration, Instant};
 use kafka::client::FetchOffset;
 use kafka::error::KafkaCode;
 
+use super::Broker;
 use super::errors::CallError;
-use super::fetch::{fetch_request, fetched};
+use super::fetch::{fetch_request, fetched, open};
 use super::topic_client::{FIRST_PAUSE, REQUEST_TIMEOUT, TopicClient};
 use crate::broker::identity;
 use crate::broker::message::read_messages;
 use crate::client::position::Positions;
 use crate::client::{Consumer, Event, Offsets, Record, Start, probe, sentences};
 use crate::error::Result;
-use crate::wire::{FetchedPartition, Header, code};
+use crate::wire::{Header, code};
 
 /// The oldest version of a fetch whose messages have times.
 const FETCH_VERSION: i16 = 2;
@@ -65,42 +66,9 @@ impl Consumer for TimedConsumer {
             positions,
             connection,
         } = self;
-        let from = positions.offsets();
-        let mut answer =
-            client.retry_until_timeout(|client| fetch(client, connection, &from, wait))?;
-        let answer = fetched(&header(FETCH_VERSION), &mut answer);
-        let mut expected = from.clone();
-        for part in answer.map_err(|error| client.error(error))? {
-            if expected.remove(&part.partition).is_none() {
-                continue;
-            }
-            if part.error_code == code::OFFSET_OUT_OF_RANGE {
-                let oldest = client.retry_until_timeout(|client| {
-                    client.offset(part.partition, FetchOffset::Earliest)
-                })?;
-                positions.skip_to(part.partition, oldest);
-                continue;
-            }
-            let mut messages = read_messages(part.records).peekable();
-            if messages.peek().is_none() {
-                // Nothing is new, or what is left of the log is damaged.
-                positions.skip_to(part.partition, part.high_watermark);
-            }
-            for message in messages {
-                let record = Record {
-                    partition: part.partition,
-                    offset: message.offset,
-                    timestamp: message.timestamp,
-                    key: message.key,
-                    value: message.value,
-                    ..Record::default()
-                };
-                if positions.advance(&record) && each(record).is_break() {
-                    return Ok(Vec::new());
-                }
-            }
-        }
-        if positions.offsets() == from {
+        let before = positions.offsets();
+        client.retry_until_timeout(|client| read(client, positions, connection, wait, each))?;
+        if positions.offsets() == before {
             // The broker may not have held this fetch.
             thread::sleep(FIRST_PAUSE);
         }
@@ -116,45 +84,72 @@ impl Consumer for TimedConsumer {
     }
 }
 
-/// Fetches on this connection, or on a new one if the broker there has the log that it had before. The answer has no error
-/// but that a position is out of range.
-fn fetch(
-    client: &TopicClient,
+/// Fetches once, and gives each record to `each`, until it returns `Break`.
+fn read(
+    client: &mut TopicClient,
+    positions: &mut Positions,
     connection: &mut Option<TcpStream>,
-    from: &Offsets,
-    max_wait: Duration,
-) -> Result<Vec<u8>, CallError> {
-    let server = &client.broker.server;
+    wait: Duration,
+    each: &mut dyn FnMut(Record<'_>) -> ControlFlow<()>,
+) -> Result<(), CallError> {
     let stream = match connection.take() {
         Some(stream) => stream,
-        None => {
-            let deadline = Instant::now() + REQUEST_TIMEOUT;
-            let stream = probe::connect(server, REQUEST_TIMEOUT)
-                .map_err(|error| CallError::connection(error.without_hint()))?;
-            let apis = probe::api_versions(&stream, &header(0), deadline)?;
-            if client
-                .broker
-                .log_id
-                .is_some_and(|id| identity::of(&apis) != Some(id))
-            {
-                return Err(CallError::Fatal(sentences::other_log(server)));
-            }
-            stream
-        }
+        None => connect(client)?,
     };
-    let request = fetch_request(&client.topic, from, FETCH_BYTES, max_wait);
+    let mut expected = positions.offsets();
+    let request = fetch_request(&client.topic, &expected, FETCH_BYTES, wait);
     // Every message is less than a fetch, and the answer has little beside them.
-    let longest = 2 * FETCH_BYTES as usize * from.len().max(1);
-    let deadline = Instant::now() + max_wait + REQUEST_TIMEOUT;
+    let longest = 2 * FETCH_BYTES as usize * expected.len().max(1);
+    let deadline = Instant::now() + wait + REQUEST_TIMEOUT;
     let header = header(FETCH_VERSION);
     let mut answer = probe::exchange(&stream, &header, &request, longest, deadline)?;
-    let is_answered =
-        |it: FetchedPartition<'_>| [code::NONE, code::OFFSET_OUT_OF_RANGE].contains(&it.error_code);
-    if !fetched(&header, &mut answer)?.all(is_answered) {
-        return Err(CallError::Code(KafkaCode::Unknown));
-    }
+    let parts = fetched(&header, &mut answer)?;
     *connection = Some(stream);
-    Ok(answer)
+    for part in parts {
+        if expected.remove(&part.partition).is_none() {
+            continue;
+        }
+        match part.error_code {
+            code::NONE => {}
+            code::OFFSET_OUT_OF_RANGE => {
+                let oldest = client.offset(part.partition, FetchOffset::Earliest)?;
+                positions.skip_to(part.partition, oldest);
+                continue;
+            }
+            _ => return Err(CallError::Code(KafkaCode::Unknown)),
+        }
+        let mut messages = read_messages(part.records).peekable();
+        if messages.peek().is_none() {
+            // Nothing is new, or what is left of the log is damaged.
+            positions.skip_to(part.partition, part.high_watermark);
+        }
+        for message in messages {
+            let record = Record {
+                partition: part.partition,
+                offset: message.offset,
+                timestamp: message.timestamp,
+                key: message.key,
+                value: message.value,
+                ..Record::default()
+            };
+            if positions.advance(&record) && each(record).is_break() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Connects, if the broker has the log that it had before.
+fn connect(client: &TopicClient) -> Result<TcpStream, CallError> {
+    let Broker { server, log_id, .. } = &*client.broker;
+    let deadline = Instant::now() + REQUEST_TIMEOUT;
+    let stream = open(server)?;
+    let found = identity::of(&probe::api_versions(&stream, &header(0), deadline)?);
+    match log_id.is_some() && found != *log_id {
+        true => Err(CallError::Fatal(sentences::other_log(server))),
+        false => Ok(stream),
+    }
 }
 
 #[cfg(test)]
@@ -170,6 +165,7 @@ mod tests {
     use crate::client::{
         Cluster, DELIVERY_TIMEOUT, MAX_RECORD_BYTES, Partitioning, Report, Reports, Route,
     };
+    use crate::testing::wait_until;
     use crate::time::now;
 
     fn listener() -> TcpListener {
@@ -208,17 +204,15 @@ mod tests {
         }
     }
 
-    fn open(cluster: &KafkaCrateCluster, start: Start) -> TimedConsumer {
+    fn open_at(cluster: &KafkaCrateCluster, start: Start) -> TimedConsumer {
         let client = TopicClient::new(&cluster.broker, &"bob".parse().unwrap());
         TimedConsumer::new(client, start).unwrap()
     }
 
     /// The offsets and sizes of the next `count` lines, which were written after `since`.
-    fn read(consumer: &mut TimedConsumer, count: usize, since: i64) -> Vec<(i64, usize)> {
-        let deadline = Instant::now() + DELIVERY_TIMEOUT;
+    fn next(consumer: &mut TimedConsumer, count: usize, since: i64) -> Vec<(i64, usize)> {
         let mut read = Vec::new();
-        while read.len() < count {
-            assert!(Instant::now() < deadline, "{read:?}");
+        wait_until("it gives too few lines", || {
             let polled = consumer.poll(Duration::ZERO, &mut |record| {
                 assert_eq!(record.key, Some(&b"alice"[..]));
                 assert!(
@@ -233,7 +227,8 @@ mod tests {
                 }
             });
             assert!(polled.unwrap().is_empty());
-        }
+            read.len() == count
+        });
         read
     }
 
@@ -243,10 +238,10 @@ mod tests {
         let (_broker, cluster) = start(dir.path(), &listener());
         let large = vec![b'x'; MAX_RECORD_BYTES - "alice".len()];
         send(&cluster, &[b"first", &large, b"last"]);
-        let mut consumer = open(&cluster, Start::Earliest);
+        let mut consumer = open_at(&cluster, Start::Earliest);
         assert_eq!(consumer.end_offsets().unwrap(), [(0, 3)].into());
-        assert_eq!(read(&mut consumer, 1, since), [(0, 5)]);
-        assert_eq!(read(&mut consumer, 2, since), [(1, large.len()), (2, 4)]);
+        assert_eq!(next(&mut consumer, 1, since), [(0, 5)]);
+        assert_eq!(next(&mut consumer, 2, since), [(1, large.len()), (2, 4)]);
         assert_eq!(consumer.position(), [(0, 3)].into());
     }
 
@@ -255,12 +250,12 @@ mod tests {
         let (dir, since) = (tempfile::tempdir().unwrap(), now());
         let (_broker, cluster) = start(dir.path(), &listener());
         send(&cluster, &[b"first"]);
-        let mut consumer = open(&cluster, Start::Earliest);
+        let mut consumer = open_at(&cluster, Start::Earliest);
         let large = vec![b'x'; 1 << 20 >> 1];
         send(&cluster, &[&large[..]; 20]);
-        assert!(read(&mut consumer, 1, since)[0].0 > 0);
+        assert!(next(&mut consumer, 1, since)[0].0 > 0);
         // Nor does a log that is shorter than before end it.
-        let mut consumer = open(&cluster, Start::At([(0, 1000)].into()));
+        let mut consumer = open_at(&cluster, Start::At([(0, 1000)].into()));
         let polled = consumer.poll(Duration::ZERO, &mut |record| panic!("{record:?}"));
         assert!(polled.unwrap().is_empty());
         assert_eq!(consumer.position(), [(0, 1000)].into());
@@ -282,14 +277,13 @@ mod tests {
             *bytes.last_mut().unwrap() ^= 1;
             fs::write(log, bytes).unwrap();
         }
-        let mut consumer = open(&cluster, Start::Earliest);
-        assert_eq!(read(&mut consumer, 2, since), [(0, 5), (2, 5)]);
-        let deadline = Instant::now() + DELIVERY_TIMEOUT;
-        while consumer.position() != consumer.end_offsets().unwrap() {
-            assert!(Instant::now() < deadline, "{:?}", consumer.position());
+        let mut consumer = open_at(&cluster, Start::Earliest);
+        assert_eq!(next(&mut consumer, 2, since), [(0, 5), (2, 5)]);
+        wait_until("it stops before the end", || {
             let polled = consumer.poll(Duration::ZERO, &mut |record| panic!("{record:?}"));
             assert!(polled.unwrap().is_empty());
-        }
+            consumer.position() == consumer.end_offsets().unwrap()
+        });
     }
 
     #[test]
@@ -298,12 +292,12 @@ mod tests {
         let (listener, since) = (listener(), now());
         let (broker, cluster) = start(dir.path(), &listener);
         send(&cluster, &[b"first", b"second"]);
-        let mut consumer = open(&cluster, Start::Earliest);
-        assert_eq!(read(&mut consumer, 1, since), [(0, 5)]);
+        let mut consumer = open_at(&cluster, Start::Earliest);
+        assert_eq!(next(&mut consumer, 1, since), [(0, 5)]);
         drop(broker);
         let (broker, _) = start(dir.path(), &listener);
-        assert_eq!(read(&mut consumer, 1, since), [(1, 6)]);
-        let not_connected_yet = open(&cluster, Start::Earliest);
+        assert_eq!(next(&mut consumer, 1, since), [(1, 6)]);
+        let not_connected_yet = open_at(&cluster, Start::Earliest);
         drop(broker);
         let (_broker, others) = start(other.path(), &listener);
         send(&others, &[b"one", b"two", b"three"]);
