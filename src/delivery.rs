@@ -144,7 +144,7 @@ pub struct Ledger {
     settled_later: BTreeMap<u64, u64>,
     /// How the first of the typed lines in flight begin.
     typed: BTreeMap<u64, String>,
-    /// The first of the failures, adjacent ones of the same reason as one.
+    /// The failures of the first lines, in the lines' order, adjacent ones of the same reason as one.
     failures: Vec<Failure>,
     failed: u64,
     /// How many of these may have arrived all the same.
@@ -162,6 +162,17 @@ struct Failure {
     /// How the first of them begins.
     excerpt: String,
     why: String,
+}
+
+impl Failure {
+    /// Takes in the next one, if that is adjacent and of the same reason. Returns whether it is.
+    fn joins(&mut self, next: &Failure) -> bool {
+        let is_same = self.last + 1 == next.first && self.why == next.why;
+        if is_same {
+            self.last = next.last;
+        }
+        is_same
+    }
 }
 
 impl Ledger {
@@ -266,17 +277,19 @@ impl Ledger {
         self.failed += count;
         self.unacknowledged += if why.is_unacknowledged() { count } else { 0 };
         self.is_broken |= !why.is_too_large();
-        let why = why.to_string();
-        let is_full = self.failures.len() == MAX_LISTED;
-        match self.failures.last_mut() {
-            Some(before) if before.last + 1 == first && before.why == why => before.last = last,
-            _ if is_full => self.unlisted += count,
-            _ => self.failures.push(Failure {
-                first,
-                last,
-                excerpt,
-                why,
-            }),
+        let failure = Failure {
+            first,
+            last,
+            excerpt,
+            why: why.to_string(),
+        };
+        // A line can be refused before an earlier one, which was on its way when the reason became known.
+        let at = self.failures.partition_point(|it| it.first < first);
+        self.failures.insert(at, failure);
+        self.failures.dedup_by(|it, before| before.joins(it));
+        if self.failures.len() > MAX_LISTED {
+            let cut = self.failures.pop();
+            self.unlisted += cut.map_or(0, |it| it.last - it.first + 1);
         }
     }
 
@@ -647,6 +660,19 @@ mod tests {
         let error = ledger.verdict().unwrap_err().to_string();
         assert!(error.contains("5000 of 5000 lines"), "{error}");
         assert!(error.contains("and 4980 more"), "{error}");
+    }
+
+    #[test]
+    fn the_first_lines_are_listed_even_if_later_ones_failed_before() {
+        let mut ledger = ledger(false, 100);
+        for line in (4..=100).step_by(2).chain([2, 1]) {
+            ledger.apply(&failed(line, Error::too_large()));
+        }
+        let listed = ledger.failures.iter().map(|it| (it.first, it.last));
+        let expected = (4..=40).step_by(2).map(|line| (line, line));
+        assert!(listed.eq(std::iter::once((1, 2)).chain(expected)));
+        let error = ledger.verdict().unwrap_err().to_string();
+        assert!(error.contains("and 30 more"), "{error}");
     }
 
     #[test]
