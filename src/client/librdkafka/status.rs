@@ -28,9 +28,10 @@ const CONNECTION_FAILURES: [Code; 6] = [
     Code::BadMessage,
 ];
 
-/// An outage so soon after the last one is probably the same: a broker that starts drops connections again …
+/// An outage so soon after the last one is probably the same: a broker that starts drops connections again.
 const SAME_OUTAGE: Duration = Duration::from_secs(10);
-/// … and is reported only if it lasts.
+
+/// How long an outage that is probably none, or the same as before, must last to be reported.
 const LASTING: Duration = Duration::from_secs(3);
 
 /// The partitions of a topic, each with the address that its leader is advertised under.
@@ -62,6 +63,8 @@ struct Observed {
     has_answered: bool,
     /// The client has all it needs, so that from now on every failure is retried.
     is_started: bool,
+    /// The most brokers that an answer has listed.
+    brokers: usize,
     /// The broker's certificate was refused.
     is_untrusted: bool,
     /// The failure seen last, on any connection.
@@ -352,7 +355,9 @@ impl ClusterStatus {
             false => Event::Lost { broker, why },
         };
         let is_same = |back: Instant| back.elapsed() < SAME_OUTAGE;
-        if !observed.is_refusal && observed.last_back.is_some_and(is_same) {
+        // Of several brokers librdkafka also says so when one has failed, and another one is to be asked next.
+        let is_doubtful = observed.brokers > 1 || observed.last_back.is_some_and(is_same);
+        if !observed.is_refusal && is_doubtful {
             observed.unreported = Some((Instant::now(), event));
             return;
         }
@@ -391,6 +396,12 @@ impl ClusterStatus {
     /// The cluster has answered a request for metadata for the first time.
     pub(super) fn on_first_answer(&self) {
         self.observed().has_answered = true;
+    }
+
+    /// An answer lists so many brokers.
+    pub(super) fn on_brokers(&self, count: usize) {
+        let mut observed = self.observed();
+        observed.brokers = observed.brokers.max(count);
     }
 
     /// The error for a request for metadata without an answer. If a broker has sent this client on
@@ -577,6 +588,20 @@ mod tests {
         status.report_lasting();
         status.on_answer();
         assert_eq!(events.try_iter().count(), 2);
+    }
+
+    #[test]
+    fn an_outage_of_several_brokers_is_reported_only_if_it_lasts() {
+        for (brokers, reported) in [(1, 2), (3, 0)] {
+            let (status, events) = status();
+            status.on_started();
+            status.on_brokers(brokers);
+            status.on_all_down();
+            status.report_lasting();
+            status.on_brokers(1);
+            status.on_answer();
+            assert_eq!(events.try_iter().count(), reported, "{brokers}");
+        }
     }
 
     #[test]

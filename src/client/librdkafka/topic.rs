@@ -242,6 +242,7 @@ pub(super) fn metadata<R: Send + Sync>(
     timeout: Duration,
 ) -> KafkaResult<Metadata> {
     let answer = client.fetch_metadata(Some(topic), timeout)?;
+    client.context().status.on_brokers(answer.brokers().len());
     match answer.brokers().is_empty() {
         true => Err(KafkaError::MetadataFetch(Code::LeaderNotAvailable)),
         false => Ok(answer),
