@@ -165,7 +165,7 @@ fn embedded_broker_loses_no_line_when_its_disk_is_full() {
                 .input([b'x'; 10_000])
                 .run()
                 .code(1)
-                .says(&["an error of its own"]);
+                .says(&["the broker could not use its log"]);
         });
         broker.write("free\n");
         broker.wait_for(&format!("free {}\n", 2 * round.number + 2));
