@@ -470,9 +470,11 @@ impl Poller {
             since: self.shared.started.as_millis() as i64,
             deadline: Instant::now() + deliveries.timeout,
         };
+        let mut other = None;
         loop {
             // What was in flight may be written a moment later.
             thread::sleep(LOOK_TIMEOUT);
+            let witness = other.as_ref().unwrap_or(witness);
             let found = witness.find(&search, &lines, |line, partition, offset| {
                 deliveries.acknowledge(line, partition, offset);
             });
@@ -483,6 +485,7 @@ impl Poller {
                     if self.wake.try_recv() == Err(TryRecvError::Disconnected) {
                         return Vec::new();
                     }
+                    other = self.witness().or(other);
                 }
                 Err(_) => break,
             }

@@ -66,7 +66,9 @@ impl Witness {
     }
 
     /// Reads to the present end of the topic, and calls `on_found` with each of `lines` that is there: its number,
-    /// partition and offset. Returns the others, in their order.
+    /// partition and offset. Returns the others, in their order. If it fails, another witness may succeed: this one can
+    /// have come to know a topic that was deleted a moment later, of which librdkafka
+    /// [does not let go](super::recreation).
     ///
     /// Another program that writes the same lines under the same name meanwhile can't be told from this one.
     pub(super) fn find(
@@ -110,8 +112,10 @@ impl Witness {
         let mut found = Found::new(lines);
         let mut unread = self.partitions();
         self.reader.assign(start)?;
+        let mut last_answer = Instant::now();
         while !unread.is_empty() {
-            if Instant::now() >= search.deadline {
+            let is_silent = last_answer.elapsed() >= ANSWER_TIMEOUT;
+            if is_silent || Instant::now() >= search.deadline {
                 return Err(KafkaError::MessageConsumption(Code::OperationTimedOut));
             }
             match self.reader.poll(ANSWER_TIMEOUT) {
@@ -125,11 +129,12 @@ impl Witness {
                 }
                 Some(Err(error)) => match error.rdkafka_error_code() {
                     Some(Code::AutoOffsetReset) => return Err(error),
-                    _ if is_transient(&error) => {}
+                    _ if is_transient(&error) => continue,
                     _ => return Err(error),
                 },
                 None => return Err(KafkaError::MessageConsumption(Code::OperationTimedOut)),
             }
+            last_answer = Instant::now();
         }
         Ok(found)
     }
