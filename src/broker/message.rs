@@ -106,7 +106,9 @@ pub(super) fn has_lookalike(message: &[u8], offsets: &Range<i64>) -> bool {
     let fields = &message[CRC..];
     // An offset that begins in the last bytes goes on in that of the next message.
     let next = offset(message).map_or(0, |it| it + 1).to_be_bytes();
-    let end = [&fields[fields.len() - 7..], &next[..7]].concat();
+    let mut end = [0; 14];
+    end[..7].copy_from_slice(&fields[fields.len() - 7..]);
+    end[7..].copy_from_slice(&next[..7]);
     let is_plausible = |bytes: &[u8]| {
         // Text has no zeros, which offsets begin with.
         bytes[0] == 0 && offset(bytes).is_some_and(|found| offsets.contains(&found))
