@@ -3,19 +3,19 @@
 //! A message is intact if it lies where the one before ends, has the next offset, and its checksum is
 //! right. Its offset, which the checksum does not cover, can also be wrong, if it is certain which one it
 //! should be: the walk gives such a message with the right one. Where a message is not intact, the walk
-//! goes on
+//! goes on at an intact one
 //!
-//! 1. after as many bytes as the damaged message says it has, if an intact message with the offset
-//!    after its own lies there,
-//! 2. otherwise at the next byte at which an intact message lies with a larger offset that fits: with
-//!    the bytes since the last intact message, and with the messages that follow,
-//! 3. or where the sizes of several damaged messages lead, if an intact one with the right offset
-//!    lies there, and nothing was found before.
+//! 1. to which the damaged message leads, by the size that it says it has or by the lengths of its
+//!    fields, and which has the next offset,
+//! 2. otherwise at the next byte at which one lies with a larger offset,
+//! 3. or to which several damaged messages lead in this way, if nothing was found before it.
 //!
-//! So a damaged message costs no other. The exceptions: an intact message that a scan finds among
-//! damaged ones is given up if those that follow contradict its offset, which checksums don't cover,
-//! or if nothing confirms it; and where bytes are gone from a file, the messages after them are found
-//! only if there are enough of them.
+//! A checksum does not cover the offset, and what leads to a message can be damaged too. So of the
+//! offset that a message has, the ways to it, the offsets of the intact messages that follow directly,
+//! and the end of the log in the manifest, at least two have to agree, and more than twice as many as
+//! agree on another offset. So a damaged message costs no other, unless the intact ones between it and
+//! the next damaged one are too few to tell which they are. Where bytes are gone from a file, the
+//! messages after them are found only if there are enough of them.
 //!
 //! # What is inside a value
 //!
@@ -24,9 +24,10 @@
 //! noted in a file beside the segment, and inside a noted place nothing is ever taken for a message.
 //! A text has no such bytes, so that hardly any segment has such a file.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
-use std::ops::Range;
+use std::ops::{Bound, Range};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -39,8 +40,12 @@ const CHUNK: u64 = 64 * 1024;
 /// How many messages after one that was found are asked for its offset.
 const FOLLOWERS: usize = 20;
 
-/// How many of them are enough, if they agree with it, where the next one is damaged.
-const AGREEING: usize = 3;
+/// How many places are looked at to which damaged messages may lead.
+const MAX_REACHED: usize = 40;
+
+/// How many bytes of a damaged message are searched for the lengths of its fields. A key, which is before the last of
+/// them, is a name.
+const HEAD: u64 = 4096;
 
 /// How many messages can be gone from a file at most.
 const MAX_GAP: i64 = 1 << 24;
@@ -99,7 +104,7 @@ impl<'a> Walk<'a> {
         let (mut offset, mut at) = (self.offset, self.at);
         let size = match self.intact(at, offset..offset + 1)? {
             Some((_, size)) => size,
-            None => match self.misnumbered(at, offset, true)? {
+            None => match self.misnumbered()? {
                 Some(size) => size,
                 None => match self.resume()? {
                     Some(found) => {
@@ -148,49 +153,45 @@ impl<'a> Walk<'a> {
         Ok(is_intact.then_some((offset, size)))
     }
 
-    /// The size of the message at `at`, if all but its offset is intact, and that must have been `offset`: the next
-    /// message has the one after that. Or, if `is_at_message` is certain, it is the last one, and has an offset that no
-    /// message can have there: a larger one would be right if messages before it were gone from the file.
-    fn misnumbered(
-        &mut self,
-        at: u64,
-        offset: i64,
-        is_at_message: bool,
-    ) -> io::Result<Option<usize>> {
-        let Some((found, size)) = self.intact(at, i64::MIN..i64::MAX)? else {
+    /// The size of the message at which the walk stands, if all but its offset is intact, and that must have been the next
+    /// one: the message after it has the one after that. Or it is the last message, and has an offset that no message can
+    /// have there: a larger one would be right if messages before it were gone from the file.
+    fn misnumbered(&mut self) -> io::Result<Option<usize>> {
+        let Some((found, size)) = self.intact(self.at, i64::MIN..i64::MAX)? else {
             return Ok(None);
         };
-        let after = at + size as u64;
+        let (next, after) = (self.offset + 1, self.at + size as u64);
         let is_certain = match after == self.bounds.len {
-            true => is_at_message && !(offset..offset + MAX_GAP).contains(&found),
-            false => self.intact(after, offset + 1..offset + 2)?.is_some(),
+            true => !(self.offset..self.offset + MAX_GAP).contains(&found),
+            false => self.intact(after, next..next + 1)?.is_some(),
         };
-        let is_noted = self.after_noted(at)? > at || self.after_noted(after)? > after;
+        let is_noted = self.after_noted(self.at)? > self.at || self.after_noted(after)? > after;
         Ok(Some(size).filter(|_| is_certain && !is_noted))
     }
 
     /// The first intact message after the damaged one at which the walk stands: its offset, the byte
     /// at which it starts, and its size.
     fn resume(&mut self) -> io::Result<Option<(i64, u64, usize)>> {
-        let (mut at, next) = (self.at, self.offset + 1);
-        let by_size = self.resume_by_size()?;
-        if by_size.is_some_and(|(offset, ..)| offset == next) {
-            return Ok(by_size);
-        }
-        let end = by_size.map_or(self.bounds.len, |(_, at, _)| at);
-        while let Some(found) = self.scan(at..end, next..self.bounds.limit)? {
-            at = self.after_noted(found)?;
-            if at > found {
-                continue;
+        let (mut from, offsets) = (self.at, self.offset + 1..self.bounds.limit);
+        let reached = self.reach()?;
+        let mut by_ways = None;
+        for (offset, at) in &reached {
+            if by_ways.is_none() && offsets.contains(offset) {
+                let size = self.fits(*offset, *at, &reached)?;
+                by_ways = size.map(|size| (*offset, *at, size));
             }
-            if let Some((offset, size)) = self.intact(at, next..self.bounds.limit)?
-                && self.fits(offset, at, size)?
-            {
+        }
+        if by_ways.is_some_and(|(offset, ..)| offset == offsets.start) {
+            return Ok(by_ways);
+        }
+        let end = by_ways.map_or(self.bounds.len, |(_, at, _)| at);
+        while let Some((offset, at)) = self.scan(from..end, &offsets)? {
+            if let Some(size) = self.fits(offset, at, &reached)? {
                 return Ok(Some((offset, at, size)));
             }
-            at += 1;
+            from = self.after_noted(at)?.max(at + 1);
         }
-        Ok(by_size)
+        Ok(by_ways)
     }
 
     /// How many messages the rest of the file has, if the sizes that they say they have lead exactly to its
@@ -204,104 +205,87 @@ impl<'a> Walk<'a> {
         Ok(Some(count).filter(|_| self.at == self.bounds.len))
     }
 
-    /// The first intact message that the sizes of damaged ones lead to, if its offset is right.
-    fn resume_by_size(&mut self) -> io::Result<Option<(i64, u64, usize)>> {
-        let (mut at, mut next) = (self.at, self.offset + 1);
-        while let Some((_, size)) = self.header(at)? {
-            at += size as u64;
-            let size = match self.intact(at, next..next + 1)? {
-                Some((_, size)) if self.after_noted(at)? == at => Some(size),
-                _ => self.misnumbered(at, next, false)?,
-            };
-            if let Some(size) = size {
-                return Ok(Some((next, at, size)));
+    /// Where damaged messages lead, each by the size that it says it has or by the lengths of its fields: the offset that
+    /// a message would have there, and the byte at which it would start, in rising order. An intact message with another
+    /// offset ends the way: one of the two is wrong.
+    fn reach(&mut self) -> io::Result<BTreeSet<(i64, u64)>> {
+        let mut reached = BTreeSet::new();
+        let mut here = Some((self.offset, self.at));
+        while let Some((offset, at)) = here {
+            let left = self.bounds.len - at;
+            let found = self.intact(at, i64::MIN..i64::MAX)?;
+            let is_end = at > self.at && found.is_some_and(|(found, _)| found != offset);
+            let head = self.bytes(at, left.min(HEAD) as usize)?;
+            let said = message::header(head).map(|(_, size)| size);
+            let sizes = [said, message::size_by_fields(head)];
+            for size in sizes.into_iter().flatten().filter(|_| !is_end) {
+                let after = at + size as u64;
+                // A size that leads into a noted place is wrong.
+                let is_possible = size as u64 <= left && self.after_noted(after)? == after;
+                if is_possible && reached.len() < MAX_REACHED {
+                    reached.insert((offset + 1, after));
+                }
             }
-            next += 1;
+            let rest = (Bound::Excluded((offset, at)), Bound::Unbounded);
+            here = reached.range(rest).next().copied();
         }
-        Ok(None)
+        Ok(reached)
     }
 
-    /// Whether an intact message that a scan found has the offset that it was given. A checksum does not
-    /// cover it, but those of the messages that follow, as their sizes lead from one to the next, do
-    /// not agree with a wrong one.
-    fn fits(&mut self, offset: i64, found: u64, mut size: usize) -> io::Result<bool> {
-        let mut at = found;
-        let lost = (offset - self.offset) as u64;
-        let most = (at - self.at) / MIN_BYTES as u64;
-        let (mut next, mut differences) = (offset, Vec::new());
-        while differences.len() < FOLLOWERS {
-            at += size as u64;
-            if self.after_noted(at)? > at {
-                // A damaged size has led into a value.
-                break;
-            }
-            let Some((found, next_size)) = self.header(at)? else {
-                break;
-            };
-            (next, size) = (next + 1, next_size);
-            if found == next || self.intact(at, 0..i64::MAX)?.is_some() {
-                differences.push(found - next);
-            } else if lost <= most
-                && differences.len() >= AGREEING
-                && differences.iter().all(|it| *it == 0)
-            {
-                // A damaged size may have led here, and the offsets from here on tell nothing.
-                break;
-            }
+    /// The size of the message at `at`, if it is intact, and enough agrees that it has this offset.
+    fn fits(
+        &mut self,
+        offset: i64,
+        at: u64,
+        reached: &BTreeSet<(i64, u64)>,
+    ) -> io::Result<Option<usize>> {
+        // By how much what the messages from here on say differs from that.
+        let mut differences = Vec::new();
+        let (mut next, mut after, mut first_size) = (offset, at, None);
+        while differences.len() <= FOLLOWERS
+            && self.after_noted(after)? == after
+            && let Some((found, size)) = self.intact(after, i64::MIN..i64::MAX)?
+        {
+            differences.push(found.wrapping_sub(next));
+            (next, after) = (next + 1, after + size as u64);
+            first_size.get_or_insert(size);
         }
+        let is_last = next == self.bounds.end && after == self.bounds.len;
         let count = |n: i64| differences.iter().filter(|it| **it == n).count();
-        let is_last = next + 1 == self.bounds.end && at == self.bounds.len;
-        if lost > most {
+        let lost = (offset - self.offset) as u64;
+        if lost > (at - self.at) / MIN_BYTES as u64 {
             // Bytes are gone from the file: that has to be certain.
-            let is_enough = is_last || differences.len() >= FOLLOWERS / 2;
-            return Ok(is_enough && count(0) == differences.len());
+            let is_enough = is_last || differences.len() > FOLLOWERS / 2;
+            let fits = is_enough && count(0) == differences.len();
+            return Ok(first_size.filter(|_| fits));
         }
-        if differences.is_empty() && !is_last {
-            // Nothing that follows tells anything.
-            return self.leads_to(found, offset);
-        }
-        // Those that were damaged, too, differ from each other.
-        Ok(differences.iter().all(|n| count(*n) <= count(0)))
+        let ways = reached.iter().filter(|(_, reached)| *reached == at);
+        let ways: Vec<_> = ways.map(|(offset, _)| *offset).collect();
+        // Ways with different numbers of messages prove nothing.
+        let agreeing = count(0) + usize::from(is_last) + usize::from(ways == [offset]);
+        // Those of which the offsets are damaged, too, differ from each other.
+        let others = differences.iter().filter(|n| **n != 0).map(|n| count(*n));
+        let is_contradicted = !ways.is_empty() && !ways.contains(&offset);
+        let disagreeing = others.max().unwrap_or(0).max(usize::from(is_contradicted));
+        let fits = agreeing >= 2 && agreeing > 2 * disagreeing;
+        Ok(first_size.filter(|_| fits))
     }
 
-    /// Whether as many damaged messages as there must be before one with this offset lead to it, by their sizes or by the
-    /// lengths of their fields.
-    fn leads_to(&mut self, found: u64, offset: i64) -> io::Result<bool> {
-        for by_fields in [false, true] {
-            let (mut at, mut next) = (self.at, self.offset);
-            while at < found {
-                let left = (found - at).min(message::MAX_BYTES as u64) as usize;
-                let bytes = self.bytes(at, left)?;
-                let size = match by_fields {
-                    true => message::size_by_fields(bytes),
-                    false => message::header(bytes).map(|(_, size)| size),
-                };
-                let Some(size) = size.filter(|size| *size <= left) else {
-                    break;
-                };
-                (at, next) = (at + size as u64, next + 1);
-            }
-            if (at, next) == (found, offset) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// The next of these bytes at which something with one of these offsets could start.
-    fn scan(&mut self, bytes: Range<u64>, offsets: Range<i64>) -> io::Result<Option<u64>> {
+    /// The next of these bytes at which something with one of these offsets could start, and the offset.
+    fn scan(&mut self, bytes: Range<u64>, offsets: &Range<i64>) -> io::Result<Option<(i64, u64)>> {
         let mut at = bytes.start;
         while at < bytes.end && at + MIN_BYTES as u64 <= self.bounds.len {
             let size = CHUNK.min(self.bounds.len - at) as usize;
-            let mut windows = self.bytes(at, size)?.windows(OVERHEAD);
-            let could_start = |bytes: &[u8]| {
-                message::header(bytes).is_some_and(|(offset, size)| {
-                    offsets.contains(&offset) && size <= message::MAX_BYTES
-                })
+            let windows = self.bytes(at, size)?.windows(OVERHEAD);
+            let offset = |bytes: &[u8]| {
+                let (offset, size) = message::header(bytes)?;
+                (offsets.contains(&offset) && size <= message::MAX_BYTES).then_some(offset)
             };
-            if let Some(found) = windows.position(could_start) {
-                let found = at + found as u64;
-                return Ok(Some(found).filter(|found| *found < bytes.end));
+            let mut found = (at..)
+                .zip(windows)
+                .filter_map(|(at, it)| Some((offset(it)?, at)));
+            if let Some(found) = found.next() {
+                return Ok(Some(found).filter(|(_, at)| *at < bytes.end));
             }
             at += (size - OVERHEAD + 1) as u64;
         }

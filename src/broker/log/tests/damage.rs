@@ -473,6 +473,56 @@ fn an_offset_that_no_neighbour_confirms_is_not_believed() {
     }
 }
 
+/// A hundred lines of one size.
+fn same_sizes() -> Damaged {
+    Damaged::new((0..100).map(|n| encode(None, None, Some(format!("line {n:02}").as_bytes()))))
+}
+
+/// Where a message's offset and its size end: all smaller numbers differ only there.
+const OFFSET: usize = 7;
+const SIZE: usize = 11;
+
+#[test]
+fn a_size_that_leads_past_a_line_confirms_no_wrong_offset() {
+    for log in [same_sizes(), same_sizes().without_manifest()] {
+        let size = log.lines[0].2.len();
+        let two_lines = (2 * size - message::OVERHEAD) as u8;
+        for n in 1..90u8 {
+            let damages = [
+                // Line n says that it is the next one, which is as long as two.
+                vec![(n, OFFSET, n + 1), (n + 1, SIZE, two_lines)],
+                // Line n is as long as two, and the one after these says that it is the second of them.
+                vec![(n, SIZE, two_lines), (n + 2, OFFSET, n + 1)],
+                // Those after it say nothing.
+                vec![
+                    (n, SIZE, two_lines),
+                    (n + 2, OFFSET, n + 1),
+                    (n + 3, SIZE, 0),
+                ],
+                // The one after that agrees with what the size says.
+                vec![(n, SIZE, two_lines), (n + 3, OFFSET, n + 2)],
+            ];
+            for damage in damages {
+                let left = log.after(|dir| {
+                    let path = dir.join(&log.files[0].0);
+                    let mut bytes = fs::read(&path).unwrap();
+                    for (n, at, byte) in &damage {
+                        bytes[usize::from(*n) * size + at] = *byte;
+                    }
+                    fs::write(path, bytes).unwrap();
+                });
+                let said = &left.said;
+                let is_kept = |line: &Line| log.lines.iter().any(|(it, ..)| it == line);
+                assert!(left.lines.iter().all(is_kept), "{damage:?}: {said:?}");
+                let (first, last) = (i64::from(n), i64::from(n) + 3);
+                let is_far = |(offset, _): &Line| *offset < first || *offset > last;
+                let far = |lines: &[Line]| lines.iter().filter(|it| is_far(it)).count();
+                assert_eq!(far(&left.lines), 96, "{damage:?}: {said:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn neighbours_with_the_same_wrong_offset_do_not_confirm_each_other() {
     let log = Damaged::new((0..1000).map(line));
