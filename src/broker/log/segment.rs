@@ -110,15 +110,18 @@ impl Segment {
             (Index::new(), Offsets::default(), Offsets::default());
         let (mut end, mut len, mut latest) = (self.base, 0, i64::MIN);
         while let Some((offset, at, message)) = walk.next()? {
-            if offset > end {
-                lost.add(end..offset);
-                // So that a search never has to cross the damage.
-                index.push((offset, at));
-            } else {
-                add_to_index(&mut index, offset, at);
-            }
-            if !message::has_offset(message, offset) {
+            let is_repaired = !message::has_offset(message, offset);
+            if is_repaired {
                 repaired.add(offset..offset + 1);
+            }
+            if offset == end {
+                add_to_index(&mut index, offset, at);
+            } else {
+                lost.add(end..offset);
+                // So that a search never has to cross the damage; but what confirms another offset can lie before it.
+                if !is_repaired {
+                    index.push((offset, at));
+                }
             }
             latest = latest.max(message::latest_timestamp(message));
             (end, len) = (offset + 1, at + message.len() as u64);

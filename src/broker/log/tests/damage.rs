@@ -541,6 +541,24 @@ fn neighbours_with_the_same_wrong_offset_do_not_confirm_each_other() {
 }
 
 #[test]
+fn a_search_for_a_line_that_was_repaired_after_a_damaged_one_finds_it_again() {
+    let log = Damaged::new((0..1000).map(line));
+    let left = log.after(|dir| {
+        let (_, file, range) = &log.lines[499];
+        let path = dir.join(&log.files[*file].0);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[range.start + 12] ^= 1;
+        fs::write(path, bytes).unwrap();
+        log.flip_offset(dir, 500, 30);
+        log.flip_offset(dir, 501, 0);
+    });
+    let is_intact = |(offset, _): &&Line| *offset != 499;
+    let intact = log.lines.iter().map(|(line, ..)| line).filter(is_intact);
+    assert!(left.lines.iter().eq(intact), "{:?}", left.said);
+    assert_eq!(left.said.len(), 2, "{:?}", left.said);
+}
+
+#[test]
 fn what_is_inside_a_value_never_becomes_a_line() {
     // Whatever offset the damage makes plausible, a message with it lies in the value, and another one
     // that ends where the next message does.
