@@ -88,7 +88,7 @@ impl Segment {
         Bounds {
             len: self.len,
             limit,
-            end: self.record.map_or(limit, |record| record.end),
+            end: self.record.map(|record| record.end),
         }
     }
 

@@ -24,7 +24,7 @@
 //! noted in a file beside the segment, and inside a noted place nothing is ever taken for a message.
 //! A text has no such bytes, so that hardly any segment has such a file.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::{Bound, Range};
@@ -53,6 +53,10 @@ const MAX_GAP: i64 = 1 << 24;
 /// The bytes of a note: where the message starts, and where it ends.
 const NOTE_BYTES: usize = 16;
 
+/// Places to which damaged messages lead, each an offset and a byte, and whether no intact message with another offset
+/// is on a way there.
+type Reached = BTreeMap<(i64, u64), bool>;
+
 /// How far a walk goes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
@@ -60,8 +64,8 @@ pub(super) struct Bounds {
     pub(super) len: u64,
     /// What all offsets stay below.
     pub(super) limit: i64,
-    /// The offset after the last message that was noted in the manifest, or else `limit`.
-    pub(super) end: i64,
+    /// The offset after the last message, if the manifest has it.
+    pub(super) end: Option<i64>,
 }
 
 /// A walk that stands before the message with offset `offset`, which starts at `at` if it is intact.
@@ -175,7 +179,7 @@ impl<'a> Walk<'a> {
         let (mut from, offsets) = (self.at, self.offset + 1..self.bounds.limit);
         let reached = self.reach()?;
         let mut by_ways = None;
-        for (offset, at) in &reached {
+        for (offset, at) in reached.keys() {
             if by_ways.is_none() && offsets.contains(offset) {
                 let size = self.fits(*offset, *at, &reached)?;
                 by_ways = size.map(|size| (*offset, *at, size));
@@ -206,39 +210,34 @@ impl<'a> Walk<'a> {
     }
 
     /// Where damaged messages lead, each by the size that it says it has or by the lengths of its fields: the offset that
-    /// a message would have there, and the byte at which it would start, in rising order. An intact message with another
-    /// offset ends the way: one of the two is wrong.
-    fn reach(&mut self) -> io::Result<BTreeSet<(i64, u64)>> {
-        let mut reached = BTreeSet::new();
-        let mut here = Some((self.offset, self.at));
-        while let Some((offset, at)) = here {
+    /// a message would have there, and the byte at which it would start, in rising order.
+    fn reach(&mut self) -> io::Result<Reached> {
+        let mut reached = Reached::new();
+        let mut here = Some(((self.offset, self.at), true));
+        while let Some(((offset, at), is_sound)) = here {
             let left = self.bounds.len - at;
             let found = self.intact(at, i64::MIN..i64::MAX)?;
-            let is_end = at > self.at && found.is_some_and(|(found, _)| found != offset);
+            let agrees = at == self.at || found.is_none_or(|(found, _)| found == offset);
             let head = self.bytes(at, left.min(HEAD) as usize)?;
             let said = message::header(head).map(|(_, size)| size);
             let sizes = [said, message::size_by_fields(head)];
-            for size in sizes.into_iter().flatten().filter(|_| !is_end) {
+            for size in sizes.into_iter().flatten() {
                 let after = at + size as u64;
                 // A size that leads into a noted place is wrong.
                 let is_possible = size as u64 <= left && self.after_noted(after)? == after;
                 if is_possible && reached.len() < MAX_REACHED {
-                    reached.insert((offset + 1, after));
+                    *reached.entry((offset + 1, after)).or_default() |= is_sound && agrees;
                 }
             }
             let rest = (Bound::Excluded((offset, at)), Bound::Unbounded);
-            here = reached.range(rest).next().copied();
+            let next = reached.range(rest).next();
+            here = next.map(|(place, is_sound)| (*place, *is_sound));
         }
         Ok(reached)
     }
 
     /// The size of the message at `at`, if it is intact, and enough agrees that it has this offset.
-    fn fits(
-        &mut self,
-        offset: i64,
-        at: u64,
-        reached: &BTreeSet<(i64, u64)>,
-    ) -> io::Result<Option<usize>> {
+    fn fits(&mut self, offset: i64, at: u64, reached: &Reached) -> io::Result<Option<usize>> {
         // By how much what the messages from here on say differs from that.
         let mut differences = Vec::new();
         let (mut next, mut after, mut first_size) = (offset, at, None);
@@ -250,7 +249,7 @@ impl<'a> Walk<'a> {
             (next, after) = (next + 1, after + size as u64);
             first_size.get_or_insert(size);
         }
-        let is_last = next == self.bounds.end && after == self.bounds.len;
+        let is_last = Some(next) == self.bounds.end && after == self.bounds.len;
         let count = |n: i64| differences.iter().filter(|it| **it == n).count();
         let lost = (offset - self.offset) as u64;
         if lost > (at - self.at) / MIN_BYTES as u64 {
@@ -259,13 +258,15 @@ impl<'a> Walk<'a> {
             let fits = is_enough && count(0) == differences.len();
             return Ok(first_size.filter(|_| fits));
         }
-        let ways = reached.iter().filter(|(_, reached)| *reached == at);
-        let ways: Vec<_> = ways.map(|(offset, _)| *offset).collect();
+        let ways = reached.iter().filter(|((_, reached), _)| *reached == at);
+        let ways: Vec<_> = ways
+            .map(|((offset, _), is_sound)| (*offset, *is_sound))
+            .collect();
         // Ways with different numbers of messages prove nothing.
-        let agreeing = count(0) + usize::from(is_last) + usize::from(ways == [offset]);
+        let agreeing = count(0) + usize::from(is_last) + usize::from(ways == [(offset, true)]);
         // Those of which the offsets are damaged, too, differ from each other.
         let others = differences.iter().filter(|n| **n != 0).map(|n| count(*n));
-        let is_contradicted = !ways.is_empty() && !ways.contains(&offset);
+        let is_contradicted = !ways.is_empty() && ways.iter().all(|(it, _)| *it != offset);
         let disagreeing = others.max().unwrap_or(0).max(usize::from(is_contradicted));
         let fits = agreeing >= 2 && agreeing > 2 * disagreeing;
         Ok(first_size.filter(|_| fits))

@@ -121,6 +121,18 @@ impl Damaged {
         fs::write(path, bytes).unwrap();
     }
 
+    /// The log with other bytes in its first file: each with its line, and its place in that.
+    fn with_bytes(&self, bytes: &[(u8, usize, u8)]) -> Left {
+        self.after(|dir| {
+            let path = dir.join(&self.files[0].0);
+            let mut all = fs::read(&path).unwrap();
+            for (n, at, byte) in bytes {
+                all[self.lines[usize::from(*n)].2.start + at] = *byte;
+            }
+            fs::write(path, all).unwrap();
+        })
+    }
+
     /// The file, and the byte there, of a byte of all files together.
     fn place(&self, mut at: usize) -> (usize, usize) {
         for (n, (_, bytes)) in self.files.iter().enumerate() {
@@ -485,8 +497,7 @@ const SIZE: usize = 11;
 #[test]
 fn a_size_that_leads_past_a_line_confirms_no_wrong_offset() {
     for log in [same_sizes(), same_sizes().without_manifest()] {
-        let size = log.lines[0].2.len();
-        let two_lines = (2 * size - message::OVERHEAD) as u8;
+        let two_lines = (2 * log.lines[0].2.len() - message::OVERHEAD) as u8;
         for n in 1..90u8 {
             let damages = [
                 // Line n says that it is the next one, which is as long as two.
@@ -503,14 +514,7 @@ fn a_size_that_leads_past_a_line_confirms_no_wrong_offset() {
                 vec![(n, SIZE, two_lines), (n + 3, OFFSET, n + 2)],
             ];
             for damage in damages {
-                let left = log.after(|dir| {
-                    let path = dir.join(&log.files[0].0);
-                    let mut bytes = fs::read(&path).unwrap();
-                    for (n, at, byte) in &damage {
-                        bytes[usize::from(*n) * size + at] = *byte;
-                    }
-                    fs::write(path, bytes).unwrap();
-                });
+                let left = log.with_bytes(&damage);
                 let said = &left.said;
                 let is_kept = |line: &Line| log.lines.iter().any(|(it, ..)| it == line);
                 assert!(left.lines.iter().all(is_kept), "{damage:?}: {said:?}");
@@ -521,6 +525,21 @@ fn a_size_that_leads_past_a_line_confirms_no_wrong_offset() {
             }
         }
     }
+}
+
+#[test]
+fn what_tells_of_the_end_of_a_log_is_the_same_after_a_restart() {
+    let log = same_sizes().without_manifest();
+    // Of the offsets of the last lines, as many are wrong as right.
+    let damage = [
+        (93, SIZE, 1),
+        (94, OFFSET, 92),
+        (97, OFFSET, 105),
+        (98, OFFSET, 96),
+    ];
+    let left = log.with_bytes(&damage);
+    assert_eq!(left.lines.len(), 95, "{:?}", left.said);
+    assert_eq!(left.said.len(), 2, "{:?}", left.said);
 }
 
 #[test]
