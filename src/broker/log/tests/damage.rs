@@ -8,6 +8,10 @@ use crate::broker::Report;
 
 mod lost;
 
+/// Where a message's offset and its size end: small numbers differ only there.
+const OFFSET: usize = 7;
+const SIZE: usize = 11;
+
 /// A line of the log: its offset, and its message without that.
 type Line = (i64, Vec<u8>);
 
@@ -114,22 +118,24 @@ impl Damaged {
 
     /// Flips this bit of the offset of message `n`.
     fn flip_offset(&self, dir: &Path, n: usize, bit: usize) {
+        self.change(dir, n, OFFSET - bit / 8, |byte| *byte ^= 1 << (bit % 8));
+    }
+
+    /// Changes the byte of message `n` at this place in it.
+    fn change(&self, dir: &Path, n: usize, at: usize, change: impl FnOnce(&mut u8)) {
         let (_, file, range) = &self.lines[n];
         let path = dir.join(&self.files[*file].0);
         let mut bytes = fs::read(&path).unwrap();
-        bytes[range.start + 7 - bit / 8] ^= 1 << (bit % 8);
+        change(&mut bytes[range.start + at]);
         fs::write(path, bytes).unwrap();
     }
 
-    /// The log with other bytes in its first file: each with its line, and its place in that.
+    /// The log with other bytes: each with its message, and its place in that.
     fn with_bytes(&self, bytes: &[(u8, usize, u8)]) -> Left {
         self.after(|dir| {
-            let path = dir.join(&self.files[0].0);
-            let mut all = fs::read(&path).unwrap();
-            for (n, at, byte) in bytes {
-                all[self.lines[usize::from(*n)].2.start + at] = *byte;
+            for (n, at, new) in bytes {
+                self.change(dir, usize::from(*n), *at, |byte| *byte = *new);
             }
-            fs::write(path, all).unwrap();
         })
     }
 
@@ -448,11 +454,8 @@ fn a_damaged_size_further_on_does_not_hide_the_lines_before_it() {
     for n in 10..90 {
         for bit in 0..8 {
             let left = log.after(|dir| {
-                let path = dir.join(&log.files[0].0);
-                let mut bytes = fs::read(&path).unwrap();
-                bytes[log.lines[n].2.start + 9] ^= 1 << 5;
-                bytes[log.lines[n + 9].2.start + 11] ^= 1 << bit;
-                fs::write(path, bytes).unwrap();
+                log.change(dir, n, SIZE - 2, |byte| *byte ^= 1 << 5);
+                log.change(dir, n + 9, SIZE, |byte| *byte ^= 1 << bit);
             });
             let is_intact = |(offset, _): &&Line| ![n, n + 9].contains(&(*offset as usize));
             let intact = log.lines.iter().map(|(line, ..)| line).filter(is_intact);
@@ -468,12 +471,9 @@ fn an_offset_that_no_neighbour_confirms_is_not_believed() {
         for bit in [0, 1, 2] {
             let left = log.after(|dir| {
                 log.flip_offset(dir, n + 1, bit);
-                let path = dir.join(&log.files[0].0);
-                let mut bytes = fs::read(&path).unwrap();
                 // The sizes of both neighbours.
-                bytes[log.lines[n].2.start + 11] ^= 8;
-                bytes[log.lines[n + 2].2.start + 8] ^= 2;
-                fs::write(path, bytes).unwrap();
+                log.change(dir, n, SIZE, |byte| *byte ^= 8);
+                log.change(dir, n + 2, SIZE - 3, |byte| *byte ^= 2);
             });
             let is_kept = |line: &Line| log.lines.iter().any(|(it, ..)| it == line);
             assert!(
@@ -489,10 +489,6 @@ fn an_offset_that_no_neighbour_confirms_is_not_believed() {
 fn same_sizes() -> Damaged {
     Damaged::new((0..100).map(|n| encode(None, None, Some(format!("line {n:02}").as_bytes()))))
 }
-
-/// Where a message's offset and its size end: all smaller numbers differ only there.
-const OFFSET: usize = 7;
-const SIZE: usize = 11;
 
 #[test]
 fn a_size_that_leads_past_a_line_confirms_no_wrong_offset() {
@@ -563,11 +559,7 @@ fn neighbours_with_the_same_wrong_offset_do_not_confirm_each_other() {
 fn a_search_for_a_line_that_was_repaired_after_a_damaged_one_finds_it_again() {
     let log = Damaged::new((0..1000).map(line));
     let left = log.after(|dir| {
-        let (_, file, range) = &log.lines[499];
-        let path = dir.join(&log.files[*file].0);
-        let mut bytes = fs::read(&path).unwrap();
-        bytes[range.start + 12] ^= 1;
-        fs::write(path, bytes).unwrap();
+        log.change(dir, 499, SIZE + 1, |checksum| *checksum ^= 1);
         log.flip_offset(dir, 500, 30);
         log.flip_offset(dir, 501, 0);
     });
