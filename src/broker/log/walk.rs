@@ -218,10 +218,9 @@ impl<'a> Walk<'a> {
             let left = self.bounds.len - at;
             let found = self.intact(at, i64::MIN..i64::MAX)?;
             let agrees = at == self.at || found.is_none_or(|(found, _)| found == offset);
-            let head = self.bytes(at, left.min(HEAD) as usize)?;
-            let said = message::header(head).map(|(_, size)| size);
-            let sizes = [said, message::size_by_fields(head)];
-            for size in sizes.into_iter().flatten() {
+            let said = self.header(at)?.map(|(_, size)| size);
+            let by_fields = message::size_by_fields(self.bytes(at, left.min(HEAD) as usize)?);
+            for size in [said, by_fields].into_iter().flatten() {
                 let after = at + size as u64;
                 // A size that leads into a noted place is wrong.
                 let is_possible = size as u64 <= left && self.after_noted(after)? == after;
